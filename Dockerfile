@@ -26,7 +26,7 @@ RUN groupadd --gid 10001 wardcast \
 COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=builder /src/target/release/wardcast /usr/local/bin/
 USER 10001:10001
-EXPOSE 8000
+EXPOSE 8000 8001
 # The hub writes no files: it runs with --read-only --cap-drop ALL.
 ENTRYPOINT ["wardcast"]
 CMD ["serve"]

@@ -5,7 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{channel::Channel, clock::WallTime, position::Position, tags::Tags};
+use crate::{
+    channel::{self, Channel},
+    clock::WallTime,
+    position::Position,
+    tags::Tags,
+};
+
+/// What a queued publication counts besides its content.
+const OVERHEAD_BYTES: usize = 128;
+/// Maximum of [`Publication::cost_bytes`] besides what each subscriber receives.
+pub const MAX_OVERHEAD_BYTES: usize = OVERHEAD_BYTES + channel::MAX_BYTES;
 
 /// One publication, as the broker transports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +79,10 @@ impl Publication {
 
     /// Returns the bytes that queues count for it: its content, and a flat overhead.
     pub fn cost_bytes(&self) -> usize {
-        const OVERHEAD: usize = 128;
         let info = self.info.as_ref().map_or(0, |info| {
             let raw = [&info.conn_info, &info.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
             info.user.len() + info.client.len() + raw
         });
-        OVERHEAD + self.channel.as_str().len() + self.data.len() + info + self.tags.cost_bytes()
+        OVERHEAD_BYTES + self.channel.as_str().len() + self.data.len() + info + self.tags.cost_bytes()
     }
 }

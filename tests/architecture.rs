@@ -67,6 +67,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "http::ListenerRole",
             "http::forwarded",
             "http::connection::CarriesApiKey",
+            "http::connection::ClientCertificateName",
         ],
     ),
     // Serves files, and facts from the configuration. It does not authenticate.

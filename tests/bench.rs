@@ -25,7 +25,7 @@ pub fn bench(arguments: &str) -> Command {
 }
 
 /// The same for this hub, with its secrets.
-fn bench_at(hub: &TestHub, arguments: &str) -> Command {
+pub fn bench_at(hub: &TestHub, arguments: &str) -> Command {
     let mut command = bench(arguments);
     command.args(["--url", &format!("ws://{}/connection/websocket", hub.address)]);
     command.env("WARDCAST_BENCH_SECRET", SECRET).env("WARDCAST_BENCH_API_KEY", API_KEY);

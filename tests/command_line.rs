@@ -35,6 +35,9 @@ const SIGHUP: u32 = 1;
 const SIGINT: u32 = 2;
 const SIGTERM: u32 = 15;
 const LOOPBACK: [&str; 2] = ["--set", "server.bind=127.0.0.1:0"];
+/// The same for a hub in production, which has an internal listener by default.
+const PRODUCTION_LOOPBACK: [&str; 4] =
+    ["--set", "server.bind=127.0.0.1:0", "--set", "server.internal_bind=127.0.0.1:0"];
 
 async fn connect_with_token(address: SocketAddr, token: &str) -> Client {
     let mut client = Client::connect(address, &format!("/connection/websocket?token={token}")).await.unwrap();

@@ -71,8 +71,9 @@ fi
 
 set +e # From here on failures are counted, not fatal.
 binary=$2 scratch=$3 cache=$4 passed=0 failed=0
-export DOCKER_HOST=unix://$scratch/docker.sock WARDCAST_PORT=18080
-url=http://localhost:$WARDCAST_PORT
+export DOCKER_HOST=unix://$scratch/docker.sock WARDCAST_PORT=18080 WARDCAST_API_PORT=18081
+# For clients, and for backends.
+url=http://localhost:$WARDCAST_PORT api_url=http://localhost:$WARDCAST_API_PORT
 
 say() { if [[ $1 == ok ]]; then ((++passed)); else ((++failed)); fi; printf '%-5s %s\n' "$1" "$2"; }
 # check SENTENCE COMMAND…: prints one line; if the command fails, also its output.
@@ -137,9 +138,9 @@ up() { timeout 300 "$compose" up -d "$@"; }
 # clients COUNT TOKEN API_KEY QUERY: COUNT clients subscribe through the load balancer, curl publishes once; prints how many
 # received it, and on how many hubs they are.
 clients() {
-    /usr/bin/python3 2> >(tail -1) - "ws://localhost:$WARDCAST_PORT" "$@" <<'PYTHON'
+    /usr/bin/python3 2> >(tail -1) - "ws://localhost:$WARDCAST_PORT" "$api_url" "$@" <<'PYTHON'
 import asyncio, json, sys, websockets
-url, count, token, key, query = sys.argv[1:]
+url, api_url, count, token, key, query = sys.argv[1:]
 
 async def answer(socket, wanted):
     async for frame in socket:
@@ -158,7 +159,7 @@ async def client():
 
 async def main():
     clients = await asyncio.gather(*(client() for _ in range(int(count))))
-    curl = await asyncio.create_subprocess_exec("curl", "-sf", url.replace("ws", "http", 1) + "/api/publish", "-H", f"X-API-Key: {key}",
+    curl = await asyncio.create_subprocess_exec("curl", "-sf", api_url + "/api/publish", "-H", f"X-API-Key: {key}",
         "-H", "Content-Type: application/json", "-d", '{"channel":"news","data":{"text":"hello"}}', stdout=asyncio.subprocess.DEVNULL)
     if await curl.wait(): raise SystemExit("curl could not publish")
     news = await asyncio.gather(*(answer(socket, lambda reply: "pub" in reply.get("push", {})) for socket, _ in clients))
@@ -176,12 +177,12 @@ handshake() {
 # Sends requests one after the other until it is killed. A hub responds with 404, a load balancer without hubs with 503.
 probe() { while :; do curl -s -o /dev/null -w '%{http_code}\n' --max-time 10 "$url/nothing"; done >"$scratch/probes"; }
 # publish API_KEY: prints the answer and its status.
-publish() { curl -s --max-time 10 "$url/api/publish" -H "X-API-Key: $1" -d '{"channel":"news","data":1}' -w ' %{http_code}\n'; }
+publish() { curl -s --max-time 10 "$api_url/api/publish" -H "X-API-Key: $1" -d '{"channel":"news","data":1}' -w ' %{http_code}\n'; }
 answers_error_100() { [[ $1 == '{"error":{"code":100,'*" $2" ]] || { echo "got «$1»"; return 1; }; }
 # Starts clients that recover what they miss, and publishes meanwhile. `watched` ends it and prints what they have lost.
 watch() {
     rm -f "$scratch/stop"
-    /usr/bin/python3 "$tests/compose_watch.py" "ws://localhost:$WARDCAST_PORT" 12 "$1" "$2" "$scratch/stop" >"$scratch/watched" 2>"$scratch/watch.log" &
+    /usr/bin/python3 "$tests/compose_watch.py" "ws://localhost:$WARDCAST_PORT" "$api_url" 12 "$1" "$2" "$scratch/stop" >"$scratch/watched" 2>"$scratch/watch.log" &
     watching=$!
 }
 watched() { touch "$scratch/stop"; await 60 has_ended $watching; cat "$scratch/watched"; cat "$scratch/watch.log" >&2; }
@@ -210,6 +211,12 @@ log_in() {
     bash -c "$line" | /usr/bin/python3 -c 'import json, sys; reply = json.load(sys.stdin); print(reply.get("token") or reply["access_token"])'
 }
 
+# Runs the `curl` line that publishes.
+publish_as_printed() {
+    local line; line=$(docker logs "$(first init)" 2>&1 | grep -m1 -o 'curl .*/api/publish.*')
+    [[ $(bash -c "${line/curl/curl -s}") == '{"result":{'* ]]
+}
+
 # --- The checks --------------------------------------------------------------------------------------------------
 
 every_container_is_hardened() {
@@ -220,11 +227,31 @@ every_container_is_hardened() {
     done
     is "$(in_hub id -u)" 10001 && ! in_hub touch /usr/local/bin/mine
 }
-only_balancer_is_published() { is "$(docker ps --format '{{.Ports}}' | grep -- '->')" "127.0.0.1:$WARDCAST_PORT->8000/tcp"; }
+only_balancer_is_published() {
+    is "$(docker ps --format '{{.Ports}}' | grep -- '->')" "127.0.0.1:$WARDCAST_PORT->8000/tcp, 127.0.0.1:$WARDCAST_API_PORT->8001/tcp"
+}
+# balancer_hides_internal_paths API_KEY
 balancer_hides_internal_paths() {
     local path
-    for path in /metrics //metrics /%6detrics /metrics?a=b /health /health/ /health/startup; do is "$path $(status "$url$path")" "$path 404" || return 1; done
+    for path in /api /api/info /%61pi/info //api/info /admin /metrics //metrics /%6detrics /metrics?a=b /health /health/ /health/startup; do
+        is "$path $(status -H "X-API-Key: $1" "$url$path")" "$path 404" || return 1
+    done
+    is "$(status "$url/api/publish" -H "X-API-Key: $1" -d '{"channel":"news","data":1}')" 404 || return 1
+    is "$(status "$url/v1/channels/news/messages" -H "X-API-Key: $1" -H 'Content-Type: application/json' -d 1)" 401 || return 1
     is "$(status "$url/health/ready")" 200 && is "$(status "$url/health/live")" 200
+}
+# balancer_serves_backends API_KEY: the other port has the server API, and nothing that clients use.
+balancer_serves_backends() {
+    local path
+    is "$(status "$api_url/api/info" -H "X-API-Key: $1" -d '{}')" 200 && is "$(status "$api_url/api/info" -d '{}')" 401 || return 1
+    for path in / /demo/app.js /connection/websocket /auth/login /metrics; do is "$path $(status "$api_url$path")" "$path 404" || return 1; done
+    is "$(status "$api_url/health/ready")" 200
+}
+# The hubs' own port for clients has none of it either, for containers beside them.
+hub_hides_internal_paths() {
+    local hub; hub=$(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$(first hub)" | awk '{print $1}')
+    is "$(status "http://$hub:8000/api/info" -H "X-API-Key: $1" -d '{}')" 404 && is "$(status "http://$hub:8000/metrics")" 404 &&
+        is "$(status "http://$hub:8001/metrics")" 200
 }
 no_query_string_is_logged() {
     local log; log=$(docker logs "$(first balancer)" 2>&1)
@@ -265,7 +292,10 @@ check_compose() {
     check "clients of one address are spread over both hubs, and all receive what curl published" is "$(clients 12 "$token" "$key" probe=leak)" "12 of 12 on 2 hubs"
     check "a token in the query string is accepted" is "$(handshake "$token")" 101
     check "the load balancer forwards the demo page" demo_page_is_served
-    check "the load balancer serves its own health and hides internal paths of the hubs" balancer_hides_internal_paths
+    check "the load balancer serves clients its own health and neither the server API nor other internal paths" balancer_hides_internal_paths "$key"
+    check "it serves the server API on a port of its own, and nothing else there" balancer_serves_backends "$key"
+    check "the hubs serve API and metrics on their internal port only" hub_hides_internal_paths "$key"
+    check "init prints a curl line that publishes, which works" publish_as_printed
 
     watch "$token" "$key"
     check "a hub that crashes is started again" crash "$(first hub)" && check "all four are healthy after the crash" all_healthy 4
@@ -304,7 +334,7 @@ check_compose() {
     check "the secrets in the volume are the same" is "$(in_hub sha256sum /var/lib/wardcast/wardcast.toml)" "$sum"
     check "init prints no secret a second time" init_is_silent_about_secrets "$key"
     check "both overrides take effect" is "$(clients 4 "$(jwt $secret)" $override probe=leak)" "4 of 4 on 2 hubs"
-    check "the generated API key is refused" is "$(status "$url/api/publish" -H "X-API-Key: $key" -d '{"channel":"news","data":1}')" 401
+    check "the generated API key is refused" is "$(status "$api_url/api/publish" -H "X-API-Key: $key" -d '{"channel":"news","data":1}')" 401
     rm .env
     check "down, with the volume" timeout 60 "$compose" down --volumes
     check "nothing is left" is "$(docker ps --all --quiet; docker volume ls --quiet; docker network ls --quiet --filter type=custom)" ""

@@ -1,4 +1,4 @@
-"""Clients that watch a deployment while tests/compose.sh breaks it: compose_watch.py URL COUNT TOKEN API_KEY STOP_FILE
+"""Clients that watch a deployment while tests/compose.sh breaks it: compose_watch.py URL API_URL COUNT TOKEN API_KEY STOP_FILE
 
 COUNT clients subscribe through the load balancer, and reconnect and recover as SDKs do. Meanwhile publications are sent over
 HTTP, each once, whatever is answered. When STOP_FILE exists, the result is printed: how many publications were answered with
@@ -6,7 +6,7 @@ ok, how many of those a client lost or received twice, and how many recoveries f
 """
 import asyncio, json, os, random, sys, urllib.error, urllib.request, websockets
 
-URL, COUNT, TOKEN, KEY, STOP_FILE = sys.argv[1], int(sys.argv[2]), *sys.argv[3:6]
+URL, API_URL, COUNT, TOKEN, KEY, STOP_FILE = *sys.argv[1:3], int(sys.argv[3]), *sys.argv[4:7]
 CHANNEL, INTERVAL = "watched", 0.05
 accepted, clients, unrecovered, reconnects = set(), [], 0, 0
 
@@ -70,7 +70,7 @@ class Client:
 def publish(number):
     body = json.dumps({"channel": CHANNEL, "data": number}).encode()
     headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{URL.replace('ws', 'http', 1)}/api/publish", body, headers)
+    request = urllib.request.Request(f"{API_URL}/api/publish", body, headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             if "result" in json.load(response):

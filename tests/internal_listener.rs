@@ -14,7 +14,7 @@ use wardcast::{
 };
 
 use crate::support::{
-    API_KEY, Client, TestHub, config, http, raw, start_hub_with,
+    API_KEY, Client, TestHub, config, http, poll_until, raw, start_hub_with,
     tls::{Authority, Certificate, PairFiles},
 };
 
@@ -154,6 +154,12 @@ fn client_certificate(authority: &Authority, name: &str) -> PairFiles {
 
 /// Asks for `/health/live` over TLS, with this client certificate; 0 if the hub refuses the client.
 async fn ask_over_tls(address: SocketAddr, authority: &Authority, client: Option<&PairFiles>) -> u16 {
+    let request = "GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    send_over_tls(address, authority, client, request).await
+}
+
+/// Sends a request over TLS, with this client certificate. Returns its status; 0 if the hub refuses the client.
+async fn send_over_tls(address: SocketAddr, authority: &Authority, client: Option<&PairFiles>, request: &str) -> u16 {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.root_path()).unwrap()).unwrap();
     let builder = ClientConfig::builder().with_root_certificates(roots);
@@ -167,8 +173,7 @@ async fn ask_over_tls(address: SocketAddr, authority: &Authority, client: Option
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let Ok(mut stream) = TlsConnector::from(Arc::new(config)).connect(name, stream).await else { return 0 };
-    let request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    if stream.write_all(request).await.is_err() {
+    if stream.write_all(request.as_bytes()).await.is_err() {
         return 0;
     }
     // In TLS 1.3 a client learns that it was refused when it reads.
@@ -202,6 +207,47 @@ async fn client_certificate_without_a_listed_name_is_refused() {
             "{name}"
         );
     }
+}
+
+#[actix_rt::test]
+async fn audit_log_names_the_certificate_of_the_caller() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let audit = folder.path().join("audit.log");
+    let PairFiles { cert, key } = authority.issue("server");
+    let (_hub, internal) = start_hub_with_internal_listener(|config| {
+        let tls = &mut config.server.internal_tls;
+        (tls.cert, tls.key, tls.client_ca) = (Some(cert), Some(key), Some(authority.root_path()));
+        config.audit.output = Some(audit.display().to_string());
+    })
+    .await;
+    let call = |key: &str| {
+        let body = r#"{"user":"ann"}"#;
+        format!(
+            "POST /api/disconnect HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: {key}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let named = authority.issue_for("named", &["10.0.0.9", "backend.internal", "other.internal"]);
+    let unnamed = authority.issue_for("unnamed", &["10.0.0.9"]);
+    assert_eq!(send_over_tls(internal, &authority, Some(&named), &call(API_KEY)).await, 200);
+    assert_eq!(send_over_tls(internal, &authority, Some(&unnamed), &call(API_KEY)).await, 200);
+    assert_eq!(send_over_tls(internal, &authority, Some(&named), &call("wrong")).await, 401);
+    let lines = async || {
+        let text = std::fs::read_to_string(&audit).unwrap();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| ["api_call", "refused"].contains(&line["event"].as_str().unwrap())).collect::<Vec<_>>()
+    };
+    poll_until("three lines", async || lines().await.len() == 3).await;
+    let lines = lines().await;
+    let certificate = CertificateDer::from_pem_file(&unnamed.cert).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate);
+    let fingerprint: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    for (line, name) in lines.iter().zip(["backend.internal", &format!("sha256:{fingerprint}"), "backend.internal"]) {
+        assert_eq!(line["certificate"], name, "{line}");
+    }
+    let by: Vec<_> = lines.iter().map(|line| line["by"].clone()).collect();
+    assert_eq!(by, [json!("api_key"), json!("api_key"), json!(null)]);
 }
 
 #[actix_rt::test]

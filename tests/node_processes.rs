@@ -77,6 +77,17 @@ async fn every_behaviour_holds_over_a_cluster() {
 }
 
 /// Publishes the numbers one after another, on each node in turn.
+/// `localhost` and `127.0.0.1` are one server, but nobody can know that of all names: the channels would be split.
+#[actix_rt::test]
+async fn nodes_that_name_the_same_servers_differently_say_so_in_their_logs() {
+    let redis = PrefixedRedis::whole(RedisForm::several_servers().await);
+    let urls = redis.form.masters().iter().map(|server| format!("redis://localhost:{}", server.port()));
+    let urls = format!("broker.redis.urls={:?}", urls.collect::<Vec<_>>());
+    for node in [Node::start(&redis, &[]).await, Node::start(&redis, &[&urls]).await] {
+        node.wait_for_log("node uses other redis servers for the same channels");
+    }
+}
+
 async fn publish_in_turn(nodes: &[Node], numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         let node = &nodes[number as usize % nodes.len()];

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     http, start_hub, start_hub_with,
-    stream::{StreamClient, emulate, first_commands, get, subscribe},
+    stream::{StreamClient, emulate, first_commands, get, post, subscribe},
 };
 
 const LISTED: &str = "https://app.example.com";
@@ -52,6 +52,9 @@ async fn malformed_requests_with_commands_are_refused() {
     let protobuf = http::post(hub.address, "/emulation").header("Content-Type", "application/octet-stream");
     assert_eq!(protobuf.body([0xff, 0xff]).send().await.status, 400);
     subscribe(hub.address, &mut client, &connected, "news").await;
+    let binary = post(hub.address, "/connection/http_stream", "application/json", &[0xff]);
+    let mut binary = StreamClient::open(hub.address, &binary, b"\n").await;
+    assert_eq!(binary.wait_for_close().await.0, 1007);
     // Not a command: an SDK session is closed, as over a WebSocket.
     assert_eq!(emulate(hub.address, &connected, &json!("nonsense")).await.status, 204);
     assert_eq!(client.wait_for_close().await.0, 3501);

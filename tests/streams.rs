@@ -215,6 +215,7 @@ async fn client_that_sends_without_end_behind_its_request_is_disconnected() {
     let flood = vec![b'x'; 1 << 20];
     while client.stream.write_all(&flood).await.is_ok() {}
     hub.wait_for_connections(0).await;
+    assert_eq!(hub.running().metrics.closes_with_code(3012), 0, "at once, not for want of a pong");
 }
 
 #[actix_rt::test]
@@ -222,6 +223,7 @@ async fn streams_serve_old_and_upgrading_clients_too() {
     let hub = start_hub().await;
     let path = sse_path(&json!({"id": 1, "connect": {"token": hub.token("ann")}}));
     for request in [
+        get(hub.address, &path, &[("Connection", "Upgrade"), ("Upgrade", "websocket")]),
         format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", hub.address),
         get(
             hub.address,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wardcast::channel::Channel;
+use wardcast::{channel::Channel, config::DeltaType};
 
 use crate::support::slow_broker::{Client, Worker};
 
@@ -223,6 +223,69 @@ async fn what_is_read_for_a_group_waits_in_no_more_memory_than_an_outbox_and_is_
     assert_eq!(reads, 8, "the third and what follows it are read once more, one by one");
     worker.publish("c", "1").await;
     assert_eq!(client.receive().await["push"]["channel"], "c");
+}
+
+/// Publishes to channels, and lets a client recover all of it.
+async fn publish_to_each(worker: &Worker, channels: &[&str], count: usize, data: &'static str) {
+    for channel in channels {
+        for _ in 0..count {
+            worker.publish(channel, data).await;
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn no_more_than_four_histories_are_read_at_once_for_a_session() {
+    let worker = Worker::start(|config| {
+        (config.channels.history_size, config.channels.force_recovery) = (100, true);
+    });
+    let channels = ["a", "b", "c", "d", "e", "f"];
+    publish_to_each(&worker, &channels, 1, "1").await;
+    let mut client = connect(&worker).await;
+    let recover = |id: u32, channel| json!({"id": id, "subscribe": {"channel": channel, "recover": true}});
+    let commands = (1..).zip(channels).map(|(id, channel)| recover(id, channel));
+    client.send(&commands.collect::<Vec<_>>()).await;
+    worker.broker.wait_for_calls(&["subscribe"; 6]).await;
+    worker.broker.answer(6);
+    let mut calls = [["subscribe"; 6].as_slice(), &["read_history"; 4]].concat();
+    worker.broker.wait_for_calls(&calls).await;
+    worker.broker.answer(1);
+    calls.push("read_history");
+    worker.broker.wait_for_calls(&calls).await;
+    worker.broker.answer(5);
+    for id in 1..=6 {
+        let reply = client.receive().await;
+        assert_eq!((&reply["id"], &reply["subscribe"]["recovered"]), (&json!(id), &json!(true)), "{reply}");
+    }
+}
+
+/// So what no reply could bring is not read to its end.
+#[actix_rt::test]
+async fn page_for_a_recovery_is_read_as_far_as_a_reply_goes_unless_deltas_or_a_filter_may_shorten_the_reply() {
+    let worker = Worker::start(|config| {
+        (config.channels.history_size, config.channels.force_recovery) = (100, true);
+        (config.channels.allowed_delta_types, config.limits.recovered_publications) = (vec![DeltaType::Fossil], 10);
+        config.limits.outbox_bytes = 262_144;
+    });
+    publish_to_each(&worker, &["a", "b", "c"], 1, "1").await;
+    worker.broker.answer(10);
+    let mut client = connect(&worker).await;
+    let recover = |id: u32, channel, option: &str, value: Value| {
+        let mut command = json!({"id": id, "subscribe": {"channel": channel, "recover": true}});
+        command["subscribe"][option] = value;
+        command
+    };
+    let filter = json!({"key": "a", "cmp": "ex"});
+    client
+        .send(&[
+            recover(1, "a", "data", Value::Null),
+            recover(2, "b", "delta", "fossil".into()),
+            recover(3, "c", "tf", filter),
+        ])
+        .await;
+    assert_eq!(receive_replies(&mut client, 3).await, [None; 3]);
+    let max_bytes: Vec<_> = worker.broker.requests.lock().iter().map(|request| request.max_bytes).collect();
+    assert!(matches!(max_bytes[..], [Some(131_072..140_000), None, None]), "{max_bytes:?}");
 }
 
 #[actix_rt::test]

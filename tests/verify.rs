@@ -1,5 +1,5 @@
 //! The cost of verifying tokens: verifications per second on one core, by algorithm, with all checks of the hub's own
-//! `Verifier`. `cargo run --release --example verify`
+//! `Verifier`; and what the list of revocations adds to it, by its length. `cargo run --release --example verify`
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::{
@@ -16,6 +16,7 @@ use wardcast::{
     auth::{Permissions, Verifier},
     clock::Clock,
     config::Config,
+    revocation::{IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
 };
 
 /// How long each algorithm is measured, and how often. The best result counts: others are slowed down by other programs.
@@ -41,7 +42,40 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (bytes, per_second) = measure(algorithm, &pair)?;
         println!("{:<10} {bytes:>8} {per_second:>12.0} {:>12.2}", format!("{algorithm:?}"), 1e6 / per_second);
     }
+    println!("\n{:<12} {:>17}", "revocations", "ns for a check");
+    for count in [0, 1, 1000, 100_000] {
+        println!("{count:<12} {:>17.0}", measure_revocations(count)?);
+    }
     Ok(())
+}
+
+/// Returns the nanoseconds that a check of a token against this many revocations takes. A handshake has two: in the verifier, and
+/// when the hub registers the session.
+fn measure_revocations(count: usize) -> Result<f64, Box<dyn Error>> {
+    const TOKENS: usize = 10_000;
+    let clock = Clock::default();
+    let revocations = Revocations::new(&Config::default(), clock.clone(), Arc::default());
+    let target = |number: usize| RevocationTarget::Token(format!("revoked-{number}"), IssuerScope::Any);
+    revocations.add((0..count).map(|number| Revocation::of_all(target(number), revocations.default_expiry())))?;
+    // Of different users, since the entries that a check looks for are in the caches otherwise.
+    let token = |number: usize| {
+        let ids = TokenIds { jti: Some(number.to_string()), sid: Some(format!("s{number}")), ..TokenIds::default() };
+        (format!("user-{number}"), TokenIdentity::new(&ids, Some(clock.now())))
+    };
+    let tokens: Vec<(String, TokenIdentity)> = (0..TOKENS).map(token).collect();
+    let mut best = f64::INFINITY;
+    for _ in 0..SPANS {
+        let (begin, mut checks) = (Instant::now(), 0_u32);
+        while begin.elapsed() < SPAN {
+            let is_revoked = |(user, token): &(String, TokenIdentity)| revocations.is_revoked(user, token);
+            if tokens.iter().any(is_revoked) {
+                return Err("a token is revoked that nobody has revoked".into());
+            }
+            checks += TOKENS as u32;
+        }
+        best = best.min(begin.elapsed().as_nanos() as f64 / f64::from(checks));
+    }
+    Ok(best)
 }
 
 fn key_pair(

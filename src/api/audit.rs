@@ -1,13 +1,12 @@
 //! Calls of the server API in the audit log.
 
-use std::net::IpAddr;
-
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     ApiContext, ApiError,
     description::{Access, ApiMethod, ApiResult},
+    key::Caller,
 };
 use crate::{
     audit::{AuditEvent, AuditFields},
@@ -28,13 +27,7 @@ struct CallSubject {
 }
 
 /// Records a call of a method, unless it changes nothing, publishes, or has commands that are recorded one by one.
-pub(super) fn record_call(
-    method: &ApiMethod,
-    body: &[u8],
-    result: &ApiResult,
-    caller: Option<IpAddr>,
-    api: &ApiContext,
-) {
+pub(super) fn record_call(method: &ApiMethod, body: &[u8], result: &ApiResult, caller: &Caller, api: &ApiContext) {
     let is_recorded = method.access == Access::Write && !["publish", "broadcast", "batch"].contains(&method.name);
     if !is_recorded || !api.audit.is_enabled() {
         return;
@@ -43,7 +36,6 @@ pub(super) fn record_call(
     let client = subject.client.or(subject.session);
     let jti = subject.jti.or(subject.uid);
     let fields = AuditFields {
-        address: caller,
         method: Some(method.name),
         by: Some("api_key"),
         user: subject.user.as_deref(),
@@ -57,7 +49,7 @@ pub(super) fn record_call(
             Err(ApiError::Failed(error)) => Some(error.code()),
             Err(ApiError::Http(_)) => Some(ErrorCode::BadRequest.code()),
         },
-        ..AuditFields::default()
+        ..caller.fields()
     };
     api.audit.record(AuditEvent::ApiCall, fields);
 }

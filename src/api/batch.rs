@@ -1,6 +1,6 @@
 //! `batch`: many commands in one call, one after the other or several at a time, each with a reply.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -16,6 +16,7 @@ use super::{
     ApiContext, ApiError,
     audit::record_call,
     description::{Access, ApiMethod, Example, Field, Handler, JsonType, request_fields},
+    key::Caller,
     methods::find_method,
     publish::{BROADCAST_CHANNELS, ERROR},
     request::parse_object,
@@ -101,11 +102,7 @@ impl Serialize for BatchReply {
 }
 
 /// Runs the commands of a batch.
-pub(super) async fn run_batch(
-    body: &Bytes,
-    caller: Option<IpAddr>,
-    api: &ApiContext,
-) -> Result<BatchResponse, ApiError> {
+pub(super) async fn run_batch(body: &Bytes, caller: &Caller, api: &ApiContext) -> Result<BatchResponse, ApiError> {
     let BatchRequest { commands, parallel } = parse_object(body)?;
     let commands = commands.ok_or(ErrorCode::BadRequest)?;
     check_command_count(commands.len(), api)?;
@@ -153,7 +150,7 @@ impl BatchResults {
 
 async fn run_command(
     command: &RawValue,
-    caller: Option<IpAddr>,
+    caller: &Caller,
     api: &ApiContext,
 ) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let BatchCommand(name, request) = serde_json::from_str(command.get()).map_err(|_| ErrorCode::MethodNotFound)?;
@@ -164,7 +161,7 @@ async fn run_command(
 pub(super) async fn call_method(
     name: &str,
     request: &str,
-    caller: Option<IpAddr>,
+    caller: &Caller,
     api: &ApiContext,
 ) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let method = find_method(name).ok_or(ErrorCode::MethodNotFound)?;

@@ -13,12 +13,39 @@ use subtle::ConstantTimeEq;
 use super::ApiContext;
 use crate::{
     audit::{AuditEvent, AuditFields},
-    http::{HttpError, ListenerRole, connection::CarriesApiKey, forwarded},
+    http::{
+        HttpError, ListenerRole,
+        connection::{CarriesApiKey, ClientCertificateName},
+        forwarded,
+    },
 };
 
-/// Proof that a request carries the API key, with the address of the caller.
+/// Who calls the server API, for the audit log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caller {
+    address: Option<IpAddr>,
+    certificate: Option<ClientCertificateName>,
+}
+
+impl Caller {
+    fn of(request: &HttpRequest) -> Self {
+        let api = request.app_data::<Data<ApiContext>>();
+        Self {
+            address: api.map(|api| forwarded::client_address(request.head(), &api.config.server)),
+            certificate: request.conn_data::<ClientCertificateName>().cloned(),
+        }
+    }
+
+    /// Returns what the audit log says about the caller.
+    pub(super) fn fields(&self) -> AuditFields<'_> {
+        let certificate = self.certificate.as_ref().map(|name| &*name.0);
+        AuditFields { address: self.address, certificate, ..AuditFields::default() }
+    }
+}
+
+/// Proof that a request carries the API key.
 pub(super) struct ValidApiKey {
-    pub(super) caller: Option<IpAddr>,
+    pub(super) caller: Caller,
 }
 
 impl FromRequest for ValidApiKey {
@@ -39,7 +66,7 @@ impl ValidApiKey {
     pub(super) fn check(request: &HttpRequest) -> Option<Self> {
         (accepts_key(request) && has_valid_key(request)).then(|| {
             request.extensions_mut().insert(CarriesApiKey);
-            Self { caller: caller(request) }
+            Self { caller: Caller::of(request) }
         })
     }
 }
@@ -49,16 +76,10 @@ fn accepts_key(request: &HttpRequest) -> bool {
     request.app_data::<ListenerRole>().is_none_or(|role| role.serves_operators())
 }
 
-/// Returns the address of the caller.
-fn caller(request: &HttpRequest) -> Option<IpAddr> {
-    let api = request.app_data::<Data<ApiContext>>()?;
-    Some(forwarded::client_address(request.head(), &api.config.server))
-}
-
 fn record_refusal(request: &HttpRequest, reason: &str) {
     if let Some(api) = request.app_data::<Data<ApiContext>>() {
-        let (address, path, reason) = (caller(request), Some(request.path()), Some(reason));
-        api.audit.record(AuditEvent::Refused, AuditFields { address, path, reason, ..AuditFields::default() });
+        let (caller, path, reason) = (Caller::of(request), Some(request.path()), Some(reason));
+        api.audit.record(AuditEvent::Refused, AuditFields { path, reason, ..caller.fields() });
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn post_calls(
     let (mut lines, mut results) = (Vec::new(), BatchResults::new(&api));
     for MethodCall { id, method, params } in calls {
         let params = params.map_or("{}", RawValue::get);
-        let result = call_method(&method, params, caller, &api).await;
+        let result = call_method(&method, params, &caller, &api).await;
         let result = result.and_then(|(method, result)| results.admit(method, result));
         let reply = MethodReply { id, response: ApiResponse::new(result, &api.metrics) };
         if !lines.is_empty() {

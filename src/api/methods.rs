@@ -64,13 +64,13 @@ pub(super) async fn post_method(
 ) -> Result<HttpResponse, HttpError> {
     let result = match method.handler {
         Handler::Single(call) => call(&body, &api).await,
-        Handler::Batch => match batch::run_batch(&body, caller, &api).await {
+        Handler::Batch => match batch::run_batch(&body, &caller, &api).await {
             // The answer of a batch is not wrapped in `result`.
             Ok(replies) => return Ok(HttpResponse::Ok().json(replies)),
             Err(error) => Err(error),
         },
     };
-    audit::record_call(method, &body, &result, caller, &api);
+    audit::record_call(method, &body, &result, &caller, &api);
     match result {
         Ok(result) => Ok(ApiResponse::new(Ok(result), &api.metrics).respond()),
         Err(ApiError::Failed(error)) => Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),

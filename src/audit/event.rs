@@ -1,6 +1,6 @@
 //! The events of the audit log and the fields of a line. docs/deploying.md lists both, generated from here.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use serde::ser::SerializeMap;
 use uuid::Uuid;
@@ -58,9 +58,12 @@ macro_rules! audit_events {
 audit_events! {
     /// A client was let in: the credential of its handshake or of its first message was accepted.
     Connected = "connected", None;
+    /// A session of a client that was let in has ended, `seconds` after its handshake. `code` and `reason` are those of the close,
+    /// by either side; without a `code` the connection was lost.
+    Disconnected = "disconnected", None;
     /// A session presented another valid token, and belongs to that from then on.
     Refreshed = "refreshed", Client;
-    /// A credential, a page or a request was refused; `reason` says why.
+    /// A credential, a page, a handshake or a request was refused; `reason` says why.
     Refused = "refused", Address;
     /// A user logged in with a password. The token has the given `jti` and `sid`.
     LoggedIn = "logged_in", None;
@@ -148,8 +151,10 @@ audit_fields! {
     origin: &'a str,
     /// Method of the server API.
     method: &'a str,
-    /// Who caused it: `api_key`, `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
+    /// Who caused it: `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
     by: &'a str,
+    /// Certificate of the caller of the server API (`server.internal_tls.client_ca`): its first DNS name, or else the SHA-256 of it.
+    certificate: &'a str,
     /// Name of the user: `sub`, after the `user_prefix` of its issuer.
     user: &'a str,
     /// `iss` of the token.
@@ -164,12 +169,14 @@ audit_fields! {
     expires_at: WallTime,
     /// Only tokens that were issued before this time are meant.
     issued_before: WallTime,
-    /// Error code of the answer; none if the call has succeeded.
+    /// Error code of the answer to a call, none if it has succeeded; close code of a session, none without a close frame.
     code: u32,
     /// Why it was refused or what failed.
     reason: &'a str,
     /// Number of lines, or of nodes that have not confirmed a revocation.
     count: u64,
+    /// How long a session existed, in seconds.
+    seconds: Duration,
 }
 
 impl<'a> AuditFields<'a> {
@@ -244,6 +251,17 @@ impl AuditValue for WallTime {
 
     fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
         object.serialize_entry(name, &self.to_string())
+    }
+}
+
+/// In seconds, with three decimals.
+impl AuditValue for Duration {
+    fn in_log(&self) -> String {
+        format!("{:.3}", self.as_secs_f64())
+    }
+
+    fn serialize_into<M: SerializeMap>(&self, name: &'static str, object: &mut M) -> Result<(), M::Error> {
+        object.serialize_entry(name, &((self.as_secs_f64() * 1000.0).round() / 1000.0))
     }
 }
 

@@ -162,6 +162,42 @@ async fn full_queue_never_blocks_and_the_lines_that_it_lost_are_reported() {
     assert_eq!((written + reported, reported), (recorded, log.count("lost")));
 }
 
+/// Whatever the disk does meanwhile: the pipe is not read until all lines are recorded.
+#[actix_rt::test]
+async fn burst_that_fits_into_the_queue_loses_no_line_and_waits_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let recorded = 5000;
+    let log = TestLog::start(|config| (config.output, config.queue) = (Some(pipe.display().to_string()), recorded));
+    let user = "x".repeat(255);
+    for client in 1..recorded as u128 {
+        let client = Some(uuid::Uuid::from_u128(client));
+        log.log.record(AuditEvent::Disconnected, AuditFields { client, user: Some(&user), ..AuditFields::default() });
+    }
+    assert_eq!((log.count("lost"), log.count("suppressed")), (0, 0));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        io::BufRead::lines(io::BufReader::new(reader)).try_for_each(|line| sender.send(line.unwrap()))
+    });
+    for client in 0..recorded as u128 {
+        let line: Value = serde_json::from_str(&receiver.recv_timeout(Duration::from_secs(20)).unwrap()).unwrap();
+        match client {
+            0 => assert_eq!(line["event"], "started"),
+            _ => assert_eq!(line["client"], uuid::Uuid::from_u128(client).to_string(), "in order"),
+        }
+    }
+}
+
+#[test]
+fn duration_is_in_seconds_with_three_decimals() {
+    let fields = AuditFields { seconds: Some(Duration::from_micros(61_234_567)), ..AuditFields::default() };
+    let encoder = LineEncoder { node: NODE.into(), clock: Clock::default() };
+    let line: Value = serde_json::from_slice(&encoder.encode(AuditEvent::Disconnected, &fields).unwrap()).unwrap();
+    assert_eq!((line["seconds"].clone(), fields.to_string()), (json!(61.235), "seconds=61.235".to_owned()));
+}
+
 #[actix_rt::test]
 async fn renamed_file_is_left_at_reopen_and_a_new_one_begun() {
     let log = TestLog::start(|_| ());

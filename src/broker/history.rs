@@ -71,8 +71,8 @@ pub struct HistoryRequest {
     pub limit: usize,
     /// The newest publication comes first.
     pub is_reverse: bool,
-    /// The caller drops the end of the page from the publication on that makes it larger, so the broker need not read on behind
-    /// that one. `None`: the caller takes all of them.
+    /// The caller uses nothing of the page behind the publication that makes it larger, so the broker need not read on. `None`: the
+    /// caller takes all of them.
     pub max_bytes: Option<usize>,
 }
 

@@ -98,6 +98,9 @@ pub(super) enum CliCommand {
         /// URL at which clients will reach the hub; only used in the printed commands
         #[arg(long, default_value = "http://localhost:8000")]
         base_url: String,
+        /// URL at which backends will reach the server API (server.internal_bind); only used in the printed commands
+        #[arg(long, default_value = "http://127.0.0.1:8001")]
+        api_url: String,
     },
     /// Check whether the hub of this configuration is ready; exit code 0 if it is
     #[command(after_help = HEALTH_HELP)]

@@ -33,7 +33,7 @@ const EXAMPLES: &str = r##"
 # bind = "0.0.0.0:443"
 # tls.cert = "/etc/wardcast/tls/fullchain.pem"
 # tls.key = "/etc/wardcast/tls/privkey.pem"
-# internal_bind = "127.0.0.1:8001"   # the server API, metrics and health, and no longer on the address above
+# internal_bind = "127.0.0.1:8001"   # the server API and metrics, which the address above does not serve; this is the default
 
 # Who was let in, refused and revoked, one JSON object per line.
 #
@@ -48,7 +48,7 @@ const EXAMPLES: &str = r##"
 "##;
 
 /// Writes `wardcast.toml` and `users.toml` into `dir`, unless they exist. Returns how to start a hub, log in and publish.
-pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str) -> CommandResult {
+pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str, api_url: &str) -> CommandResult {
     users::check_name(user).map_err(|error| format!("--user: {error}"))?;
     let io_error = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     // The hub may start in another directory.
@@ -92,7 +92,7 @@ pub(super) fn create_configuration(dir: &Path, user: &str, base_url: &str) -> Co
 
 {login}
   Publish to the channel "news":
-    curl {base_url}/api/publish -H 'X-API-Key: {api_key}' -d '{{"channel":"news","data":{{"hello":"world"}}}}'
+    curl {api_url}/api/publish -H 'X-API-Key: {api_key}' -d '{{"channel":"news","data":{{"hello":"world"}}}}'
 "#,
         dir = dir.display(),
         settings = settings.display(),

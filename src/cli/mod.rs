@@ -89,7 +89,9 @@ fn run(arguments: Arguments) -> CommandResult {
         CliCommand::User { command } => user(&inputs?, command),
         CliCommand::Config { command: ConfigAction::Check } => configuration::check(&inputs?),
         CliCommand::Config { command: ConfigAction::Print { defaults } } => configuration::print(inputs, defaults),
-        CliCommand::Init { dir, user, base_url } => init::create_configuration(&dir, &user, &base_url),
+        CliCommand::Init { dir, user, base_url, api_url } => {
+            init::create_configuration(&dir, &user, &base_url, &api_url)
+        }
         CliCommand::Health { url } => health::check(inputs, url.as_deref()),
         CliCommand::Completions { shell } => Ok(completions(shell)),
     }

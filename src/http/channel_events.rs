@@ -36,7 +36,7 @@ pub(super) async fn get_events(
 ) -> HttpResponse {
     match open(&request, &channel, &context).await {
         Ok(admission) => respond(admission),
-        Err(refusal) => refuse_handshake(refusal, &context),
+        Err(refusal) => refuse_handshake(refusal, &request, &context),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,6 +38,10 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// In the extensions of a request: it has carried the API key.
 #[derive(Clone, Copy, Debug)]
 pub struct CarriesApiKey;
+
+/// In the data of a connection: the client's certificate, if the listener asks for one. Its first DNS name, or else its SHA-256.
+#[derive(Clone, Debug)]
+pub struct ClientCertificateName(pub Arc<str>);
 
 /// An HTTP connection.
 struct HttpConnection {

@@ -201,6 +201,12 @@ pub async fn not_found() -> Result<HttpResponse, HttpError> {
     Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "no such path"))
 }
 
+/// The response of the public listener beside an internal one to a path that only that one serves: 404, which says where to look.
+pub async fn only_internal() -> Result<HttpResponse, HttpError> {
+    let message = "the server API and metrics are on another address: server.internal_bind";
+    Err(HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,6 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError, body::BoxBody, dev::Se
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     task::yield_now,
 };
 
@@ -46,9 +45,9 @@ impl<S: Socket> HttpSocket<S> {
         self.0.socket.take()
     }
 
-    /// Calls `look` with the TCP connection, unless a session has it.
-    pub fn with_tcp<T>(&self, look: impl FnOnce(&TcpStream) -> T) -> Option<T> {
-        self.0.socket.borrow().as_ref().map(|socket| look(socket.tcp()))
+    /// Calls `look` with the socket, unless a session has it.
+    pub fn with_socket<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        self.0.socket.borrow().as_ref().map(look)
     }
 
     /// Returns what lets a response of this connection become a session, which `start` starts.

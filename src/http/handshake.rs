@@ -46,27 +46,44 @@ use crate::{
 pub(super) struct HandshakeRefusal {
     reason: &'static str,
     error: HttpError,
+    /// Whether the audit log has it already, with what only that place knows.
+    is_recorded: bool,
+}
+
+impl HandshakeRefusal {
+    fn recorded(self) -> Self {
+        Self { is_recorded: true, ..self }
+    }
 }
 
 impl From<HttpError> for HandshakeRefusal {
     fn from(error: HttpError) -> Self {
-        Self { reason: "malformed", error }
+        refuse("malformed", error)
     }
 }
 
 pub(super) fn refuse(reason: &'static str, error: HttpError) -> HandshakeRefusal {
-    HandshakeRefusal { reason, error }
+    HandshakeRefusal { reason, error, is_recorded: false }
 }
 
 /// Handles GET on a WebSocket path.
 pub async fn handshake(request: HttpRequest, context: Data<HttpContext>) -> HttpResponse {
-    accept_handshake(&request, &context).await.unwrap_or_else(|refusal| refuse_handshake(refusal, &context))
+    accept_handshake(&request, &context).await.unwrap_or_else(|refusal| refuse_handshake(refusal, &request, &context))
 }
 
 /// Returns the response to a refused handshake. It closes the connection: the next bytes on it may be WebSocket frames.
-pub(super) fn refuse_handshake(refusal: HandshakeRefusal, context: &HttpContext) -> HttpResponse {
-    let HandshakeRefusal { reason, error } = refusal;
+pub(super) fn refuse_handshake(
+    refusal: HandshakeRefusal,
+    request: &HttpRequest,
+    context: &HttpContext,
+) -> HttpResponse {
+    let HandshakeRefusal { reason, error, is_recorded } = refusal;
     context.metrics.count_refused_handshake(reason);
+    if !is_recorded {
+        let address = Some(forwarded::client_address(request.head(), &context.config.server));
+        let fields = AuditFields { address, path: Some(request.path()), ..AuditFields::default() };
+        context.audit.record(AuditEvent::Refused, AuditFields { reason: Some(error.message()), ..fields });
+    }
     let mut response = error.error_response();
     response.head_mut().set_connection_type(ConnectionType::Close);
     response
@@ -170,7 +187,7 @@ async fn authenticate_handshake(
         Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
             let refusal = OriginRefusal::CookieWithoutOrigin;
             record_origin_refusal(context, refusal, request.head());
-            Err(refuse("origin", HttpError::forbidden(refusal.to_string())))
+            Err(refuse("origin", HttpError::forbidden(refusal.to_string())).recorded())
         }
         // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
         Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
@@ -210,7 +227,7 @@ fn has_parameter(query: &str, wanted: &[&str]) -> bool {
 }
 
 fn origin_refusal(origin_check: OriginCheck, error: HttpError) -> HandshakeRefusal {
-    refuse(if origin_check == OriginCheck::Denied { "origin" } else { "malformed" }, error)
+    refuse(if origin_check == OriginCheck::Denied { "origin" } else { "malformed" }, error).recorded()
 }
 
 fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
@@ -233,7 +250,7 @@ fn acquire_user_permit(
         let message = "too many connections of this user";
         let fields = AuditFields { reason: Some(message), ..*source };
         context.audit.record(AuditEvent::Refused, fields.with_token(&claims.user, ids, claims.expires_at));
-        refuse("user", HttpError::too_many_connections(message))
+        refuse("user", HttpError::too_many_connections(message)).recorded()
     })
 }
 
@@ -316,7 +333,7 @@ fn find_credentials<'a>(
     let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
         context.refusals.record_from(Refusal::Credentials(error), source);
         let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
-        refuse(reason, error.into())
+        refuse(reason, error.into()).recorded()
     })?;
     if found.credential.is_none()
         && let Some(door) = credentials::disabled_door(sources, &auth.doors, &auth.cookie)
@@ -338,7 +355,15 @@ async fn authenticate(
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
-                Some(token) => verify(&token, context),
+                Some(token) => {
+                    let verified = verify(&token, context);
+                    let fields = match &verified {
+                        Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
+                        Err(_) => *source,
+                    };
+                    context.audit.record(AuditEvent::TicketUsed, fields);
+                    verified
+                }
                 None => Err(TokenError::UnknownTicket),
             }
         }
@@ -347,9 +372,9 @@ async fn authenticate(
     authenticated.or_else(|refusal| {
         context.refusals.record_from(Refusal::Token(refusal), source);
         match context.config.auth.reject {
-            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into())),
+            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into()).recorded()),
             RejectMode::Close => Ok((HandshakeAuth::Rejected(refusal), TokenIds::default())),
-            RejectMode::Http => Err(refuse("token", refusal.into())),
+            RejectMode::Http => Err(refuse("token", refusal.into()).recorded()),
         }
     })
 }

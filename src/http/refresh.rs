@@ -56,10 +56,14 @@ pub(super) async fn refresh(
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
-            if let (RefreshRefusal::Spent, Some(token)) = (refusal, context.refresh_tokens.decode(&token)) {
-                record(AuditEvent::RefreshTokenReused, &token.login, &source, &context);
+            let (login, fields) = (context.refresh_tokens.decode(&token), source.fields("/auth/refresh"));
+            let fields = AuditFields { sid: login.as_ref().map(|token| token.login.as_str()), ..fields };
+            if refusal == RefreshRefusal::Spent {
+                context.audit.record(AuditEvent::RefreshTokenReused, fields);
+                context.refusals.record(Refusal::RefreshToken(refusal), format_args!("{fields}"));
+            } else {
+                context.refusals.record_from(Refusal::RefreshToken(refusal), &fields);
             }
-            context.refusals.record(Refusal::RefreshToken(refusal), format_args!("address={}", source.address));
             Err(HttpError::unauthorized("invalid refresh token; log in again"))
         }
         Err(RefreshFailure::Failed(error)) => {

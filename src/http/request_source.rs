@@ -9,7 +9,10 @@ use std::{
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
 
 use super::{HttpContext, HttpError, forwarded, origin_policy::OriginCheck};
-use crate::{address::ClientAddress, audit::AuditFields};
+use crate::{
+    address::ClientAddress,
+    audit::{AuditEvent, AuditFields},
+};
 
 /// The source of a request that has been charged to `limits.handshakes_per_second`: a login costs a password hash, and
 /// one address must not use them up.
@@ -39,7 +42,14 @@ impl FromRequest for RequestSource {
         let charged = context.handshake_rates.charge(&address);
         ready(match charged {
             Ok(()) => Ok(Self { ip, address, origin_check: context.origin_policy.check(request.head()) }),
-            Err(wait) => Err(HttpError::too_many("too many requests from this address", wait)),
+            Err(wait) => {
+                let error = HttpError::too_many("too many requests from this address", wait);
+                let (address, path, reason) = (Some(ip), Some(request.path()), Some(error.message()));
+                context
+                    .audit
+                    .record(AuditEvent::Refused, AuditFields { address, path, reason, ..AuditFields::default() });
+                Err(error)
+            }
         })
     }
 }

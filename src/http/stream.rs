@@ -38,7 +38,7 @@ pub(super) async fn get_event_stream(request: HttpRequest, context: Data<HttpCon
     let commands = first_commands(request.query_string()).map_err(HandshakeRefusal::from);
     match commands {
         Ok(commands) => open(&request, &context, Format::EventStream, commands).await,
-        Err(refusal) => refuse_handshake(refusal, &context),
+        Err(refusal) => refuse_handshake(refusal, &request, &context),
     }
 }
 
@@ -84,7 +84,7 @@ async fn open(request: &HttpRequest, context: &HttpContext, format: Format, comm
         admission.commands = CommandSource::Requests(sessions.open(commands, limits.emulation_bytes));
         Ok::<_, HandshakeRefusal>(admission)
     };
-    opened.await.map_or_else(|refusal| refuse_handshake(refusal, context), respond)
+    opened.await.map_or_else(|refusal| refuse_handshake(refusal, request, context), respond)
 }
 
 /// Returns the response with which the stream of an admitted client begins.

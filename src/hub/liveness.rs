@@ -227,7 +227,6 @@ impl Hub {
         self.hold_after_freeze(now);
         let _ = self.obey_revocations();
         self.end_long_hold(now);
-        self.run_revocations(ctx);
         self.write_gate.note_run(self.clock.now());
         let (tick, keys) = self.wheel.advance();
         for key in keys {
@@ -239,6 +238,7 @@ impl Hub {
             let all: Vec<SessionKey> = self.registry.keys().collect();
             all.into_iter().for_each(|key| self.check_deadlines(key));
         }
+        self.run_revocations(ctx);
         self.liveness.ticks += 1;
         if self.liveness.ticks.is_multiple_of((Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32) {
             self.broker_subscriptions.release_idle();

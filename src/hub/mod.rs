@@ -7,6 +7,7 @@
 
 mod api_grants;
 mod broker_subscriptions;
+mod close_pace;
 mod close_reason;
 mod control;
 mod delivery;
@@ -43,6 +44,7 @@ use crate::{
     clock::Clock,
     config::{Config, Limits},
     metrics::Metrics,
+    publication::MAX_OVERHEAD_BYTES,
     revocation::Revocations,
     transport::WriteGate,
 };
@@ -93,8 +95,10 @@ struct HubLimits {
     filter_positions: usize,
     /// Maximum size of the frames that answer one subscribe request, together.
     reply_bytes: usize,
-    /// Maximum size of what was read of histories and waits for earlier requests of its group.
-    group_history_bytes: usize,
+    /// Maximum size of a page of missed publications. A longer one is longer than a reply.
+    page_bytes: usize,
+    /// Maximum size of the pages that wait for earlier requests of their group.
+    waiting_pages_bytes: usize,
 }
 
 impl From<&Limits> for HubLimits {
@@ -105,8 +109,10 @@ impl From<&Limits> for HubLimits {
             filter_nodes_per_channel: limits.filter_nodes_per_channel,
             filter_positions: limits.filter_positions,
             reply_bytes: limits.client_reply_bytes(),
+            // Pages count with an overhead that a reply does not have.
+            page_bytes: limits.client_reply_bytes() + limits.recovered_publications * MAX_OVERHEAD_BYTES,
             // What a client that reads slowly may cost anyway.
-            group_history_bytes: limits.outbox_bytes,
+            waiting_pages_bytes: limits.outbox_bytes,
         }
     }
 }

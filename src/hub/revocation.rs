@@ -1,6 +1,6 @@
 //! Obeys revocations. Before a hub delivers anything, it applies the revocations that it has not applied yet: it marks the
 //! outboxes of the sessions that they mean, from which nothing more is written, and ends subscriptions. Then it closes the
-//! marked sessions. Both a little at a time.
+//! marked sessions, and those whose tokens have expired. Both a little at a time.
 
 use std::{
     collections::VecDeque,
@@ -9,10 +9,11 @@ use std::{
 };
 
 use actix::{fut::LocalBoxActorFuture, prelude::*};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::yield_now, time::sleep};
 
 use super::{
     CloseReason, Hub, SessionKey, SubscriptionSource,
+    close_pace::PacedCloses,
     fanout::{DrainQueue, MAX_RUN},
 };
 use crate::{
@@ -25,6 +26,9 @@ use crate::{
 /// How long a hub holds its deliveries at most before it closes the sessions that wait for them, so that their clients connect
 /// to an instance that has the list. An instance that has once had the list delivers again before that.
 const MAX_HOLD: Duration = Duration::from_secs(15);
+
+/// How long the hub leaves the thread to others when no close is due.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Has a hub apply all revocations of the list. Answered when the sessions that they mean are closed.
 #[derive(Clone, Copy, Message)]
@@ -42,8 +46,9 @@ pub(super) struct RevokedSessions {
     obeyed: RevocationState,
     /// Sessions that a revocation may mean. Nothing is delivered before all are checked.
     to_check: VecDeque<SessionKey>,
-    /// Sessions that are not closed yet: marked ones, and those for which deliveries were held for too long.
-    to_close: VecDeque<(SessionKey, CloseReason<'static>)>,
+    /// Sessions that are not closed yet: marked ones, those whose tokens have expired, and those for which deliveries were held
+    /// for too long.
+    to_close: PacedCloses,
     /// Since when deliveries have been held.
     held_since: Option<Instant>,
     /// The fan-out has ended because sessions were left to check.
@@ -56,7 +61,7 @@ pub(super) struct RevokedSessions {
 
 impl Default for RevokedSessions {
     fn default() -> Self {
-        let (to_check, to_close, waiting) = Default::default();
+        let (to_check, to_close, waiting) = (VecDeque::new(), PacedCloses::default(), Vec::new());
         let (obeyed, held_since) = (RevocationState::INITIAL, None);
         Self { obeyed, to_check, to_close, held_since, fanout_waits: false, is_running: false, waiting }
     }
@@ -65,6 +70,11 @@ impl Default for RevokedSessions {
 impl RevokedSessions {
     fn is_done(&self) -> bool {
         self.to_check.is_empty() && self.to_close.is_empty()
+    }
+
+    /// Returns whether the hub should continue as soon as the other tasks of the thread have run.
+    fn has_work_now(&mut self, now: Instant) -> bool {
+        !self.to_check.is_empty() || self.to_close.is_due(now)
     }
 }
 
@@ -172,8 +182,14 @@ impl Hub {
             if !waiting.is_empty() {
                 log::warn!("closing sessions that wait for the list of revocations count={}", waiting.len());
             }
-            self.revoked.to_close.extend(waiting.into_iter().map(|key| (key, CloseReason::HELD)));
+            waiting.into_iter().for_each(|key| self.revoked.to_close.add(key, CloseReason::HELD));
         }
+    }
+
+    /// Closes a session whose token has expired, in its turn. Until then it has no subscriptions, and its outbox writes nothing.
+    pub(super) fn close_expired(&mut self, key: SessionKey) {
+        self.drop_subscriptions(key);
+        self.revoked.to_close.add(key, CloseReason::EXPIRED);
     }
 
     /// Marks a session whose token is revoked, or ends those of its subscriptions whose tokens are.
@@ -184,7 +200,7 @@ impl Hub {
         let Some((user, token)) = self.registry.owner(key) else { return };
         if self.revocations.is_revoked(user, token) {
             if self.registry.session(key).is_some_and(|session| session.outbox.revoke()) {
-                self.revoked.to_close.push_back((key, CloseReason::REVOKED));
+                self.revoked.to_close.add(key, CloseReason::REVOKED);
             }
             return;
         }
@@ -229,14 +245,18 @@ impl Hub {
     fn run_revocations_once(&mut self, ctx: &mut <Self as Actor>::Context) {
         let deadline = Instant::now() + MAX_RUN;
         self.check_sessions(deadline);
-        while Instant::now() < deadline
-            && let Some((key, reason)) = self.revoked.to_close.pop_front()
+        let mut now = Instant::now();
+        while now < deadline
+            && let Some((key, reason)) = self.revoked.to_close.take_due(now)
         {
             self.close(key, reason);
+            now = Instant::now();
         }
         self.revoked.is_running = !self.revoked.is_done();
         if self.revoked.is_running {
-            let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            let pause = !self.revoked.has_work_now(now);
+            let others = async move { if pause { sleep(CLOSE_INTERVAL).await } else { yield_now().await } };
+            let others = actix::fut::wrap_future::<_, Self>(others);
             ctx.spawn(others.map(|(), hub, ctx| hub.run_revocations_once(ctx)));
         } else {
             // An error means that the caller has stopped waiting.
@@ -284,10 +304,10 @@ mod tests {
     use super::*;
     use crate::{
         broker::{Deliver, memory::MemoryBroker},
-        clock::{Clock, NEVER},
+        clock::{Clock, NEVER, WallTime},
         config::Config,
         hub::{
-            ExtendSubscription, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
+            ExtendSubscription, Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
             testing::{TestSession, start_hub, test_hubs},
         },
         publication::Publication,
@@ -331,6 +351,51 @@ mod tests {
         hubs.add_revocations(vec![of(RevocationTarget::User("ann".to_owned(), IssuerScope::Any))]).unwrap();
         hub.send(ObeyRevocations).await.unwrap();
         assert!(sessions.iter().all(|session| session.outbox.is_closing()));
+    }
+
+    /// Subscribers whose tokens end together, by `end`, and one whose token does not: when that one receives the next publication,
+    /// no more of the others may be closed than the time allows. In the end all are.
+    async fn assert_closed_in_turns(end: impl FnOnce(&Hubs, &[TestSession]), text: &str) {
+        const COUNT: usize = 500;
+        let (hubs, channel) = (test_hubs(), Channel::new("news").unwrap());
+        let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+        let hub = start_hub(&hubs, Arc::new(broker));
+        let mut other = TestSession::connect_as("bob", &hub).await;
+        other.subscribe(&channel, &hub).await;
+        let mut sessions = Vec::new();
+        for _ in 0..COUNT {
+            let session = TestSession::connect(&hub).await;
+            session.subscribe(&channel, &hub).await;
+            sessions.push(session);
+        }
+        let started = Instant::now();
+        end(&hubs, &sessions);
+        hubs.deliver_publication(Publication::new(channel, "1".into())).unwrap();
+        other.read_until("\"pub\"").await;
+        let closed = sessions.iter().filter(|session| session.outbox.is_closing()).count();
+        let bound = 32 + COUNT * started.elapsed().as_millis() as usize / 500 + 1;
+        assert!(closed <= bound, "{closed} of {bound}");
+        hub.send(ObeyRevocations).await.unwrap();
+        assert!(sessions.iter().all(|session| session.outbox.is_closing()) && !other.outbox.is_closing());
+        let received = sessions[COUNT - 1].read_until_close().await;
+        assert!(received.ends_with(text) && !received.contains("\"pub\""), "{received}");
+    }
+
+    #[actix_rt::test]
+    async fn publication_does_not_close_all_revoked_subscribers_at_once() {
+        let revoke = |hubs: &Hubs, _: &[TestSession]| {
+            let ann = of(RevocationTarget::User("ann".to_owned(), IssuerScope::Any));
+            hubs.add_revocations(vec![ann]).unwrap();
+        };
+        assert_closed_in_turns(revoke, "token revoked").await;
+    }
+
+    #[actix_rt::test]
+    async fn publication_does_not_close_all_expired_subscribers_at_once() {
+        let expire = |_: &Hubs, sessions: &[TestSession]| {
+            sessions.iter().for_each(|session| session.outbox.set_expiry(WallTime::from_unix_seconds(1)));
+        };
+        assert_closed_in_turns(expire, "connection expired").await;
     }
 
     /// More than are kept as changes, so that the hub checks every session.
@@ -386,10 +451,7 @@ mod tests {
         let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
         let hub = start_hub(&hubs, Arc::new(broker));
         let (mut session, channel) = (TestSession::connect(&hub).await, Channel::new("news").unwrap());
-        let subscription =
-            Subscription::new(channel.clone(), SubscriptionSource::Client, SubscriptionOptions::default());
-        let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };
-        hub.send(subscribe).await.unwrap().unwrap();
+        session.subscribe(&channel, &hub).await;
         // All before the hub continues the checks in a task of its own.
         hub.do_send(LeaveSessionsToCheck(session.key));
         hubs.deliver_publication(Publication::new(channel, "1".into())).unwrap();

@@ -10,9 +10,13 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey};
+use super::{
+    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe,
+    Subscription, SubscriptionOptions, SubscriptionSource,
+};
 use crate::{
     broker::SharedBroker,
+    channel::Channel,
     clock::{Clock, NEVER},
     config::Config,
     metrics::Metrics,
@@ -55,8 +59,13 @@ pub(super) struct TestSession {
 }
 
 impl TestSession {
-    /// Registers an authenticated session.
+    /// Registers a session of the user `ann`.
     pub(super) async fn connect(hub: &Addr<Hub>) -> Self {
+        Self::connect_as("ann", hub).await
+    }
+
+    /// Registers a session of a user.
+    pub(super) async fn connect_as(user: &str, hub: &Addr<Hub>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
@@ -67,13 +76,20 @@ impl TestSession {
             outbox: outbox.clone(),
             keep_alive: KeepAlive::NativePing,
             warn_at: NEVER,
-            owner: Some(("ann".into(), TokenIdentity::default())),
+            owner: Some((user.into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
             controls: IgnoreControls.start().recipient(),
         };
         hub.send(register).await.unwrap();
         Self { key, outbox, client }
+    }
+
+    /// Subscribes to a channel.
+    pub(super) async fn subscribe(&self, channel: &Channel, hub: &Addr<Hub>) {
+        let (source, options) = (SubscriptionSource::Client, SubscriptionOptions::default());
+        let subscriptions = vec![Subscription::new(channel.clone(), source, options)];
+        hub.send(Subscribe { key: self.key, subscriptions, reply: None }).await.unwrap().unwrap();
     }
 
     /// Reads until the client has received `text`.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::{danger::HandshakeSignatureValid, verify_server_name},
-    crypto::aws_lc_rs,
+    crypto,
     server::{
         ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -58,12 +58,24 @@ impl ClientCertificates {
     }
 }
 
+/// Returns the name of a verified certificate for the audit log: its first DNS name, or else its SHA-256, as
+/// `openssl x509 -fingerprint -sha256` has it in capitals and with colons.
+pub(super) fn name_of(certificate: &CertificateDer<'_>) -> Arc<str> {
+    let parsed = webpki::EndEntityCert::try_from(certificate);
+    if let Some(name) = parsed.as_ref().ok().and_then(|parsed| parsed.valid_dns_names().next()) {
+        return name.into();
+    }
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}").into()
+}
+
 fn read_verifier(ca: &Path) -> Result<CurrentVerifier, CertificateError> {
     let mut roots = RootCertStore::empty();
     for root in certificate::read_roots(ca)? {
         roots.add(root)?;
     }
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
     // Fails only without roots, and there is at least one.
     verifier.map(CurrentVerifier).map_err(|error| Error::General(error.to_string()).into())

@@ -25,11 +25,11 @@ use actix_web::{
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use super::{Components, ServerStartError, proxy, tls::TlsAcceptor};
+use super::{Components, ServerStartError, client_certificates, proxy, tls::TlsAcceptor};
 use crate::{
     api,
     auth::Admission,
-    http::{self, HttpContext, handover::HttpSocket},
+    http::{self, HttpContext, connection::ClientCertificateName, handover::HttpSocket},
     session,
     transport::{AcceptedConnection, Socket, TlsSocket},
 };
@@ -181,6 +181,10 @@ fn build_app(
             http::routes(&context, role, service);
             if role.serves_operators() {
                 api::routes(&context.config, service);
+            } else {
+                for path in ["/api", "/api/{method}", "/metrics"] {
+                    service.route(path, web::to(http::error::only_internal));
+                }
             }
             let v1 = web::scope("/v1").configure(|service| {
                 api::v1_routes(&context.config, service);
@@ -307,7 +311,12 @@ where
         .h1_write_buffer_size(components.http.config.limits.http_unread_bytes)
         .on_connect_ext(move |socket: &HttpSocket<T>, data| {
             data.insert(socket.handover(start.clone()));
-            socket.with_tcp(|tcp| setup.prepare(tcp, at_connect.stop.watch(), data));
+            socket.with_socket(|socket| {
+                if let Some(certificate) = socket.client_certificate() {
+                    data.insert(ClientCertificateName(client_certificates::name_of(certificate)));
+                }
+                setup.prepare(socket.tcp(), at_connect.stop.watch(), data);
+            });
         })
         .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))
 }

@@ -23,10 +23,10 @@ use self::{
 };
 use crate::{
     address::ClientAddress,
-    audit::AuditLog,
+    audit::{AuditEvent, AuditFields, AuditLog},
     auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
-    clock::{Clock, NEVER},
+    clock::{Clock, MonotonicTime, NEVER},
     config::Config,
     connection_limit::{KeyedLimit, KeyedPermit, Permit},
     hooks::{ForwardedHeaders, Hooks},
@@ -89,6 +89,7 @@ pub struct Session {
     key: SessionKey,
     client: Uuid,
     address: IpAddr,
+    started_at: MonotonicTime,
     outbox: Arc<Outbox>,
     format: Format,
     /// The headers of the handshake that hooks get.
@@ -181,6 +182,23 @@ impl Actor for Session {
     }
 }
 
+/// Also runs when the worker ends before its sessions do.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let audit = &self.services.audit;
+        let Some(claims) = self.auth_state.claims().filter(|_| audit.is_enabled()) else { return };
+        let cause = self.outbox.close_cause();
+        let fields = AuditFields {
+            user: Some(&*claims.user).filter(|user| !user.is_empty()),
+            code: cause.as_ref().and_then(|cause| cause.code).map(u32::from),
+            reason: Some(cause.as_ref().map_or("the connection was lost", |cause| &cause.reason)),
+            seconds: Some(self.services.clock.monotonic_now().saturating_duration_since(self.started_at)),
+            ..self.audit_fields()
+        };
+        audit.record(AuditEvent::Disconnected, fields);
+    }
+}
+
 impl StreamHandler<Result<InboundEvent, Violation>> for Session {
     fn handle(&mut self, item: Result<InboundEvent, Violation>, ctx: &mut Self::Context) {
         if let Err(ended) = self.check_token() {
@@ -192,6 +210,7 @@ impl StreamHandler<Result<InboundEvent, Violation>> for Session {
             Err(violation) => {
                 let (code, reason) = (violation.code(), violation.to_string());
                 record_close(self.client, code, &reason, &self.services.metrics);
+                self.outbox.note_close_cause(Some(code), &reason);
                 self.send_close_frame(self.format.encode_close(code, &reason));
             }
         }
@@ -241,6 +260,7 @@ impl Session {
             key: SessionKey::unique(),
             client: admission.client,
             address: admission.ip,
+            started_at: services.clock.monotonic_now(),
             outbox,
             format: admission.format,
             hook_headers: admission.hook_headers,
@@ -305,6 +325,7 @@ impl Session {
             Frame::Pong(_) => self.outbox.note_pong(),
             Frame::Close(reason) => {
                 let code = reason.map(|reason| reason.code.into());
+                self.outbox.note_close_cause(code, "closed by the client");
                 self.send_close_frame(frame::encode_close(code, ""));
             }
         }

@@ -24,7 +24,7 @@ use crate::config;
 
 pub use closing::ClosePolicy;
 pub use inbound::{Inbound, InboundEvent};
-pub use outbox::{FlushOutcome, Outbox, PushError};
+pub use outbox::{CloseCause, FlushOutcome, Outbox, PushError};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
 pub use stream_inbound::StreamInbound;

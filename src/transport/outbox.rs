@@ -4,6 +4,7 @@
 //! that does nothing. Only when the socket is full is a task started, which waits with a real waker; until it has
 //! written everything, session and hub only queue.
 
+mod close_cause;
 mod waiting_writer;
 
 use std::{
@@ -20,6 +21,7 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use self::close_cause::CloseCause;
 use self::waiting_writer::write_when_ready;
 use super::{
     Socket, TransportLimits,
@@ -69,6 +71,8 @@ struct OutboxState {
     incomplete_since: Option<Instant>,
     has_pong: bool,
     is_command_pending: bool,
+    /// Boxed: an open connection has none.
+    close_cause: Option<Box<CloseCause>>,
 }
 
 /// The result of a flush.
@@ -131,6 +135,7 @@ impl Outbox {
             incomplete_since: None,
             has_pong: false,
             is_command_pending: false,
+            close_cause: None,
         }))))
     }
 

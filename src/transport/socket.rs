@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix_rt::net::{ActixStream, Ready};
+use rustls_pki_types::CertificateDer;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -24,6 +25,11 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
     /// Bytes that the stream has accepted and the kernel has not.
     fn buffered_bytes(&self) -> usize;
+
+    /// The certificate of the client, if the listener asks for one.
+    fn client_certificate(&self) -> Option<&CertificateDer<'_>> {
+        None
+    }
 }
 
 /// A TCP connection with the address of its client: the peer, or the address that a trusted proxy names instead.

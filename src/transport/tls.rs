@@ -12,6 +12,7 @@ use std::{
 use actix_rt::net::{ActixStream, Ready};
 use bytes::{Buf, BytesMut};
 use rustls::{HandshakeKind, ServerConfig, server::UnbufferedServerConnection};
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -241,6 +242,10 @@ impl Socket for TlsSocket {
 
     fn buffered_bytes(&self) -> usize {
         self.outgoing.len()
+    }
+
+    fn client_certificate(&self) -> Option<&CertificateDer<'_>> {
+        self.records.client_certificate()
     }
 }
 

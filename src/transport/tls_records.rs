@@ -10,6 +10,7 @@ use rustls::{
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, WriteTraffic},
 };
+use rustls_pki_types::CertificateDer;
 
 /// Maximum bytes that are kept of an incomplete record, or of a handshake message in several records: the longest record
 /// of TLS 1.2 (RFC 5246 §6.2.3). No record of TLS 1.3 and no handshake of a client without a certificate is longer.
@@ -57,6 +58,11 @@ impl TlsRecords {
     /// How the handshake was done; `None` before it.
     pub(super) fn handshake_kind(&self) -> Option<HandshakeKind> {
         self.tls.handshake_kind()
+    }
+
+    /// The certificate of the client, if it was asked for one.
+    pub(super) fn client_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificates()?.first()
     }
 
     /// Returns whether the peer has announced that it sends nothing more (close_notify).

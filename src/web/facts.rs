@@ -11,8 +11,12 @@ struct Facts<'a> {
     /// The first of `server.websocket_paths`.
     websocket_path: &'a str,
     doors: &'a [Door],
+    /// Whether the server API has another address than this page (`server.internal_bind`).
+    internal_api: bool,
     /// Whether `POST /auth/login` exists.
     login: bool,
+    /// Whether a login has a refresh token, for `POST /auth/refresh`.
+    login_refresh: bool,
     /// Whether a login may request the cookie.
     login_cookie: bool,
     anonymous: AnonymousAccess,
@@ -32,7 +36,9 @@ pub(super) fn json(config: &Config, has_login: bool) -> Bytes {
         version: env!("CARGO_PKG_VERSION"),
         websocket_path: config.server.websocket_paths.first().map_or("/", String::as_str),
         doors: &auth.doors,
+        internal_api: config.server.internal_bind.is_some(),
         login: has_login,
+        login_refresh: has_login && config.login.gives_refresh_tokens(),
         login_cookie: has_login && config.login.can_set_cookie(&auth.doors),
         anonymous: auth.anonymous,
         user_prefixes: auth.user_prefix.is_some() || auth.keys.iter().any(|key| key.user_prefix.is_some()),

@@ -41,6 +41,7 @@ const FILES: &[File] = &[
     file!("/demo/app.js", "text/javascript; charset=utf-8", "app.js"),
     file!("/demo/state.js", "text/javascript; charset=utf-8", "state.js"),
     file!("/demo/identity.js", "text/javascript; charset=utf-8", "identity.js"),
+    file!("/demo/renewal.js", "text/javascript; charset=utf-8", "renewal.js"),
     file!("/demo/connection.js", "text/javascript; charset=utf-8", "connection.js"),
     file!("/demo/channels.js", "text/javascript; charset=utf-8", "channels.js"),
     file!("/demo/channel_advice.js", "text/javascript; charset=utf-8", "channel_advice.js"),

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use wardcast::{
     broker::{HistoryRequest, PublishOptions},
     config::{RedisConfig, Secret},
+    publication::ClientInfo,
 };
 
 use super::{
@@ -126,6 +127,100 @@ async fn publications_of_one_call_are_stored_while_half_of_their_channels_have_m
     assert_eq!(store_all().await, [4; CHANNELS]);
 }
 
+/// A message must not overtake what a script announces on the importing server.
+#[tokio::test]
+async fn publications_with_and_without_history_keep_their_order_while_their_slot_moves() {
+    let cluster = RedisCluster::start().await;
+    let instance = start_patient_broker(&cluster, |_| ());
+    instance.wait_until_ready().await;
+    instance.subscribe("news").await;
+    instance.store("news", "0").await;
+    let moving = Move::begin(&cluster, slot_of_channel(&cluster, "news").await, 1).await;
+    moving.move_keys().await;
+    // From the first refused command on.
+    instance.store("news", "1").await;
+    let publish = |number: usize| {
+        let retention = number.is_multiple_of(2).then_some(KEEP_FIVE);
+        instance.publish_with("news", &number.to_string(), PublishOptions { retention, ..PublishOptions::default() })
+    };
+    let published = join_all((2..=20).map(publish).collect::<Vec<_>>()).await;
+    assert!(published.iter().all(Result::is_ok), "{published:?}");
+    let expected: Vec<String> = (0..=20).map(|number| number.to_string()).collect();
+    wait_until("all have arrived", async || instance.data_received("news").len() >= expected.len()).await;
+    assert_eq!(instance.data_received("news"), expected);
+    moving.end().await;
+}
+
+/// The name of a key of a channel, or of its shard channel, by its kind.
+async fn name_of(cluster: &RedisCluster, channel: &str, kind: char) -> String {
+    let name = subscribed_names(cluster).await.into_iter().find(|name| name.ends_with(&format!("}}{channel}")));
+    name.unwrap().replacen(":c:", &format!(":{kind}:"), 1)
+}
+
+#[tokio::test]
+async fn presence_of_many_channels_is_changed_while_half_of_them_have_moved() {
+    let cluster = RedisCluster::start().await;
+    // One script changes the presence of all channels of a slot.
+    let instance = start_patient_broker(&cluster, |config| config.partitions = 1);
+    instance.wait_until_ready().await;
+    instance.subscribe("chat:0").await;
+    let (client, other) = (Arc::new(client_info("a")), Arc::new(client_info("b")));
+    for name in channels() {
+        instance.broker.add_presence(channel(&name), client.clone(), MINUTE).await.unwrap();
+    }
+    let moving = Move::begin(&cluster, slot_of_channel(&cluster, "chat:0").await, 1).await;
+    let [clients, expiries] = [name_of(&cluster, "chat:0", 'p').await, name_of(&cluster, "chat:0", 'e').await];
+    for moved in channels().step_by(2) {
+        let port = cluster.nodes[moving.to].port().to_string();
+        let keys = [clients.replace("chat:0", &moved), expiries.replace("chat:0", &moved)];
+        let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS", &keys[0], &keys[1]];
+        assert_eq!(cluster.nodes[moving.from].run::<String>(&migrate).await, "OK", "{keys:?}");
+    }
+    // Redis lacks the second client of every channel.
+    let both = channels().flat_map(|name| [(channel(&name), client.clone()), (channel(&name), other.clone())]);
+    tokio::time::timeout(TIMEOUT, instance.broker.refresh_presence(both.collect(), MINUTE)).await.unwrap().unwrap();
+    for name in channels() {
+        assert_eq!(instance.broker.count_presence(channel(&name)).await.unwrap().clients, 2, "{name}");
+    }
+}
+
+/// A client that is removed after it was added must not be added last. Adds clients, removes them when the instance has followed
+/// the Cluster, and counts those that are left.
+async fn count_clients_after_their_removal(
+    instance: &Instance,
+    name: &str,
+    followed: impl Future<Output = ()>,
+) -> usize {
+    let clients: Vec<_> = (0..50).map(|number| Arc::new(client_info(&number.to_string()))).collect();
+    let add = |client: &Arc<_>| instance.broker.add_presence(channel(name), Arc::clone(client), MINUTE);
+    let added = tokio::spawn(join_all(clients.iter().map(add).collect::<Vec<_>>()));
+    followed.await;
+    let remove =
+        |client: &Arc<ClientInfo>| instance.broker.remove_presence(channel(name), client.client.as_str().into());
+    let removed = join_all(clients.iter().map(remove).collect::<Vec<_>>()).await;
+    assert!(removed.iter().all(Result::is_ok), "{removed:?}");
+    assert!(added.await.unwrap().iter().any(Result::is_ok));
+    instance.broker.count_presence(channel(name)).await.unwrap().clients
+}
+
+#[tokio::test]
+async fn clients_that_were_removed_while_their_slot_moved_are_not_present_afterwards() {
+    let cluster = RedisCluster::start().await;
+    let instance = start_patient_broker(&cluster, |config| config.probe_interval = MINUTE);
+    instance.wait_until_ready().await;
+    instance.subscribe("news").await;
+    let slot = slot_of_channel(&cluster, "news").await;
+    // Nothing tells the instance that the slot moves.
+    instance.broker.unsubscribe(channel("news"));
+    poll_until("it is unsubscribed", async || {
+        !subscribed_names(&cluster).await.iter().any(|name| name.ends_with("}news"))
+    })
+    .await;
+    let from = cluster.master_of(slot).await.unwrap();
+    cluster.move_slots(slot..=slot, (from + 1) % 3).await;
+    assert_eq!(count_clients_after_their_removal(&instance, "news", instance.subscribe("news")).await, 0);
+}
+
 #[tokio::test]
 async fn keys_that_exist_nowhere_are_created_while_their_slot_moves() {
     let cluster = RedisCluster::start().await;
@@ -242,6 +337,29 @@ async fn commands_that_wait_for_a_master_that_dies_go_to_its_heir() {
     for (offset, receipt) in (1..).zip(queued) {
         assert_eq!(receipt.unwrap().position.unwrap().offset, offset);
     }
+    cluster.nodes[master].kill();
+}
+
+#[tokio::test]
+async fn clients_that_were_removed_while_their_master_died_are_not_present_at_its_heir() {
+    let mut cluster = RedisCluster::start().await;
+    let instance = start_patient_broker(&cluster, |_| ());
+    instance.wait_until_ready().await;
+    instance.subscribe("news").await;
+    let master = cluster.master_of(slot_of_channel(&cluster, "news").await).await.unwrap();
+    let heir = cluster.replica_of(master).await;
+    cluster.nodes[master].freeze();
+    // The connection waits for the answer to this.
+    let sent = tokio::spawn(instance.publish_with("news", "1", PublishOptions::default()));
+    let watcher = &cluster.nodes[(master + 1) % 3];
+    poll_until("the others miss it", async || watcher.run::<String>(&["CLUSTER", "NODES"]).await.contains("fail"))
+        .await;
+    let followed = poll_until("the heir has the channel", async || {
+        let names: Vec<String> = cluster.nodes[heir].run(&["PUBSUB", "SHARDCHANNELS", "wardcast:c:*"]).await;
+        names.iter().any(|name| name.ends_with("}news"))
+    });
+    assert_eq!(count_clients_after_their_removal(&instance, "news", followed).await, 0);
+    _ = sent.await;
     cluster.nodes[master].kill();
 }
 

@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all};
 use wardcast::{broker::BrokerError, config::RedisConfig};
 
 use super::fixture::{Instance, node, redis_instance, start_broker_with, start_pair, wait_until};
-use crate::support::redis::RedisServer;
+use crate::support::{PATIENCE, redis::RedisServer};
 
 /// Longer than a test runs: an answer comes before it, or not at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -142,20 +142,52 @@ async fn newcomer_knows_all_nodes_before_their_next_heartbeat() {
 }
 
 #[tokio::test]
-async fn node_is_known_again_at_once_when_its_subscriptions_have_reconnected() {
+async fn forged_goodbye_hides_a_node_for_a_moment_only() {
     let (server, nodes) = start_nodes(2, never_again).await;
-    let [first, second] = &nodes[..] else { unreachable!() };
-    // Forgotten by a forged goodbye, of which the node itself does not know.
-    let own: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "wardcast:replies:*"]).await;
-    for replies in &own {
-        let instance = replies.strip_prefix("wardcast:replies:").unwrap();
-        server.publish(CONTROL, &heartbeat(instance, "node", "host", b'g')).await;
+    let forge_goodbyes = async || {
+        let own: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "wardcast:replies:*"]).await;
+        for replies in &own {
+            let instance = replies.strip_prefix("wardcast:replies:").unwrap();
+            server.publish(CONTROL, &heartbeat(instance, "node", "host", b'g')).await;
+        }
+    };
+    // At the first time, heartbeats that answer the hellos may still be on their way.
+    for time in 1..=3 {
+        forge_goodbyes().await;
+        for node in &nodes {
+            wait_until("the goodbye is refused", async || node.dropped_count("goodbye") == time).await;
+            node.wait_for_nodes(2).await;
+        }
     }
-    first.wait_for_nodes(1).await;
-    second.wait_for_nodes(1).await;
-    server.run::<usize>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    first.wait_for_nodes(2).await;
-    second.wait_for_nodes(2).await;
+    // What a node has said itself stays.
+    nodes[1].broker.announce_stop().await.unwrap();
+    forge_goodbyes().await;
+    nodes[0].wait_for_nodes(1).await;
+    server.publish(CONTROL, b"the end").await;
+    wait_until("everything has arrived", async || nodes[1].dropped_count("not_ours") == 1).await;
+    assert_eq!(nodes[1].dropped_count("goodbye"), 3);
+}
+
+#[tokio::test]
+async fn node_says_hello_at_once_when_its_subscriptions_have_reconnected() {
+    let (server, nodes) = start_nodes(2, never_again).await;
+    let subscribers: String = server.run(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+    let mut listener = redis::Client::open(server.url()).unwrap().get_async_pubsub().await.unwrap();
+    listener.subscribe(CONTROL).await.unwrap();
+    for subscriber in subscribers.lines() {
+        let id = subscriber.split([' ', '=']).nth(1).unwrap();
+        server.run::<usize>(&["CLIENT", "KILL", "ID", id]).await;
+    }
+    let mut messages = listener.on_message();
+    for _ in &nodes {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, messages.next()).await.unwrap().unwrap();
+            let bytes = message.get_payload_bytes();
+            if bytes.starts_with(b"WC\x01h") && bytes.ends_with(b"h") {
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

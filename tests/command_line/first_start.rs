@@ -6,11 +6,14 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use super::{
-    LOOPBACK, connect_with_token, printed_login,
+    PRODUCTION_LOOPBACK, connect_with_token, printed_login,
     process::{Process, ProcessResult, run, wardcast},
     read_created_files,
 };
-use crate::support::{Client, SECRET, client::tls_stream, http, mark_secret};
+use crate::support::{API_KEY, Client, SECRET, client::tls_stream, http, mark_secret};
+
+/// What `config check` prints, before it names the listeners.
+const VALID: &str = "the configuration is valid for production";
 
 /// The lines of `wardcast.toml` that are examples in comments, without the comment signs.
 fn commented_examples(text: &str) -> String {
@@ -32,9 +35,33 @@ fn production(arguments: &[&str]) -> std::process::Command {
     command
 }
 
+#[actix_rt::test]
+async fn production_serves_the_server_api_on_another_address_unless_told_otherwise() {
+    let address_of = |line: &str| line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let start = |arguments: &[&str]| {
+        let mut command = production(arguments);
+        Process::start(command.env("WARDCAST_API__KEY", API_KEY))
+    };
+    let publish = async |address| {
+        let call = http::post(address, "/api/publish").header("X-API-Key", API_KEY);
+        call.json(json!({"channel": "news", "data": 1})).send().await
+    };
+    let two = start(&PRODUCTION_LOOPBACK);
+    let public = address_of(&two.wait_for_log("server started"));
+    let internal = address_of(&two.wait_for_log("served on the internal listener only"));
+    let refused = publish(public).await;
+    assert!(refused.status == 404 && refused.body.contains("server.internal_bind"), "{refused:?}");
+    assert_eq!((publish(internal).await.status, http::get(public, "/metrics").send().await.status), (200, 404));
+    let one = start(&["--set", "server.bind=127.0.0.1:0", "--set", "server.internal_bind="]);
+    let public = address_of(&one.wait_for_log("server started"));
+    assert_eq!((publish(public).await.status, http::get(public, "/metrics").send().await.status), (200, 200));
+    let default = run(&mut production(&["config", "print"])).stdout;
+    assert!(default.contains("internal_bind = \"127.0.0.1:8001\""), "{default}");
+}
+
 /// Starts a production hub with a file, logs in with the credentials, and subscribes to `news`.
 async fn subscribe_to_news(settings: &str, credentials: &Value) -> Value {
-    let hub = Process::start(&mut wardcast(&[&["--config", settings], &LOOPBACK[..]].concat()));
+    let hub = Process::start(&mut wardcast(&[&["--config", settings], &PRODUCTION_LOOPBACK[..]].concat()));
     let line = hub.wait_for_log("server started");
     let address = line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
     let response = http::post(address, "/auth/login").json(credentials.clone()).send().await;
@@ -58,12 +85,12 @@ async fn start_after_init_warns_that_no_channel_is_open_with_lines_that_open_one
     assert_eq!(refused["error"]["code"], 103, "{refused}");
 
     let lines = lines_below_warning(&warned.stdout);
-    let mut hub = Process::start(&mut wardcast(&[&["--config", &settings], &LOOPBACK[..]].concat()));
+    let mut hub = Process::start(&mut wardcast(&[&["--config", &settings], &PRODUCTION_LOOPBACK[..]].concat()));
     hub.wait_for_log("server started");
     let log = hub.kill();
     assert!(log.contains("WARN") && lines_below_warning(&log) == lines, "{log}");
     fs::write(&settings, format!("{text}\n{lines}")).unwrap();
-    assert_eq!(check().stdout, "the configuration is valid for production");
+    assert_eq!(check().stdout, VALID.to_owned() + "; clients connect to 127.0.0.1:8000, backends to 127.0.0.1:8001");
     let subscribed = subscribe_to_news(&settings, &credentials).await;
     assert!(subscribed["subscribe"].is_object(), "{subscribed}");
 }
@@ -154,7 +181,8 @@ fn environment_is_that_of_flag_variable_or_file_in_this_order() {
         (&["--set", "environment=production", "--set", "channels.allow_subscribe=user"], "development", "production"),
     ] {
         let result = check(arguments, variable);
-        assert_eq!(result.stdout, format!("the configuration is valid for {environment}"), "{result:?}");
+        let valid = format!("the configuration is valid for {environment}");
+        assert!(result.stdout.starts_with(&valid), "{result:?}");
     }
     check(&["--set", "environment=staging"], "").assert_failed_with(&["--set environment", "\"staging\" is neither"]);
     run(wardcast(&["config", "check"]).env("WARDCAST_ENVIRONMENT", "production"))
@@ -191,7 +219,9 @@ async fn first_hub_in_production_works_as_documented() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("wardcast").to_str().unwrap().to_owned();
     fs::create_dir_all(format!("{folder}/tls")).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [port, internal_port] = [0, 1]
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .map(|free| free.local_addr().unwrap().port());
     let binary = env!("CARGO_BIN_EXE_wardcast");
     let adapt = |text: &str| {
         let text = text.replace("sudo -u wardcast wardcast", binary).replace("sudo -u wardcast ", "");
@@ -199,6 +229,7 @@ async fn first_hub_in_production_works_as_documented() {
             .replace("/etc/wardcast", &folder)
             .replace("https://hub.example.com", &format!("https://localhost:{port}"));
         text.replace("0.0.0.0:443", &format!("127.0.0.1:{port}"))
+            .replace("127.0.0.1:8001", &format!("127.0.0.1:{internal_port}"))
     };
     let shell = |script: &str| {
         let mut command = std::process::Command::new("sh");
@@ -212,7 +243,8 @@ async fn first_hub_in_production_works_as_documented() {
     assert_eq!(made.code, Some(0), "{made:?}");
     let [settings] = documented("toml").try_into().unwrap();
     fs::write(format!("{folder}/wardcast.toml"), format!("{text}\n{}", adapt(&settings))).unwrap();
-    assert_eq!(shell(check).stdout, "the configuration is valid for production");
+    let listeners = format!("; clients connect to 127.0.0.1:{port}, backends to 127.0.0.1:{internal_port}");
+    assert_eq!(shell(check).stdout, VALID.to_owned() + &listeners);
     let unit =
         include_str!("../../docs/deploying.md").lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/"));
     let start = adapt(&format!("exec {}", unit.unwrap().replacen("wardcast", binary, 1)));

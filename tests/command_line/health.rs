@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use super::{
-    LOOPBACK,
+    LOOPBACK, PRODUCTION_LOOPBACK,
     process::{Process, ProcessResult, run, wardcast},
 };
 use crate::support::{SECRET, tls::Certificate};
@@ -21,7 +21,7 @@ fn flags<'a>(settings: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
 
 impl Hub {
     fn start(settings: &[String]) -> Self {
-        let mut command = wardcast(&[&LOOPBACK[..], &flags(settings)].concat());
+        let mut command = wardcast(&[&PRODUCTION_LOOPBACK[..], &flags(settings)].concat());
         command.env("WARDCAST_ENV", "production").env("WARDCAST_AUTH__HMAC_SECRET", SECRET);
         let process = Process::start(&mut command);
         let line = process.wait_for_log("server started");

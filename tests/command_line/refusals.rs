@@ -6,7 +6,7 @@ use std::{net::SocketAddr, process::Command};
 use serde_json::json;
 
 use super::{
-    LOOPBACK,
+    LOOPBACK, PRODUCTION_LOOPBACK,
     process::{Process, wardcast},
 };
 use crate::support::{API_KEY, Client, SECRET, http, mark_secret, raw};
@@ -100,7 +100,8 @@ async fn development_logs_refusals_after_the_handshake() {
 /// Starts a hub in production that logs its refusals in this interval.
 fn start_in_production(interval: &str) -> (Process, SocketAddr) {
     let interval = format!("log.refusals_interval={interval}");
-    let mut command = configured(&["--set", &interval, "--set", "log.level=info", "--set", "server.behind_tls=true"]);
+    let mut command = wardcast(&[&PRODUCTION_LOOPBACK[..], &["--set", &interval, "--set", "log.level=info"]].concat());
+    command.env("WARDCAST_AUTH__HMAC_SECRET", SECRET).env("WARDCAST_SERVER__BEHIND_TLS", "true");
     let hub = Process::start(command.env("WARDCAST_ENV", "production"));
     let line = hub.wait_for_log("server started");
     let address = line.split_once("address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();

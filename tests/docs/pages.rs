@@ -226,8 +226,8 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
         ("/etc/nginx/tls/fullchain.pem", certificate.cert_path().display().to_string()),
         ("/etc/nginx/tls/privkey.pem", certificate.key_path().display().to_string()),
         ("/var/log/nginx/wardcast.log", path("access.log")),
-        ("server 127.0.0.1:8000;", format!("server {};", hub.address)),
-        ("server 127.0.0.1:8001;", String::new()),
+        ("server 10.0.0.7:8000;", format!("server {};", hub.address)),
+        ("server 10.0.0.8:8000;", String::new()),
     ] {
         assert!(text.contains(documented), "{documented}");
         text = text.replace(documented, &used);

@@ -1,4 +1,4 @@
-//! A real HAProxy with config/haproxy.cfg, in front of the hubs of a test: only the address of its listener and the
+//! A real HAProxy with config/haproxy.cfg, in front of the hubs of a test: only the addresses of its listeners and the
 //! discovery of the hubs are replaced. Ended with the test.
 
 use std::{
@@ -15,42 +15,50 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::poll_until;
+use super::{TestHub, poll_until};
 
 pub struct HaProxy {
-    /// The address of its listener.
+    /// Its address for clients.
     pub address: SocketAddr,
+    /// Its address for backends.
+    pub internal_address: SocketAddr,
     directory: TempDir,
     process: Child,
 }
 
-/// The line that discovers the hubs, in each backend.
+/// The lines that discover the hubs, in two backends each: on the port for clients, and on that for backends.
 const DISCOVERY: &str = "server-template hub 32 hub:8000";
+const INTERNAL_DISCOVERY: &str = "server-template hub 32 hub:8001";
 
 impl HaProxy {
-    /// Starts HAProxy in front of these hubs and waits until it has checked all of them.
-    pub async fn start(hubs: &[SocketAddr]) -> Self {
+    /// Starts HAProxy in front of these hubs, which have internal listeners, and waits until it has checked all of them.
+    pub async fn start(hubs: &[&TestHub]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let [public, internal] = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [address, internal_address] = [&public, &internal].map(|socket| socket.local_addr().unwrap());
+        drop((public, internal));
         let file = directory.path().join("haproxy.cfg");
-        fs::write(&file, configuration(address, hubs, &socket_path(&directory))).unwrap();
+        fs::write(&file, configuration((address, internal_address), hubs, &socket_path(&directory))).unwrap();
         // It reports the state of each hub. -q silences that, but not the errors of a start that fails.
         let process = Command::new("haproxy").arg("-db").arg("-q").arg("-f").arg(&file).stdout(Stdio::null()).spawn();
         let process = process.expect("haproxy is installed: tests/run does it");
-        let balancer = Self { address, directory, process };
+        let balancer = Self { address, internal_address, directory, process };
         balancer.wait_for_ready_hubs(hubs.len()).await;
         balancer
     }
 
     /// Waits until this many hubs are ready, by its own checks.
     pub async fn wait_for_ready_hubs(&self, count: usize) {
-        poll_until(&format!("{count} hubs are ready"), async || self.checked_hubs().await == Some(count)).await;
+        for backend in ["hubs", "internal_hubs"] {
+            let is_known = async || self.checked_hubs(backend).await == Some(count);
+            poll_until(&format!("{count} of {backend} are ready"), is_known).await;
+        }
     }
 
-    /// The hubs whose last check of readiness has succeeded; `None` while a hub has not been checked.
-    async fn checked_hubs(&self) -> Option<usize> {
+    /// The hubs of this backend whose last check of readiness has succeeded; `None` while a hub has not been checked.
+    async fn checked_hubs(&self, backend: &str) -> Option<usize> {
         let mut socket = UnixStream::connect(socket_path(&self.directory)).await.ok()?;
-        socket.write_all(b"show stat hubs 4 -1 typed\n").await.ok()?;
+        socket.write_all(format!("show stat {backend} 4 -1 typed\n").as_bytes()).await.ok()?;
         let mut text = String::new();
         socket.read_to_string(&mut text).await.ok()?;
         let values = |field: &'static str| {
@@ -74,10 +82,13 @@ fn socket_path(directory: &TempDir) -> PathBuf {
     directory.path().join("stats.sock")
 }
 
-fn configuration(address: SocketAddr, hubs: &[SocketAddr], stats: &Path) -> String {
+fn configuration((address, internal): (SocketAddr, SocketAddr), hubs: &[&TestHub], stats: &Path) -> String {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/haproxy.cfg");
     let shipped = fs::read_to_string(shipped).unwrap();
-    assert!(shipped.matches(DISCOVERY).count() == 2 && shipped.contains("bind :8000\n"), "{shipped}");
+    for lines in [DISCOVERY, INTERNAL_DISCOVERY] {
+        assert_eq!(shipped.matches(lines).count(), 2, "{shipped}");
+    }
+    assert!(shipped.contains("bind :8000\n") && shipped.contains("bind :8001\n"), "{shipped}");
     let mut text = String::new();
     let mut is_resolver = false;
     for line in shipped.lines() {
@@ -85,9 +96,13 @@ fn configuration(address: SocketAddr, hubs: &[SocketAddr], stats: &Path) -> Stri
         match line.trim() {
             _ if is_resolver || line.contains("resolvers docker") => {}
             "bind :8000" => writeln!(text, "    bind {address}").unwrap(),
-            DISCOVERY => {
-                let servers = hubs.iter().enumerate();
-                servers.for_each(|(number, hub)| writeln!(text, "    server hub{number} {hub}").unwrap());
+            "bind :8001" => writeln!(text, "    bind {internal}").unwrap(),
+            discovery @ (DISCOVERY | INTERNAL_DISCOVERY) => {
+                for (number, hub) in hubs.iter().enumerate() {
+                    let internal = hub.running().internal_address.expect("server.internal_bind");
+                    let server = if discovery == DISCOVERY { hub.address } else { internal };
+                    writeln!(text, "    server hub{number} {server}").unwrap();
+                }
             }
             "global" => writeln!(text, "global\n    stats socket {} level user", stats.display()).unwrap(),
             _ => writeln!(text, "{line}").unwrap(),

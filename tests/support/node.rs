@@ -44,6 +44,11 @@ impl Node {
         http::get(self.address, "/health/ready").send().await.status == 200
     }
 
+    /// Waits until the log has a line with this phrase.
+    pub fn wait_for_log(&self, phrase: &str) {
+        self.process.wait_for_log(phrase);
+    }
+
     /// Kills the process, as a crash does. Its connections are reset.
     pub fn kill(&mut self) {
         self.process.kill();

@@ -63,6 +63,8 @@ pub struct SlowBroker {
     pub top: Mutex<Option<ChannelTop>>,
     /// So many of the next reads of a history and of positions fail.
     pub failing_reads: AtomicUsize,
+    /// The histories that were read so far.
+    pub requests: Mutex<Vec<HistoryRequest>>,
     /// Questions for positions so far, each with its channels.
     pub position_queries: Mutex<Vec<Vec<Channel>>>,
 }
@@ -77,6 +79,7 @@ impl SlowBroker {
             failing: Mutex::default(),
             top: Mutex::default(),
             failing_reads: AtomicUsize::new(0),
+            requests: Mutex::default(),
             position_queries: Mutex::default(),
         })
     }
@@ -144,6 +147,7 @@ impl Broker for SlowBroker {
         request: HistoryRequest,
         retention: Retention,
     ) -> BrokerFuture<HistoryPage> {
+        self.requests.lock().push(request);
         let page = if self.fails() {
             Err(BrokerError::Unavailable("as the test asks".to_owned()))
         } else {

@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     load_driver::Workload,
     publication_stamp::check_size,
-    token_end::{ExpiryArgs, RevokeArgs},
+    tokens::{ExpiryArgs, ForgedArgs, RefreshArgs, RevokeArgs},
     websocket::Credentials,
 };
 
@@ -48,6 +48,10 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// Let tokens expire while publications arrive, and count what their sessions receive afterwards
     Expiry(ExpiryArgs),
+    /// Refresh the tokens of many sessions while publications arrive, and count closes and missed publications
+    Refresh(RefreshArgs),
+    /// Connect with forged tokens as fast as the hub refuses them, and time the deliveries to others meanwhile
+    Forged(ForgedArgs),
     /// Run the same fan-out from a bare epoll loop that only writes: the cost of the system itself, for comparison
     Limit(LimitArgs),
     /// Run these measurements in turn on the bare loop, on Wardcast and on a Centrifugo binary, and compare them
@@ -84,6 +88,8 @@ impl Command {
             Self::Recover(_) => "recover",
             Self::Revoke(_) => "revoke",
             Self::Expiry(_) => "expiry",
+            Self::Refresh(_) => "refresh",
+            Self::Forged(_) => "forged",
             Self::Limit(_) => "limit",
             Self::Compare(_) => "compare",
             Self::Chaos(_) => "chaos",
@@ -129,6 +135,9 @@ pub(crate) struct HubArgs {
     /// Resume TLS sessions with the tickets of earlier connections, as clients do that reconnect (wss)
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Revoke this many other tokens before the run, to measure with a long list of revocations
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) revocations: u32,
 }
 
 /// How clients send their tokens.

@@ -62,6 +62,8 @@ pub(crate) struct ClientOptions {
     pub(crate) publishers: usize,
     /// How many receiving threads they are spread over.
     pub(crate) threads: usize,
+    /// Whether the threads have a lower priority than the server.
+    pub(crate) has_lower_priority: bool,
 }
 
 impl ClientOptions {

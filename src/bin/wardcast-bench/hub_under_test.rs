@@ -12,8 +12,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use mio::Registry;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustls::pki_types::CertificateDer;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::api_connection::ApiConnection;
 use crate::args::{ApiArgs, ConnectionArgs, HubArgs, SendToken, or_variable};
 use crate::certificate::{CertificateFile, RunCertificate};
 use crate::clients::{ClientBehavior, ClientOptions};
@@ -24,6 +26,7 @@ use crate::{
     child_process::{ChildProcess, free_port},
     clock,
     connection::SocketOptions,
+    http::quote,
     run::Run,
     target_url::TargetUrl,
     tls,
@@ -43,6 +46,8 @@ const MAX_BANNER_LINES: usize = 200;
 /// The settings of a hub that name the files of its certificate and of its key.
 const TLS_CERT: &str = "server.tls.cert=";
 const TLS_KEY: &str = "server.tls.key=";
+/// How many tokens a call revokes.
+const REVOCATIONS_PER_CALL: usize = 1000;
 /// The lifetime of tokens: longer than any run.
 const TOKEN_SECONDS: u64 = 3600;
 /// How to start a hub with known secrets.
@@ -104,7 +109,30 @@ impl<'a> HubUnderTest<'a> {
             let pids: Vec<String> = run.pids.iter().map(u32::to_string).collect();
             run.report.set("server_pids", pids.join(", "));
         }
+        hub.revoke_others(run)?;
         Ok(hub)
+    }
+
+    /// Revokes as many tokens as --revocations says, none of which the run uses.
+    fn revoke_others(&self, run: &mut Run) -> Result<()> {
+        let count = self.args.revocations;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut api = ApiConnection::open(&self.targets[0], self.api_key()?)?;
+        let numbers: Vec<u32> = (0..count).collect();
+        for numbers in numbers.chunks(REVOCATIONS_PER_CALL) {
+            let commands: Vec<Value> =
+                numbers.iter().map(|number| json!({"revoke_token": {"jti": format!("bench-{number}")}})).collect();
+            let answer = api.call("/api/batch", &json!({"commands": commands, "parallel": true}).to_string())?;
+            let replies = answer["replies"].as_array();
+            let is_revoked = |reply: &Value| reply.get("revoke_token").is_some();
+            if replies.is_none_or(|replies| replies.len() != numbers.len() || !replies.iter().all(is_revoked)) {
+                return fail(format!("revoking tokens was answered {}", quote(answer.to_string().as_bytes())));
+            }
+        }
+        run.report.set("revocations", count);
+        Ok(())
     }
 
     /// Starts hubs with the same random secrets.
@@ -215,7 +243,7 @@ impl<'a> HubUnderTest<'a> {
         let Some(secret) = &self.secret else {
             return fail(format!("a secret for tokens is needed: set {SECRET_VARIABLE}. {HOW_TO_SET_SECRETS}"));
         };
-        let claims = serde_json::json!({"sub": user, "iat": clock::unix_seconds(), "exp": expires_at});
+        let claims = json!({"sub": user, "iat": clock::unix_seconds(), "exp": expires_at});
         encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()))
             .context("signing a token")
     }
@@ -341,7 +369,7 @@ pub(crate) fn sign_tokens(count: usize, secret: &str) -> Result<Vec<String>> {
     let now = clock::unix_seconds();
     let key = EncodingKey::from_secret(secret.as_bytes());
     let sign = |user| {
-        let claims = serde_json::json!({"sub": format!("bench-{user}"), "iat": now, "exp": now + TOKEN_SECONDS});
+        let claims = json!({"sub": format!("bench-{user}"), "iat": now, "exp": now + TOKEN_SECONDS});
         encode(&Header::new(Algorithm::HS256), &claims, &key).context("signing a token")
     };
     (0..count).map(sign).collect()

@@ -17,7 +17,7 @@ mod limit;
 mod limit_server;
 mod publish;
 mod recover;
-mod token_end;
+mod tokens;
 
 mod chaos;
 mod compare;
@@ -39,6 +39,7 @@ mod probe;
 mod probe_operations;
 mod probe_stats;
 
+mod api_connection;
 mod certificate;
 mod connection;
 mod http;
@@ -149,8 +150,10 @@ fn measure(command: &Command, terminal: Terminal) -> Result<Report> {
         Command::Connect(args) => connect_idle::connect(args, &mut run),
         Command::Idle(args) => connect_idle::idle(args, &mut run),
         Command::Recover(args) => recover::run(args, &mut run),
-        Command::Revoke(args) => token_end::revoke(args, &mut run),
-        Command::Expiry(args) => token_end::expiry(args, &mut run),
+        Command::Revoke(args) => tokens::revoke(args, &mut run),
+        Command::Expiry(args) => tokens::expiry(args, &mut run),
+        Command::Refresh(args) => tokens::refresh(args, &mut run),
+        Command::Forged(args) => tokens::forged(args, &mut run),
         Command::Limit(args) => limit::run(args, &mut run),
         Command::Compare(_) | Command::Chaos(_) | Command::LimitServer { .. } | Command::HubServer { .. } => {
             fail(format!("{} does not measure one server", command.name()))

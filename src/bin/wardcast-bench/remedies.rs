@@ -60,6 +60,11 @@ const REMEDIES: &[(&[&str], &str)] = &[
     (&["close 3504"], "raise limits.connections_per_user (0: no limit)"),
     (&["HTTP/1.1 503", "too many connections"], "raise limits.connections (WARDCAST_LIMITS__CONNECTIONS)"),
     (&["HTTP/1.1 503"], "the hub was too busy to answer: lower --concurrency"),
+    (
+        &["server.internal_bind"],
+        "this listener serves no API: start the hub with --set server.internal_bind= (WARDCAST_SERVER__INTERNAL_BIND) for the \
+         measurement",
+    ),
     (&["\"code\":102"], "the namespace of the channel is not in the hub's [[namespaces]]: use another --channel"),
     (
         &["\"code\":103"],

@@ -45,6 +45,8 @@ const RECOVERING: Text = "Recovering";
 const PUBLISHING: Text = "Publishing";
 const DELIVERING: Text = "Delivering";
 const TOKEN_END: Text = "End of tokens";
+const REFRESH: Text = "Refreshing";
+const BESIDE: Text = "Sessions that stay";
 const PROBE: Text = "Probe, beside the load";
 const STALLED: Text = "Stalled subscribers";
 const SERVER: Text = "Server";
@@ -61,10 +63,12 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(RUN, "publications_per_call", "publications per call", "", "of batch or broadcast"),
     field(RUN, "subscribers", "subscribers", "", "of `publish`, all channels together"),
     field(RUN, "concurrency", "concurrent handshakes", "", ""),
+    field(RUN, "revocations", "revocations", "", "of other tokens, before the run"),
     field(RUN, "seconds", "measured", "s", ""),
     field(CONNECTING, "connected", "connected", "", "connections that became live"),
     field(CONNECTING, "opening_seconds", "opening took", "s", ""),
     field(CONNECTING, "connects_per_second", "connects", "/s", ""),
+    field(CONNECTING, "refused_per_second", "refused", "/s", "handshakes with forged tokens"),
     field(CONNECTING, "failures", "failed", BY_REASON, "connections that never became live, by reason"),
     field(CONNECTING, "to_101", "connect to 101", MILLISECONDS, ""),
     field(
@@ -118,14 +122,11 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
         "from expiry, or from the call; 0 if before it",
     ),
     field(TOKEN_END, "token_end_close", "close", MILLISECONDS, "from expiry, or from the call"),
-    field(
-        TOKEN_END,
-        "token_end_others_before",
-        "others before",
-        MILLISECONDS,
-        "publish to delivery, before tokens end",
-    ),
-    field(TOKEN_END, "token_end_others_after", "others after", MILLISECONDS, "likewise, from then on"),
+    field(REFRESH, "refreshed", "refreshed", "", "refresh commands that succeeded"),
+    field(REFRESH, "refresh_answer", "refresh to answer", MILLISECONDS, "from when it was due"),
+    field(BESIDE, "beside_before", "before", MILLISECONDS, "publish to delivery, before the load on tokens began"),
+    field(BESIDE, "beside_during", "during", MILLISECONDS, "likewise, until it ended"),
+    field(BESIDE, "beside_closed", "closed", BY_REASON, "of these sessions, by reason"),
     field(PROBE, "probe_delivery", "quiet channel", MILLISECONDS, "publish to delivery, to its one subscriber"),
     field(PROBE, "probe_publish", "REST publish", MILLISECONDS, "the answer to the same publications"),
     field(PROBE, "probe_command", "command's reply", MILLISECONDS, "of a ping command, on a session of its own"),
@@ -162,6 +163,7 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(SERVER, "server_rss_before_kib", "memory before", "KiB", "resident, without connections"),
     field(SERVER, "server_rss_idle_kib", "memory with connections", "KiB", "resident, with idle connections"),
     field(SERVER, "server_rss_per_connection_kib", "memory per connection", "KiB", ""),
+    field(SERVER, "server_rss_after_kib", "memory after", "KiB", "resident, after the forged tokens"),
     field(SERVER, "server_rss_max_kib", "largest memory", "KiB", "resident, while it was measured"),
     field(SERVER, "server_pids", "processes", "", "whose CPU and memory these are"),
     field(MACHINE, "client_cpu_us_per_delivery", "this program's CPU per delivery", "µs", ""),

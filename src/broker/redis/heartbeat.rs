@@ -107,10 +107,14 @@ async fn send_next(context: &RedisContext) -> bool {
 /// Queues a heartbeat during the call.
 fn send(context: &RedisContext, kind: HeartbeatKind) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
     let message = context.signer.sign(envelope::encode_heartbeat(&context.instance, &context.deliver.node(), kind));
+    let layout = envelope::encode_layout(&context.instance, context.router.routes().fingerprint());
+    let layout = (kind != HeartbeatKind::Goodbye).then(|| context.signer.sign(layout));
     let name = context.names.control_channel();
-    let sent: Vec<_> = context.router.servers_with(name).iter().map(|server| server.publish(name, &message)).collect();
+    let servers = context.router.servers_with(name);
+    let publish = |message: &[u8]| servers.iter().map(|server| server.publish(name, message)).collect::<Vec<_>>();
+    let (sent, layout_sent) = (publish(&message), layout.map(|layout| publish(&layout)).unwrap_or_default());
     async move {
-        let results = join_all(sent).await;
+        let (results, _) = tokio::join!(join_all(sent), join_all(layout_sent));
         // Every node listens on all servers.
         let is_sent = results.iter().any(Result::is_ok);
         match results.into_iter().find_map(Result::err) {
@@ -132,10 +136,15 @@ pub(super) async fn announce_stop(context: &RedisContext) -> Result<(), BrokerEr
 /// Handles a heartbeat. This node receives its own, too.
 ///
 /// # Errors
-/// The list of nodes is full.
+/// The list of nodes is full, or another program says goodbye for this node.
 pub(super) fn receive(context: &RedisContext, Heartbeat { instance, node, kind }: Heartbeat) -> Result<(), DropReason> {
     if instance == context.instance {
-        return Ok(());
+        if kind != HeartbeatKind::Goodbye || context.announcer.state.lock().has_stopped {
+            return Ok(());
+        }
+        // Another program has sent it. The other nodes learn at once that this one is still alive.
+        context.announcer.due.notify_one();
+        return Err(DropReason("goodbye"));
     }
     if kind == HeartbeatKind::Goodbye {
         context.nodes.remove(&instance);

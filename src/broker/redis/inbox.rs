@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     RedisContext,
-    envelope::{self, AnswerPart, BusMessage, DropReason, SurveyId},
+    envelope::{self, AnswerPart, BusMessage, DropReason, NodeLayout, SurveyId},
     heartbeat,
     log_throttle::LogThrottle,
     server::RedisServer,
@@ -98,6 +98,10 @@ impl BusInbox {
                 })?;
             }
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
+            BusMessage::Layout(NodeLayout { instance, fingerprint }) => {
+                let is_other = fingerprint != self.context.router.routes().fingerprint();
+                self.context.nodes.record_layout(&instance, is_other);
+            }
             BusMessage::Probe { nonce } => server.receive_probe(nonce)?,
         }
         Ok(())

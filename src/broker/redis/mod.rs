@@ -298,10 +298,10 @@ async fn run_tasks(
     let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
     let cluster = async {
         if context.names.is_sharded() {
-            let (redirects, refused) = Redirects::new();
+            let (redirects, unordered) = Redirects::new();
             let redirects = Arc::new(redirects);
             let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
-            tokio::join!(follower.run(), resend(&context, &redirects, refused));
+            tokio::join!(follower.run(), resend(&context, &redirects, unordered));
         }
     };
     tokio::join!(

@@ -57,6 +57,21 @@ impl NodeRegistry {
         Ok(())
     }
 
+    /// Notes whether a node looks for channels on other servers than this one.
+    pub(super) fn record_layout(&self, instance: &str, is_other: bool) {
+        let mut list = self.list.lock();
+        let Some(node) = list.nodes.get_mut(instance) else { return };
+        // Once for each node, or another program could fill the log.
+        if is_other && !std::mem::replace(&mut node.has_other_layout, true) {
+            log::error!(
+                "node uses other redis servers for the same channels uid={:?} name={:?} \
+                 error=\"broker.redis.url or broker.redis.urls differs; name the same servers, by the same hosts, on all nodes\"",
+                node.identity.uid,
+                node.identity.name
+            );
+        }
+    }
+
     /// Notes an answer to a survey. Returns whether its sender is a live node.
     pub(super) fn record_answer(&self, instance: &str) -> bool {
         self.list.lock().record_answer(instance, Instant::now())
@@ -149,6 +164,7 @@ struct KnownNode {
     identity: NodeIdentity,
     heard_at: Instant,
     has_missed_survey: bool,
+    has_other_layout: bool,
 }
 
 impl NodeList {
@@ -174,7 +190,8 @@ impl NodeList {
         if self.nodes.len() >= self.max_nodes {
             return Err(DropReason("too_many_nodes"));
         }
-        let node = KnownNode { identity: identity.clone(), heard_at: now, has_missed_survey: false };
+        let identity = identity.clone();
+        let node = KnownNode { identity, heard_at: now, has_missed_survey: false, has_other_layout: false };
         self.nodes.insert(instance.to_owned(), node);
         Ok(true)
     }

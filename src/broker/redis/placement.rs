@@ -19,6 +19,12 @@ impl Placement {
         Self { servers: addresses.into_iter().map(|address| stable_hash(&canonical(address))).collect() }
     }
 
+    /// Returns a number that is the same on all nodes that find every channel on the same server.
+    pub(super) fn fingerprint(&self) -> u64 {
+        // One server has all channels, whatever it is called.
+        if self.servers.len() < 2 { 0 } else { self.servers.iter().fold(0, |sum, server| sum ^ mix(*server)) }
+    }
+
     /// Returns the index of the server for a text, usually the name of a channel. `None`: there is no server.
     pub(super) fn server_of(&self, text: &str) -> Option<usize> {
         if self.servers.len() < 2 {
@@ -78,6 +84,19 @@ mod tests {
         assert_eq!(found, [3, 3, 1, 0].map(Some));
         assert_eq!(Placement::new([]).server_of("news"), None);
         assert_eq!(Placement::new(["one"]).server_of("news"), Some(0));
+    }
+
+    #[test]
+    fn fingerprint_differs_if_channels_are_found_on_different_servers() {
+        let fingerprint = |addresses: &[&str]| Placement::new(addresses.iter().copied()).fingerprint();
+        let usual = fingerprint(&["localhost:6379", "localhost:6380"]);
+        assert_eq!(fingerprint(&["LOCALHOST:6380", "localhost.:6379"]), usual);
+        for other in [["127.0.0.1:6379", "localhost:6380"], ["localhost:6379", "localhost:6381"]] {
+            assert_ne!(fingerprint(&other), usual);
+        }
+        assert_ne!(fingerprint(&["localhost:6379", "localhost:6380", "localhost:6381"]), usual);
+        assert_ne!(fingerprint(&["localhost:6379"]), usual);
+        assert_eq!(fingerprint(&["localhost:6379"]), fingerprint(&["127.0.0.1:6379"]));
     }
 
     #[test]

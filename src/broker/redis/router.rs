@@ -75,6 +75,30 @@ impl Routes {
         }
     }
 
+    /// Returns a number that is the same on all nodes that find every channel on the same server.
+    pub(super) fn fingerprint(&self) -> u64 {
+        match &self.map {
+            RouteMap::Placement(placement) => placement.fingerprint(),
+            // All nodes learn from the Cluster where channels are.
+            RouteMap::Slots(_) => 0,
+        }
+    }
+
+    /// Returns the servers whose slots are partly another server's in `next`, each with those slots.
+    pub(super) fn slots_lost_in(&self, next: &Self) -> Vec<(Arc<RedisServer>, Vec<u16>)> {
+        let mut lost: Vec<_> = self.servers.iter().map(|server| (server.clone(), Vec::new())).collect();
+        for slot in 0..SLOTS as u16 {
+            let Some(before) = self.of_slot(slot) else { continue };
+            if next.of_slot(slot).is_none_or(|after| !Arc::ptr_eq(before, after))
+                && let Some((_, slots)) = lost.iter_mut().find(|(server, _)| Arc::ptr_eq(server, before))
+            {
+                slots.push(slot);
+            }
+        }
+        lost.retain(|(_, slots)| !slots.is_empty());
+        lost
+    }
+
     fn of_channel(&self, names: &RedisNames, channel: &Channel) -> Option<&Arc<RedisServer>> {
         match &self.map {
             RouteMap::Placement(placement) => self.servers.get(placement.server_of(channel.as_str())?),

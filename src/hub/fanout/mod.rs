@@ -236,12 +236,15 @@ impl Hub {
         }
     }
 
-    /// Closes a session whose outbox refused a frame.
+    /// Closes a session whose outbox refused a frame, in its turn if its token has ended: thousands may have ended together.
     pub(super) fn handle_push_error(&mut self, key: SessionKey, error: PushError) {
-        // Nothing is left to do for a connection that is closing. If it has failed, its session sees the end of the
-        // stream.
-        if let Some(reason) = CloseReason::from_push_error(error) {
-            self.close(key, reason);
+        match error {
+            // It waits for its close already.
+            PushError::Revoked => self.drop_subscriptions(key),
+            PushError::Expired => self.close_expired(key),
+            PushError::Slow => self.close(key, CloseReason::SLOW),
+            // Nothing is left to do. If the connection has failed, its session sees the end of the stream.
+            PushError::Closing => {}
         }
     }
 }

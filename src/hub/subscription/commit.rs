@@ -37,7 +37,7 @@ impl Subscription<CatchingUp> {
     /// Ends the catch-up: collects the publications that `client` has missed and did not exclude itself from.
     pub(super) fn into_ready(self, client: Uuid) -> Subscription<Ready> {
         let channel = self.channel.clone();
-        self.next_stage(|CatchingUp { requested, catch_up, hold, history, start }| {
+        self.next_stage(|CatchingUp { requested, catch_up, hold, history, start, .. }| {
             let mut missed = Vec::new();
             if let Some(StartPosition { from_history, from_buffer, .. }) = &start {
                 let read = history.map(|history| history.publications).unwrap_or_default();

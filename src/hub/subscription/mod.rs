@@ -31,6 +31,7 @@ mod live;
 mod messages;
 mod options;
 mod outcome;
+mod page_budget;
 mod recovery;
 mod request;
 mod resolve;
@@ -87,6 +88,8 @@ struct CatchingUp {
     hold: ChannelHold,
     /// What was read of the history, if it was asked for.
     history: Option<HistoryPage>,
+    /// Whether there was no room for the publications of that page.
+    is_page_dropped: bool,
     /// Where the subscription starts; in a channel without a history, and until history and deliveries are merged, `None`.
     start: Option<StartPosition>,
 }

@@ -2,7 +2,7 @@
 //! session at once; at the same time it stores the presence of the subscriber. The requests are finished in their order, each
 //! as soon as those before it are: so the client gets its replies in the order of its commands.
 
-use std::{cell::Cell, collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -10,13 +10,12 @@ use futures_util::future::{FutureExt, LocalBoxFuture, join, join_all, ready};
 
 use super::{
     CatchingUp, RefusalBuilder, ReplyBuilder, Requested, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest,
-    Subscription, Visibility,
+    Subscription, Visibility, page_budget::PageBudget,
 };
 use crate::{
     broker::{BrokerError, BrokerFuture},
     channel::Channel,
     hub::{Hub, SessionKey},
-    publication::Publication,
 };
 
 /// How often the history is read for one request. It is read again only if the stored deliveries do not reach back to what
@@ -87,15 +86,11 @@ impl ResolvedRequest {
         resolved.boxed_local()
     }
 
-    /// Drops what was read of the histories if the requests of a group hold more than `max_bytes` then. Otherwise adds it to
-    /// what they hold.
-    fn postpone_over(mut self, max_bytes: usize, held_bytes: &Cell<usize>) -> Self {
-        let pages = self.subscriptions.iter().flatten().filter_map(|subscription| subscription.stage.history.as_ref());
-        let bytes: usize = pages.flat_map(|page| &page.publications).map(Publication::cost_bytes).sum();
-        if bytes > 0 && held_bytes.get() + bytes > max_bytes {
+    /// Postpones the request if there was no room for a page that was read for it.
+    fn postpone_without_page(mut self) -> Self {
+        let is_dropped = |subscription: &Subscription<CatchingUp>| subscription.stage.is_page_dropped;
+        if self.subscriptions.iter().flatten().any(is_dropped) {
             (self.subscriptions, self.is_postponed) = (Ok(Vec::new()), true);
-        } else {
-            held_bytes.set(held_bytes.get() + bytes);
         }
         self
     }
@@ -112,11 +107,15 @@ impl Hub {
     /// first, or if more was read of their histories than may wait; then the others have had no effect.
     fn carry_out(&mut self, key: SessionKey, requests: Vec<(PendingRequest, RequestedChannels)>) -> GroupFuture {
         let (mut results, mut resolving) = (Vec::with_capacity(requests.len()), Vec::new());
+        let pages = Rc::new(match requests.len() {
+            1 => PageBudget::of_request(self.limits.reply_bytes),
+            _ => PageBudget::of_group(self.limits.waiting_pages_bytes),
+        });
         for (request, subscriptions) in requests {
             if !results.is_empty() && self.must_drain(key) {
                 break;
             }
-            match self.begin_request(request, subscriptions, !resolving.is_empty()) {
+            match self.begin_request(request, subscriptions, &pages, !resolving.is_empty()) {
                 RequestProgress::Finished(result) => results.push(result),
                 RequestProgress::Resolving(request) => resolving.push(request),
             }
@@ -125,12 +124,9 @@ impl Hub {
             self.flush_replies(key);
             return Box::pin(actix::fut::ready(results));
         }
-        let (max_bytes, held_bytes) = (self.limits.group_history_bytes, Rc::new(Cell::new(0)));
         let resolved = resolving.into_iter().enumerate().map(|(place, request)| {
-            let held_bytes = held_bytes.clone();
-            // The first one does not wait for others.
-            let max_bytes = if place == 0 { usize::MAX } else { max_bytes };
-            request.map(move |resolved| resolved.postpone_over(max_bytes, &held_bytes))
+            // The first one does not wait for others: recoveries that have no room in it fail.
+            request.map(move |resolved| if place == 0 { resolved } else { resolved.postpone_without_page() })
         });
         let resolved = join_all(resolved).into_actor(self);
         Box::pin(resolved.then(move |resolved, hub, _| {
@@ -143,6 +139,7 @@ impl Hub {
         &mut self,
         mut request: PendingRequest,
         subscriptions: RequestedChannels,
+        pages: &Rc<PageBudget>,
         follows_others: bool,
     ) -> RequestProgress {
         let key = request.key;
@@ -174,10 +171,14 @@ impl Hub {
             return RequestProgress::Finished(self.finish(request, committed));
         }
         // For all channels: one that has subscribers now may lose them while the broker is asked for another.
-        let resolving = subscriptions.into_iter().zip(storing).map(|(subscription, stored)| {
+        let resolving = subscriptions.into_iter().zip(storing).enumerate().map(|(place, (subscription, stored))| {
+            let pages = (pages.clone(), place == 0 && !follows_others);
             let query = self.history_query(key, &subscription.channel, &subscription.stage);
             let catch_up = self.catch_up_buffer.begin(&subscription.channel);
-            with_presence(subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone()), stored)
+            with_presence(
+                subscription.resolving(catch_up, query).resolve(self.broker_subscriptions.clone(), pages),
+                stored,
+            )
         });
         RequestProgress::Resolving(ResolvedRequest::when_ready(request, resolving.collect()))
     }
@@ -234,10 +235,11 @@ impl Hub {
             return RequestProgress::Finished(self.finish(request, committed));
         }
         // All histories are read again: what is known now may be outdated when the others have been read.
-        let resolving = subscriptions.into_iter().map(|subscription| {
+        let pages = Rc::new(PageBudget::of_request(self.limits.reply_bytes));
+        let resolving = subscriptions.into_iter().enumerate().map(|(place, subscription)| {
             let Subscription { channel, stage, .. } = &subscription;
             let query = self.full_history_query(request.key, channel, &stage.requested);
-            subscription.read_history(self.broker_subscriptions.clone(), query)
+            subscription.read_history(self.broker_subscriptions.clone(), query, (pages.clone(), place == 0))
         });
         let resolving = resolving.collect();
         RequestProgress::Resolving(ResolvedRequest::when_ready(request, resolving))

@@ -1,11 +1,12 @@
 //! The broker is asked for a channel and, where publications may be missing, for its history; both are merged with what was
 //! delivered meanwhile.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{
     CatchingUp, HistoryQuery, Requested, Resolving, Subscription, SubscriptionOptions,
     options::{RecoveryRequest, RequestedEpoch},
+    page_budget::PageBudget,
     recovery::{self, HistoryRead, LocalState, StartPosition},
 };
 use crate::{
@@ -22,6 +23,7 @@ impl Subscription<Resolving> {
     pub(super) async fn resolve(
         self,
         broker_subscriptions: Arc<BrokerSubscriptions>,
+        pages: (Rc<PageBudget>, bool),
     ) -> Result<Subscription<CatchingUp>, BrokerError> {
         let hold = broker_subscriptions.clone().acquire(self.channel.clone()).await?;
         let query = self.stage.query;
@@ -30,24 +32,28 @@ impl Subscription<Resolving> {
             catch_up,
             hold,
             history: None,
+            is_page_dropped: false,
             start: None,
         });
-        catching_up.read_history(broker_subscriptions, query).await
+        catching_up.read_history(broker_subscriptions, query, pages).await
     }
 }
 
 impl Subscription<CatchingUp> {
+    /// Reads the history within the budget of its request, in which it may be the first.
     pub(super) async fn read_history(
         mut self,
         broker_subscriptions: Arc<BrokerSubscriptions>,
         query: Option<HistoryQuery>,
+        (pages, is_first): (Rc<PageBudget>, bool),
     ) -> Result<Self, BrokerError> {
-        self.stage.history = match query {
-            Some(HistoryQuery { request, retention, known }) => {
-                Some(broker_subscriptions.broker().read_missed(self.channel.clone(), request, retention, known).await?)
-            }
-            None => None,
-        };
+        (self.stage.history, self.stage.is_page_dropped) = (None, false);
+        let Some(HistoryQuery { request, retention, known }) = query else { return Ok(self) };
+        let read = || broker_subscriptions.broker().read_missed(self.channel.clone(), request, retention, known);
+        let (page, is_dropped) =
+            // A position is no page.
+            if request.limit == 0 { (read().await?, false) } else { pages.read(is_first, read).await? };
+        (self.stage.history, self.stage.is_page_dropped) = (Some(page), is_dropped);
         Ok(self)
     }
 
@@ -129,7 +135,12 @@ impl Hub {
         let request = match requested.options.possible_recovery() {
             Some(RecoveryRequest { mode: RecoveryMode::Stream, offset, .. }) => {
                 let since = Some(SincePosition { offset: *offset, epoch: None });
-                HistoryRequest { since, limit, ..HistoryRequest::default() }
+                HistoryRequest {
+                    since,
+                    limit,
+                    max_bytes: self.page_bytes(&requested.options),
+                    ..HistoryRequest::default()
+                }
             }
             Some(RecoveryRequest { mode: RecoveryMode::Cache, .. }) => {
                 HistoryRequest { limit: 1, is_reverse: true, ..HistoryRequest::default() }
@@ -138,6 +149,12 @@ impl Hub {
         };
         let known = requested.options.possible_recovery().and_then(RecoveryRequest::position);
         Some(HistoryQuery { request, retention, known })
+    }
+
+    /// Returns the maximum size of a page that a recovery may need. `None`: the reply may be shorter than the page, by deltas or a
+    /// filter.
+    fn page_bytes(&self, options: &SubscriptionOptions) -> Option<usize> {
+        (!options.has_deltas && options.filter.is_none()).then_some(self.limits.page_bytes)
     }
 
     /// Returns whether the broker has to be asked: for the channel, or for its history.

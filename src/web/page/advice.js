@@ -29,6 +29,14 @@ export const EXPIRED = {
   action: "login",
 };
 
+/** The refresh token was refused. */
+export const LOGIN_ENDED = {
+  title: "Your login has ended",
+  text:
+    "It was logged out elsewhere or not used for too long, or the hub has other secrets now; then its terminal prints a new password. " +
+    "Log in again: the page keeps its subscriptions.",
+};
+
 /** A token whose `nbf` is in the future. The hub's code is that of an expired or an invalid one. */
 export const NOT_YET_VALID = {
   title: "The token is not valid yet",

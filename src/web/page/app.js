@@ -8,6 +8,7 @@ import { connect, disconnect } from "./connection.js";
 import { $, selectedValue, setShown } from "./dom.js";
 import * as hub from "./hub.js";
 import { startRefresh, logIn, logOut, usePastedToken, submitRefresh } from "./identity.js";
+import { canRenew, handleStorage, renewIfDue, renewNow } from "./renewal.js";
 import { loadIdentity } from "./storage.js";
 import { Log } from "./log.js";
 import { showCode, setIdentity, draw, isExpired, page, showNotice, showClockNotice, drawExpiry, socketUrl } from "./state.js";
@@ -75,7 +76,7 @@ async function loadFacts() {
   const clock = advice.forClocks(null);
   if (clock) showClockNotice(clock);
   setIdentity(page.identity);
-  if (page.identity && isExpired()) showNotice(advice.EXPIRED);
+  if (page.identity && isExpired() && !canRenew()) showNotice(advice.EXPIRED);
   showCode({ name: "connect" });
 }
 
@@ -97,7 +98,7 @@ function addHandlers() {
   $("publish-form").addEventListener("submit", publish);
   $("subscribe-channel").addEventListener("input", handleChannelInput);
   $("publish-data").addEventListener("input", handleDataInput);
-  $("refresh").addEventListener("click", startRefresh);
+  $("refresh").addEventListener("click", () => (canRenew() ? renewNow() : startRefresh()));
   $("refresh-form").addEventListener("submit", submitRefresh);
   $("refresh-cancel").addEventListener("click", () => $("refresh-dialog").close());
   // Clears the typed password and token, however the dialog was closed.
@@ -105,9 +106,8 @@ function addHandlers() {
   addEventListener("hashchange", readAddressLogin);
   addEventListener("online", () => page.client?.reconnectNow());
   addEventListener("offline", () => showNotice(advice.OFFLINE));
-  // A logout in another tab applies here, too.
-  addEventListener("storage", () => page.identity && page.identity.storedIn !== "memory" && !loadIdentity() && logOut());
-  setInterval(drawExpiry, 1000);
+  addEventListener("storage", handleStorage);
+  setInterval(() => (drawExpiry(), renewIfDue()), 1000);
 }
 
 Object.assign(page, {

@@ -9,11 +9,12 @@ const BACKOFF_MS = [500, 15_000];
 /** Time to wait for the session, or for a reply. */
 const REPLY_TIMEOUT_MS = 10_000;
 
-/** Returns whether a close code forbids to reconnect. */
+/** Returns whether a close code forbids to reconnect with the same token. */
 const forbidsReconnect = (code) => (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000) || code === 3005;
 
 export class HubClient extends EventTarget {
   #planConnection;
+  #hasNewToken;
   #socket = null;
   #pending = new Map();
   #lastId = 1;
@@ -30,11 +31,12 @@ export class HubClient extends EventTarget {
 
   /**
    * `plan` returns {url, protocols, first}, or a promise of it, for each attempt. `subscriptions`: those of an earlier client, which
-   * this one continues.
+   * this one continues. `hasNewToken` returns whether the next plan may have another token than the one that was closed with a code.
    */
-  constructor(plan, subscriptions = new Map()) {
+  constructor(plan, subscriptions = new Map(), hasNewToken = () => false) {
     super();
     this.#planConnection = plan;
+    this.#hasNewToken = hasNewToken;
     this.subscriptions = subscriptions;
   }
 
@@ -237,7 +239,7 @@ export class HubClient extends EventTarget {
     this.#closeSocket();
     this.#closedBy = how.code;
     this.#failures += 1;
-    const isFinal = forbidsReconnect(how.code);
+    const isFinal = forbidsReconnect(how.code) && !this.#hasNewToken(how.code);
     const maximum = Math.min(BACKOFF_MS[1], BACKOFF_MS[0] * 2 ** (this.#failures - 1));
     const wait = Math.round(maximum / 2 + (Math.random() * maximum) / 2);
     if (isFinal) this.#setState("idle");

@@ -85,7 +85,7 @@ function loginCode(user, cookie) {
   };
 }
 
-function publishCode(transport, channel, data, token) {
+function publishCode({ transport, channel, data, hasInternalApi }, token) {
   const url = httpUrl(`/v1/channels/${encodeURIComponent(channel)}/messages`);
   const rest = [
     `await fetch(${toJson(url)}, { method: "POST",`,
@@ -96,7 +96,7 @@ function publishCode(transport, channel, data, token) {
     js: transport === "rest" ? rest : `ws.send(${commandText(2, { publish: { channel, data } })});`,
     sdk: `await client.publish(${toJson(channel)}, ${toJson(data)});`,
     curl: `curl ${url} -H ${shellQuote(`Authorization: Bearer ${token}`)} -H 'Content-Type: application/json' -d ${shellQuote(toJson(data))}`,
-    note: "A backend publishes over REST with its API key: the header X-API-Key instead of Authorization.",
+    note: `A backend publishes over REST with its API key${hasInternalApi ? ", at the address of server.internal_bind" : ""}: the header X-API-Key instead of Authorization.`,
   };
 }
 
@@ -109,16 +109,34 @@ function refreshCode(isSdk, token, user) {
   };
 }
 
+/** The exchange of a refresh token. */
+function renewCode(cookie) {
+  const url = httpUrl("/auth/refresh");
+  const body = { refresh_token: "REFRESH_TOKEN" };
+  const options = cookie
+    ? '{ method: "POST" }'
+    : `{\n  method: "POST", headers: { "content-type": "application/json" },\n  body: JSON.stringify(${toJson(body)}),\n}`;
+  const result = cookie ? "// The browser has stored both cookies; the body contains no token." : "const { access_token, refresh_token } = await answer.json();   // store both: the old one is spent";
+  return {
+    title: "renew the token",
+    js: `const answer = await fetch(${toJson(url)}, ${options});\n${result}`,
+    sdk: `// In getToken of the SDK, before the login is asked for again.\nconst answer = await fetch(${toJson(url)}, ${options});\n${result}`,
+    curl: cookie ? `curl -X POST ${url} -b cookies.txt -c cookies.txt -H 'Origin: ${location.origin}'` : `curl ${url} -H 'Content-Type: application/json' -d ${shellQuote(toJson(body))}`,
+    note: "Each refresh token works once. Tabs that share one take turns (navigator.locks). 401: the login has ended, so ask for the password.",
+  };
+}
+
 /** A command that reads a channel: history or presence. The server API reads the same with its key. */
-function readCode(name, channel, options) {
+function readCode(name, channel, options, hasInternalApi) {
+  const url = hasInternalApi ? `INTERNAL_URL/api/${name}` : httpUrl(`/api/${name}`);
   const body = { channel, ...options };
   const argument = Object.keys(options).length > 0 ? `, ${toJson(options)}` : "";
   return {
     title: `${name} of ${channel}`,
     js: `ws.send(${commandText(4, { [name]: body })});`,
     sdk: `await client.${name}(${toJson(channel)}${argument});`,
-    curl: `curl ${httpUrl(`/api/${name}`)} -H 'X-API-Key: API_KEY' -d ${shellQuote(toJson(body))}`,
-    note: "A backend reads the same with its API key.",
+    curl: `curl ${url} -H 'X-API-Key: API_KEY' -d ${shellQuote(toJson(body))}`,
+    note: `A backend reads the same with its API key${hasInternalApi ? ", at the address of server.internal_bind" : ""}.`,
   };
 }
 
@@ -129,10 +147,10 @@ export function codeOf(action, token) {
     case "login":
       return { title: "log in", ...loginCode(user, action.cookie) };
     case "publish":
-      return { title: `publish to ${channel}`, ...publishCode(action.transport, channel, action.data, token) };
+      return { title: `publish to ${channel}`, ...publishCode({ ...action, channel }, token) };
     case "history":
     case "presence":
-      return readCode(name, channel, action.options);
+      return readCode(name, channel, action.options, action.hasInternalApi);
     case "subscribe":
     case "unsubscribe": {
       const withToken = action.hasToken ? { token: "SUBSCRIPTION_TOKEN" } : {};
@@ -148,6 +166,8 @@ export function codeOf(action, token) {
         note: "",
       };
     }
+    case "renew":
+      return renewCode(action.cookie);
     case "refresh":
       return { title: "refresh the token", ...refreshCode(action.isSdk, token, user) };
     default:

@@ -7,6 +7,7 @@ import { $ } from "./dom.js";
 import * as hub from "./hub.js";
 import { removeCookie } from "./identity.js";
 import { HubClient } from "./client.js";
+import { canRenew, renew } from "./renewal.js";
 import { showCode, draw, isExpired, knownUser, page, showNotice, socketUrl } from "./state.js";
 import { readClaims, redact } from "./token.js";
 import { showState, hideNotice } from "./view.js";
@@ -14,8 +15,22 @@ import { showState, hideNotice } from "./view.js";
 /** The close code for a message above limits.message_bytes (RFC 6455 §7.4.1). */
 const MESSAGE_TOO_BIG = 1009;
 
+/** The close codes after which a new token of the same login may be accepted. */
+const OF_TOKEN = [3005, 3500];
+
+/** Whether the next handshake needs a new token, although the old one has not expired by this page's clock. */
+let isTokenRefused = false;
+/** Whether no session has begun since the token was renewed for that. */
+let isRenewalUnproven = false;
+
+const mayRenew = () => canRenew() && !isRenewalUnproven;
+
 async function planNext() {
-  if (isExpired()) throw new hub.RequestError(401, { code: 109 });
+  if (isExpired() || isTokenRefused) {
+    if (!canRenew()) throw new hub.RequestError(401, { code: 109 });
+    await renew();
+    [isRenewalUnproven, isTokenRefused] = [isTokenRefused, false];
+  }
   const { token } = page.identity;
   const ticket = page.way === "ticket" ? (await hub.fetchTicket(token)).ticket : null;
   return planConnection(page.way, socketUrl(), { token, ticket, subs: positionsFromHub() });
@@ -32,7 +47,8 @@ export function connect() {
   hideNotice();
   page.way = page.choices.way;
   page.client?.close();
-  page.client = new HubClient(planNext, page.client?.subscriptions);
+  [isTokenRefused, isRenewalUnproven] = [false, false];
+  page.client = new HubClient(planNext, page.client?.subscriptions, (code) => OF_TOKEN.includes(code) && mayRenew());
   const on = (name, handle) => page.client.addEventListener(name, ({ detail }) => handle(detail));
   on("state", (state) => (showState(state, page.client.isReturning), draw()));
   on("frame", ({ direction, text }) => page.log.frame(direction, redact(text, tokens())));
@@ -41,7 +57,7 @@ export function connect() {
   on("channels", draw);
   on("publication", handlePublication);
   on("subscribe-error", ({ channel, error, token }) => showCommandError(error, { command: "subscribe", channel, token }));
-  on("connect-error", (error) => error.code === 109 && giveUp(advice.EXPIRED));
+  on("connect-error", (error) => error.code === 109 && handleExpiredToken());
   on("unsubscribed", ({ channel, code }) => {
     if (code < 2500) showNotice({ title: `The hub ended the subscription to “${channel}”`, text: "The token no longer permits it, or the server API ended it." }, "info");
   });
@@ -57,6 +73,13 @@ function tokens() {
   return [page.identity?.token, page.nextToken, ...ofSubscriptions];
 }
 
+/** The hub has answered a connect command. */
+function handleExpiredToken() {
+  if (!mayRenew()) return giveUp(advice.EXPIRED);
+  isTokenRefused = true;
+  page.client.connect();
+}
+
 function handlePublication({ channel, publication, isRecovered }) {
   if (isRecovered) page.log.recovered(channel, publication);
   page.list.scheduleFacts();
@@ -69,6 +92,7 @@ export function showCommandError(error, { command, channel, token = null }) {
 }
 
 function handleReady({ session }) {
+  isRenewalUnproven = false;
   if (page.identity?.expiresAt == null && session.ttl) {
     page.identity.expiresAt = hub.now() + session.ttl * 1000;
     page.lifetime = session.ttl * 1000;
@@ -96,13 +120,15 @@ function giveUp(cause) {
 async function handleClose({ code, reason, error, isFinal, wasReady, failures, longestText }) {
   const client = page.client;
   if (code === MESSAGE_TOO_BIG) return showNotice(advice.messageTooBig(new Blob([longestText]).size, page.facts));
-  if (isExpired()) return giveUp(advice.EXPIRED);
+  if (OF_TOKEN.includes(code) && !isFinal) return (isTokenRefused = true);
+  if (isExpired() && !canRenew()) return giveUp(advice.EXPIRED);
   if (isFinal) return giveUp(page.way === "cookie" && code === 3500 ? advice.COOKIE_NOT_ACCEPTED : advice.forClose(code, reason));
   if (code !== 1006 || (wasReady && navigator.onLine)) return showNotice(advice.forClose(code, reason), "info");
   const cause = await findCause(error, failures);
   // The connection may have been restored or closed in the meantime.
   if (client !== page.client || page.client.isReady || page.client.state === "idle") return;
-  if (cause.action === "login") giveUp(cause);
+  if (cause.action === "login" && mayRenew()) isTokenRefused = true;
+  else if (cause.action === "login") giveUp(cause);
   else showNotice(cause);
 }
 

@@ -1,4 +1,4 @@
-// The hub's HTTP endpoints: facts, login, tickets and publishing.
+// The hub's HTTP endpoints: facts, login, refresh, logout, tickets and publishing.
 
 /** An error response, or no response at all (status 0). */
 export class RequestError extends Error {
@@ -60,11 +60,16 @@ const json = (body) => ({
   body: JSON.stringify(body),
 });
 
+const withRefreshToken = (refreshToken) => (refreshToken ? json({ refresh_token: refreshToken }) : { method: "POST" });
+
 export const fetchFacts = () => fetchJson("/demo/hub.json");
-export const logout = () => fetchJson("/auth/logout", { method: "POST" });
+/** Ends the login of the refresh token, or else that of the cookies. */
+export const logout = (refreshToken = null) => fetchJson("/auth/logout", withRefreshToken(refreshToken));
+/** Exchanges the refresh token, or else the one in the cookie. Returns what `login` does. */
+export const refresh = (refreshToken = null) => fetchJson("/auth/refresh", withRefreshToken(refreshToken));
 export const fetchTicket = (token) => fetchJson("/auth/ticket", { method: "POST", headers: { authorization: `Bearer ${token}` } });
 
-/** Returns {access_token?, expires_in}; with `cookie` there is no token in it. */
+/** Returns {access_token?, refresh_token?, expires_in}; with `cookie` there is no token in it. */
 export function login(username, password, cookie) {
   return fetchJson("/auth/login", json(cookie ? { username, password, cookie } : { username, password }));
 }

@@ -12,9 +12,9 @@ import { showState, hideNotice } from "./view.js";
 async function obtainIdentity(username, password, where) {
   const isCookie = where === "cookie";
   const answer = await hub.login(username, password, isCookie);
-  if (isCookie) return recordCookie(username, hub.now() + answer.expires_in * 1000);
+  if (isCookie) return recordCookie(username, hub.now() + answer.expires_in * 1000, page.facts.login_refresh);
   await removeCookie();
-  return storeToken(where, answer.access_token);
+  return storeToken(where, answer.access_token, answer.refresh_token);
 }
 
 /** Removes an old cookie: the browser would send it with every handshake. */
@@ -57,19 +57,19 @@ export async function usePastedToken(event) {
   $("connect").focus();
 }
 
-/** Removes the token from the variable and the storages; the hub removes the cookie. */
+/** Removes the tokens from the variable and the storages; the hub ends the login and removes the cookies. */
 export async function logOut({ keepsSubscriptions = false } = {}) {
   page.client?.close();
   // A user who only logs in again keeps the subscriptions.
   if (!keepsSubscriptions) page.client = null;
-  const user = page.identity?.user;
+  const { user, refreshToken } = page.identity ?? {};
   removeToken();
   if (!keepsSubscriptions) $("password").value = "";
   setIdentity(null);
   showState("idle");
   if (user) $("username").value = user;
   $(selectedValue("source") === "paste" ? "pasted" : user ? "password" : "username").select();
-  await removeCookie();
+  await Promise.all([removeCookie(), refreshToken && hub.logout(refreshToken).catch(() => {})]);
 }
 
 /** Refreshes with the password of the login form if it is still there; otherwise asks for it, or for a token. */
@@ -89,7 +89,11 @@ async function refresh(password, pasted) {
   await runBusy($("refresh"), async () => {
     try {
       if (page.identity.storedIn === "cookie") await renewCookie(password);
-      else await renewToken(pasted || (await hub.login(page.identity.user, password, false)).access_token);
+      else if (pasted) await renewToken(pasted, null);
+      else {
+        const answer = await hub.login(page.identity.user, password, false);
+        await renewToken(answer.access_token, answer.refresh_token);
+      }
     } catch (error) {
       // The close of the connection is explained instead.
       if (error.isClosed) return;
@@ -102,7 +106,7 @@ async function refresh(password, pasted) {
 }
 
 /** Sends the token first and stores it only if the hub accepts it. */
-async function renewToken(token) {
+async function renewToken(token, refreshToken) {
   if (!isToken(token)) throw new Error("That is not a token");
   if (String(readClaims(token)?.sub ?? "") !== page.identity.user) throw new Error("That token belongs to another user; log out first");
   // The hub would end the session for it.
@@ -112,7 +116,7 @@ async function renewToken(token) {
   const isConnected = client?.isReady ?? false;
   const isSdk = client?.session?.isSdk ?? false;
   if (isConnected) await client.refresh(token);
-  setIdentity(storeToken(identity.storedIn, token));
+  setIdentity(storeToken(identity.storedIn, token, refreshToken));
   showCode({ name: "refresh", isSdk });
   const text = isConnected ? "The hub accepted it on the open connection." : "The next connection will use it.";
   showNotice({ title: "The session has a new token", text }, "good");
@@ -121,7 +125,7 @@ async function renewToken(token) {
 async function renewCookie(password) {
   const { user } = page.identity;
   const answer = await hub.login(user, password, true);
-  setIdentity(recordCookie(user, hub.now() + answer.expires_in * 1000));
+  setIdentity(recordCookie(user, hub.now() + answer.expires_in * 1000, page.facts.login_refresh));
   showCode({ name: "login", cookie: true });
   const isConnected = page.client?.isReady ?? false;
   if (isConnected) {

@@ -74,7 +74,7 @@ export function drawExpiry() {
 /** Shows the code of an action, see code.js. */
 export function showCode(action) {
   const isActive = page.client !== null && page.client.state !== "idle";
-  page.code.setAction({ way: isActive ? page.way : page.choices.way, url: socketUrl(), user: page.identity?.user || $("username").value || "ann", ...action });
+  page.code.setAction({ hasInternalApi: page.facts?.internal_api ?? false, way: isActive ? page.way : page.choices.way, url: socketUrl(), user: page.identity?.user || $("username").value || "ann", ...action });
 }
 
 export function showClockNotice(clock) {

@@ -1,10 +1,11 @@
-// Stores the token and the user: in a variable, in one of the browser's two storages, or in a cookie that the page cannot read.
+// Stores the tokens and the user: in a variable, in one of the browser's two storages, or in cookies that the page cannot read.
 
 import { readClaims, readExpiry } from "./token.js";
 
-const TOKEN = "wardcast.token";
-/** Describes the cookie, which no script can read: its user and when it expires. */
-const COOKIE = "wardcast.cookie";
+export const TOKEN = "wardcast.token";
+const REFRESH_TOKEN = "wardcast.refresh";
+/** Describes the cookies, which no script can read: their user, when the token expires, and whether it can be renewed. */
+export const COOKIE = "wardcast.cookie";
 const CHOICES = "wardcast.choices";
 
 export const STORAGES = [
@@ -42,43 +43,52 @@ function useStorage(name, use) {
 const read = (name, key) => useStorage(name, (storage) => storage.getItem(key));
 const write = (name, key, value) => useStorage(name, (storage) => (storage.setItem(key, value), true));
 
-function identityOf(storedIn, token) {
-  return { storedIn, token, user: String(readClaims(token)?.sub ?? ""), expiresAt: readExpiry(token) };
+function identityOf(storedIn, token, refreshToken) {
+  return { storedIn, token, refreshToken, isRenewable: refreshToken !== null, user: String(readClaims(token)?.sub ?? ""), expiresAt: readExpiry(token) };
 }
 
 /** Returns the identity after a reload; null if nothing is stored, as with a token in memory. */
 export function loadIdentity() {
   for (const [storedIn, name] of [["session", "sessionStorage"], ["local", "localStorage"]]) {
     const token = read(name, TOKEN);
-    if (token) return identityOf(storedIn, token);
+    if (token) return identityOf(storedIn, token, read(name, REFRESH_TOKEN));
   }
   try {
     const cookie = JSON.parse(read("localStorage", COOKIE));
-    return cookie && { storedIn: "cookie", token: null, user: String(cookie.user), expiresAt: Number(cookie.expiresAt) };
+    return cookie && cookieIdentity(String(cookie.user), Number(cookie.expiresAt), cookie.isRenewable === true);
   } catch {
     return null;
   }
 }
 
-/** Stores a token in this place and in no other. Returns the identity. */
-export function storeToken(storedIn, token) {
-  removeToken();
+const cookieIdentity = (user, expiresAt, isRenewable) => ({ storedIn: "cookie", token: null, refreshToken: null, isRenewable, user, expiresAt });
+
+/**
+ * Stores a token in this place and in no other, and the refresh token of its login, if it has one. Returns the identity. The
+ * token is replaced last and never absent, because other tabs read the storage when it changes.
+ */
+export function storeToken(storedIn, token, refreshToken = null) {
   const name = { session: "sessionStorage", local: "localStorage" }[storedIn];
-  const isStored = !name || write(name, TOKEN, token);
-  return identityOf(isStored ? storedIn : "memory", token);
+  removeToken(name ? [[name, REFRESH_TOKEN], [name, TOKEN]] : []);
+  if (!name) return identityOf("memory", token, refreshToken);
+  if (refreshToken) write(name, REFRESH_TOKEN, refreshToken);
+  else useStorage(name, (storage) => storage.removeItem(REFRESH_TOKEN));
+  return identityOf(write(name, TOKEN, token) ? storedIn : "memory", token, refreshToken);
 }
 
-/** Notes that the browser has the cookie. Returns the identity. */
-export function recordCookie(user, expiresAt) {
-  removeToken();
-  write("localStorage", COOKIE, JSON.stringify({ user, expiresAt }));
-  return { storedIn: "cookie", token: null, user, expiresAt };
+/** Notes that the browser has the cookies. Returns the identity. */
+export function recordCookie(user, expiresAt, isRenewable) {
+  removeToken([["localStorage", COOKIE]]);
+  write("localStorage", COOKIE, JSON.stringify({ user, expiresAt, isRenewable }));
+  return cookieIdentity(user, expiresAt, isRenewable);
 }
 
-/** Removes the token from every place. Only the hub can remove the cookie. */
-export function removeToken() {
+/** Removes the tokens from every place, except for the entries in `kept`. Only the hub can remove the cookies. */
+export function removeToken(kept = []) {
   for (const name of ["sessionStorage", "localStorage"]) {
-    for (const key of [TOKEN, COOKIE]) useStorage(name, (storage) => storage.removeItem(key));
+    for (const key of [TOKEN, REFRESH_TOKEN, COOKIE]) {
+      if (!kept.some((entry) => entry[0] === name && entry[1] === key)) useStorage(name, (storage) => storage.removeItem(key));
+    }
   }
 }
 

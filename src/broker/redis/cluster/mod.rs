@@ -181,13 +181,27 @@ impl ClusterFollower {
                 Err(error) => followed = Err(format!("cannot use the master at {address}: {error}")),
             }
         }
-        context.router.replace(&context.names, Routes::to_masters(servers, topology.owners(&addresses)));
+        let routes = Routes::to_masters(servers, topology.owners(&addresses));
+        self.hold_moved_slots(&routes);
+        context.router.replace(&context.names, routes);
         for (address, server, queue) in started {
             let tasks = tokio::spawn(server.clone().run(context.clone(), queue, self.inbox.clone()));
             self.masters.insert(address, Master { server, tasks });
         }
         self.end_unused(&addresses);
         followed
+    }
+
+    /// Lets what comes for a slot that has moved wait until its old server has sent what it had queued.
+    fn hold_moved_slots(&self, routes: &Routes) {
+        for (server, slots) in self.context.router.routes().slots_lost_in(routes) {
+            self.redirects.hold(&slots, server.address());
+            let (done, redirects) = (server.publishing_done(), self.redirects.clone());
+            tokio::spawn(async move {
+                done.await;
+                redirects.release(&slots);
+            });
+        }
     }
 
     fn new_server(&self, address: &NodeAddress) -> Result<(Arc<RedisServer>, ServerQueue), RedisConfigError> {

@@ -5,6 +5,7 @@
 //! bytes; the last field has no length and ends with the message.
 
 mod commands;
+mod layout;
 mod presence;
 mod read;
 mod signature;
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub(super) use commands::encode_commands;
+pub(super) use layout::{NodeLayout, encode_layout};
 pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
 pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
@@ -48,6 +50,8 @@ const ANSWER: u8 = b'r';
 const CONTROL: u8 = b'o';
 const PROBE: u8 = b'n';
 const HEARTBEAT: u8 = b'h';
+/// Follows a heartbeat. Not a field of it: an older instance would drop the heartbeat.
+const LAYOUT: u8 = b'y';
 /// Commands of a client for a session of one instance.
 const COMMANDS: u8 = b'e';
 
@@ -104,6 +108,8 @@ pub(super) enum BusMessage {
     },
     /// A sign of life of another node, or of this one.
     Heartbeat(Heartbeat),
+    /// On which servers another node, or this one, looks for channels.
+    Layout(NodeLayout),
     /// A probe that this instance has sent.
     Probe {
         /// The number that it was sent with.
@@ -489,9 +495,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_never_panics(kind in 0..10_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decoding_never_panics(kind in 0..11_usize, body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let kind = [
-                PUBLICATION, STORED, JOIN, LEAVE, STORED_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT,
+                PUBLICATION, STORED, JOIN, LEAVE, STORED_CLIENT, QUESTION, ANSWER, CONTROL, PROBE, HEARTBEAT, LAYOUT,
             ][kind];
             for source in [news(), MessageSource::Control, MessageSource::Replies, MessageSource::Probe] {
                 let _ = decode(source, [MAGIC.as_slice(), &[VERSION, kind], &body].concat().into());

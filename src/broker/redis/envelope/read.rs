@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     super::names::MessageSource, ANSWER, AnswerPart, BusMessage, COMMANDS, CONTROL, DropReason, HEARTBEAT,
-    HISTORY_REMOVED, Heartbeat, HeartbeatKind, JOIN, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION,
+    HISTORY_REMOVED, Heartbeat, HeartbeatKind, JOIN, LAYOUT, LEAVE, MAGIC, MessageSigner, PROBE, PUBLICATION, QUESTION,
     STORED_CLIENT, STORED_PREFIX, SurveyId, VERSION,
 };
 use crate::{
@@ -70,10 +70,11 @@ pub(in crate::broker::redis) fn decode(
         }
         (CONTROL, MessageSource::Control) => reader.decode_control(),
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
+        (LAYOUT, MessageSource::Control) => reader.decode_layout(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
         (
             PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | COMMANDS
-            | PROBE | HEARTBEAT,
+            | PROBE | HEARTBEAT | LAYOUT,
             _,
         ) => Err(MISPLACED),
         _ => Err(DropReason("kind")),
@@ -88,7 +89,7 @@ fn decode_stored(
 ) -> Result<Publication, DropReason> {
     let MessageSource::Channel(channel) = source else { return Err(MISPLACED) };
     reader.read_bytes(STORED_PREFIX.len())?;
-    let offset = reader.0.try_get_u64().map_err(|_| TRUNCATED)?;
+    let offset = reader.read_u64()?;
     let epoch = reader.read_bytes(Epoch::BYTES)?;
     let epoch = std::str::from_utf8(&epoch).ok().and_then(Epoch::parse).ok_or(DropReason("epoch"))?;
     let publication = decode_record(channel, reader.0, signer)?;
@@ -144,6 +145,15 @@ impl EnvelopeReader {
         let text = self.read_text()?;
         let is_valid = (1..=MAX_NODE_TEXT_BYTES).contains(&text.len()) && !text.contains(char::is_control);
         if is_valid { Ok(text) } else { Err(invalid) }
+    }
+
+    /// Reads the id of a node with its random part.
+    pub(super) fn read_instance(&mut self) -> Result<String, DropReason> {
+        self.read_node_text(INSTANCE)
+    }
+
+    pub(super) fn read_u64(&mut self) -> Result<u64, DropReason> {
+        self.0.try_get_u64().map_err(|_| TRUNCATED)
     }
 
     /// Returns what has not been read.
@@ -255,7 +265,7 @@ impl EnvelopeReader {
     }
 
     fn decode_probe(mut self) -> Result<BusMessage, DropReason> {
-        let nonce = self.0.try_get_u64().map_err(|_| TRUNCATED)?;
+        let nonce = self.read_u64()?;
         self.finish(BusMessage::Probe { nonce })
     }
 }

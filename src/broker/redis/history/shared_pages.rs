@@ -225,10 +225,9 @@ fn covers(kept: &HistoryRequest, request: &HistoryRequest) -> bool {
         return true;
     }
     let (Some(kept_since), Some(since)) = (kept.since, request.since) else { return false };
-    let is_forwards = |request: &HistoryRequest| !request.is_reverse && request.max_bytes.is_none();
     let has_epoch = kept_since.epoch.is_some() || since.epoch.is_some();
-    is_forwards(kept)
-        && is_forwards(request)
+    !kept.is_reverse
+        && !request.is_reverse
         && kept.limit == request.limit
         && !has_epoch
         && kept_since.offset <= since.offset

@@ -7,6 +7,7 @@
 //! queue wait outside of it ([`changes`]).
 
 mod changes;
+mod divide;
 mod read;
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +21,10 @@ use tokio::{
 };
 
 use self::changes::{PresenceChanges, Removal};
-pub(super) use self::read::PresenceRead;
+pub(super) use self::{
+    divide::{divide, is_change, merge},
+    read::PresenceRead,
+};
 use super::{
     RedisContext, envelope,
     scripts::{self, RedisScript},

@@ -57,6 +57,11 @@ impl RedisScript {
         Self { source, hash: hash_of(source) }
     }
 
+    /// Returns the hash, by which it is called.
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
     /// Returns the command that runs the script with these KEYS. The caller appends ARGV.
     pub(super) fn call(&self, keys: &[impl ToRedisArgs]) -> Cmd {
         let mut call = redis::cmd("EVALSHA");

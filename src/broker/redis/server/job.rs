@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     super::history::{StoredPublication, split_reply, store_call},
     fault::accepted,
+    redirect::slot_of_command,
 };
 use crate::broker::BrokerError;
 
@@ -92,6 +93,14 @@ impl PublishJob {
         match &self.command {
             JobCommand::Store(publication) => Some(publication),
             _ => None,
+        }
+    }
+
+    /// Returns the slot of its keys. `None`: it has none.
+    pub(super) fn slot(&self) -> Option<u16> {
+        match &self.command {
+            JobCommand::Publish(command) | JobCommand::Script(command) => slot_of_command(command),
+            JobCommand::Store(publication) => Some(publication.slot()),
         }
     }
 

@@ -16,8 +16,10 @@ mod probe;
 mod publisher;
 mod ready;
 mod redirect;
+mod resend;
 mod role;
 mod sentinel;
+mod slot_queues;
 mod storage;
 mod subscribe_commands;
 mod subscriber;
@@ -41,7 +43,8 @@ pub(super) use self::{
     board::ServerBoard,
     desired_subscriptions::DesiredSubscriptions,
     fault::{accepted, describe},
-    redirect::{Redirects, resend},
+    redirect::Redirects,
+    resend::resend,
 };
 use self::{
     connect::Connector,
@@ -213,6 +216,13 @@ impl RedisServer {
         message_bytes: usize,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         self.publisher.run_script(call, message_bytes)
+    }
+
+    /// Waits until everything is answered, or sent elsewhere, that was queued to be published before the call.
+    pub(super) fn publishing_done(&self) -> impl Future<Output = ()> + Send + use<> {
+        // Commands are answered in their order.
+        let last = self.publisher.run_script(redis::cmd("PING"), 0);
+        async move { _ = last.await }
     }
 
     /// Returns whether half of the room for what waits to be published is taken.

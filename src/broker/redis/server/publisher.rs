@@ -135,7 +135,7 @@ impl Publisher {
         match self.queue.try_send(job) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => return Err(BrokerError::Busy),
-            Err(mpsc::error::TrySendError::Closed(job)) => send_elsewhere(self.redirects.as_deref(), job),
+            Err(mpsc::error::TrySendError::Closed(job)) => send_elsewhere(self.redirects.as_deref(), "", job),
         }
         Ok(result)
     }
@@ -216,6 +216,9 @@ impl PublisherTask {
                     _ = self.jobs.recv_many(&mut self.unsent, BATCH_COMMANDS) => (),
                 }
             }
+            if let Some(redirects) = &self.server.redirects {
+                redirects.take_waiting(&mut self.unsent, &self.server.address);
+            }
             let batch = take_batch(&mut self.unsent);
             match send_batch(&self.server, &mut redis, batch, &self.refused_scripts).await {
                 Ok(BatchOutcome::Published) => health.report_up(RedisLink::Publishing, None),
@@ -233,13 +236,16 @@ impl Drop for PublisherTask {
     fn drop(&mut self) {
         self.jobs.close();
         let queued = std::iter::from_fn(|| self.jobs.try_recv().ok());
-        self.unsent.drain(..).chain(queued).for_each(|job| send_elsewhere(self.server.redirects.as_deref(), job));
+        self.unsent
+            .drain(..)
+            .chain(queued)
+            .for_each(|job| send_elsewhere(self.server.redirects.as_deref(), &self.server.address, job));
     }
 }
 
-fn send_elsewhere(redirects: Option<&Redirects>, job: PublishJob) {
+fn send_elsewhere(redirects: Option<&Redirects>, server: &str, job: PublishJob) {
     match redirects {
-        Some(redirects) => redirects.send_elsewhere(job),
+        Some(redirects) => redirects.send_elsewhere(job, server),
         None => job.fail(ENDED),
     }
 }

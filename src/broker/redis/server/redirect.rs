@@ -1,46 +1,30 @@
 //! The replies by which a node of a Cluster refuses a command that it has not run: the slot is on another master, or on its way
-//! there, or the Cluster is down. Such a command is sent again where it belongs, until its caller stops waiting.
+//! there, or the Cluster is down. Such a command is [sent again](super::resend) where it belongs, until its caller stops waiting.
+//! What comes for the slot meanwhile waits behind it.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
-
-use futures_util::{
-    future::join_all,
-    stream::{FuturesUnordered, StreamExt},
-};
+use parking_lot::Mutex;
 use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
-use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, sleep_until},
-};
+use tokio::sync::{Notify, mpsc};
 
 use super::{
-    super::{
-        RedisContext,
-        partition::slot_of,
-        scripts::{Announcement, ImportingCall},
-    },
+    super::{partition::slot_of, presence::is_change},
     job::PublishJob,
+    slot_queues::SlotQueues,
 };
 
-/// Time until a refused command is sent again. Meanwhile the topology is read.
-const RESEND_DELAY: Duration = Duration::from_millis(60);
-/// Maximum number of refused commands that wait. Above it they fail.
-const MAX_REFUSED: usize = 16_384;
-/// Maximum number of commands that are sent to an importing server together.
-const BATCH_COMMANDS: usize = 512;
+/// Maximum number of refused commands that nothing waits for. Above it they fail.
+pub(super) const MAX_UNORDERED: usize = 16_384;
+const TOO_MANY_WAIT: &str = "too many commands wait for the new master of their slot";
 
-/// Where a refused command has to be sent.
+/// Why a command was refused, and so where it has to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Redirect {
     /// To the master of this slot.
     Moved(u16),
     /// Once, behind ASKING, to the server at this address, which is importing the slot.
     Ask(String),
-    /// To the same server.
-    Later,
+    /// To the same server. It does not have all keys: the others are on the importing server, or nowhere.
+    TryAgain,
     /// To the same server, when the Cluster works again.
     Down,
 }
@@ -50,11 +34,13 @@ impl Redirect {
     pub(super) fn of(error: &RedisError) -> Option<Self> {
         let node = error.redirect_node();
         match error.kind() {
-            ErrorKind::Server(ServerErrorKind::Moved) => Some(node.map_or(Self::Later, |(_, slot)| Self::Moved(slot))),
-            ErrorKind::Server(ServerErrorKind::Ask) => {
-                Some(node.map_or(Self::Later, |(address, _)| Self::Ask(address.to_owned())))
+            ErrorKind::Server(ServerErrorKind::Moved) => {
+                Some(node.map_or(Self::TryAgain, |(_, slot)| Self::Moved(slot)))
             }
-            ErrorKind::Server(ServerErrorKind::TryAgain) => Some(Self::Later),
+            ErrorKind::Server(ServerErrorKind::Ask) => {
+                Some(node.map_or(Self::TryAgain, |(address, _)| Self::Ask(address.to_owned())))
+            }
+            ErrorKind::Server(ServerErrorKind::TryAgain) => Some(Self::TryAgain),
             ErrorKind::Server(ServerErrorKind::ClusterDown) => Some(Self::Down),
             _ => None,
         }
@@ -69,25 +55,43 @@ impl Redirect {
     }
 }
 
+/// A command that waits in the queue of its slot.
+pub(in super::super) struct WaitingJob {
+    pub(super) job: PublishJob,
+    /// `None`: it was not refused, but waits behind one that was.
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl WaitingJob {
+    /// Returns whether it has to be sent to an importing server.
+    pub(super) fn is_asked(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| matches!(refusal.redirect, Redirect::Ask(_)))
+    }
+}
+
+/// How a command was refused.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) redirect: Redirect,
+    /// The address of the server.
+    pub(super) by: String,
+}
+
 /// Takes refused commands of all servers of a Cluster, and the requests to read its topology.
 pub(in super::super) struct Redirects {
-    queue: mpsc::Sender<RefusedJob>,
+    queues: Mutex<SlotQueues<WaitingJob>>,
+    /// Refused commands that nothing waits for.
+    unordered: mpsc::Sender<WaitingJob>,
+    begun: Notify,
     topology_requested: Notify,
 }
 
-/// A refused command.
-pub(in super::super) struct RefusedJob {
-    job: PublishJob,
-    redirect: Redirect,
-    /// The address of the server that has refused it.
-    by: String,
-}
-
 impl Redirects {
-    /// Creates the queue; the receiver is for [`resend`].
-    pub(in super::super) fn new() -> (Self, mpsc::Receiver<RefusedJob>) {
-        let (queue, refused) = mpsc::channel(MAX_REFUSED);
-        (Self { queue, topology_requested: Notify::new() }, refused)
+    /// Creates the queues; the receiver is for [`resend`](super::resend::resend).
+    pub(in super::super) fn new() -> (Self, mpsc::Receiver<WaitingJob>) {
+        let (unordered, receiver) = mpsc::channel(MAX_UNORDERED);
+        let (queues, begun, topology_requested) = Default::default();
+        (Self { queues, unordered, begun, topology_requested }, receiver)
     }
 
     /// Has the topology read at once, because a server no longer has what it should have.
@@ -103,135 +107,89 @@ impl Redirects {
     /// Queues a command that the server at this address has refused.
     pub(super) fn send_again(&self, job: PublishJob, redirect: Redirect, by: &str) {
         self.request_topology();
-        if let Err(error) = self.queue.try_send(RefusedJob { job, redirect, by: by.to_owned() }) {
-            error.into_inner().job.fail("too many commands wait for the new master of their slot");
+        let slot = match redirect {
+            Redirect::Moved(slot) => Some(slot),
+            _ => job.slot(),
+        };
+        // It waits until the keys of its channel have moved. Those of the slot's other channels need not.
+        let is_ordered = redirect != Redirect::TryAgain || is_change(&job.command());
+        let refusal = Some(Refusal { redirect, by: by.to_owned() });
+        match slot {
+            Some(_) if !is_ordered => {
+                if let Err(error) = self.unordered.try_send(WaitingJob { job, refusal }) {
+                    error.into_inner().job.fail(TOO_MANY_WAIT);
+                }
+            }
+            Some(slot) => self.push(slot, by, WaitingJob { job, refusal }),
+            None => job.fail("a server of the cluster has refused it, and it has no slot"),
         }
     }
 
-    /// Queues a command whose server has left the Cluster before it was sent.
-    pub(super) fn send_elsewhere(&self, job: PublishJob) {
-        match slot_of_command(&job.command()) {
-            Some(slot) => self.send_again(job, Redirect::Moved(slot), ""),
+    /// Queues a command whose server, at this address, has left the Cluster before it was sent.
+    pub(super) fn send_elsewhere(&self, job: PublishJob, server: &str) {
+        match job.slot() {
+            Some(slot) => self.send_again(job, Redirect::Moved(slot), server),
             None => job.fail("its server is no longer a master of the cluster"),
         }
+    }
+
+    /// Takes those of the `jobs` of a server that have to wait behind refused ones, or behind those that another server still has.
+    pub(super) fn take_waiting(&self, jobs: &mut Vec<PublishJob>, server: &str) {
+        if self.queues.lock().is_empty() {
+            return;
+        }
+        let waiting = |job: &mut PublishJob| job.slot().is_some_and(|slot| self.queues.lock().has_queue(slot));
+        for job in jobs.extract_if(.., waiting) {
+            if let Some(slot) = job.slot() {
+                self.push(slot, server, WaitingJob { job, refusal: None });
+            }
+        }
+    }
+
+    fn push(&self, slot: u16, server: &str, job: WaitingJob) {
+        match self.queues.lock().push(slot, server, job) {
+            Ok(()) => self.begun.notify_one(),
+            Err(WaitingJob { job, .. }) => job.fail(TOO_MANY_WAIT),
+        }
+    }
+
+    /// Lets what comes for these slots wait until [`Self::release`]: the server that had them may still have commands.
+    pub(in super::super) fn hold(&self, slots: &[u16], server: &str) {
+        let mut queues = self.queues.lock();
+        slots.iter().for_each(|slot| queues.hold(*slot, server));
+    }
+
+    /// Ends [`Self::hold`].
+    pub(in super::super) fn release(&self, slots: &[u16]) {
+        let mut queues = self.queues.lock();
+        slots.iter().for_each(|slot| queues.release(*slot));
+        self.begun.notify_one();
+    }
+
+    /// Waits for slots whose queues are to be emptied.
+    pub(super) async fn begun(&self) -> Vec<u16> {
+        self.begun.notified().await;
+        self.queues.lock().take_begun()
+    }
+
+    /// Takes the first commands of a queue, as [`SlotQueues::take`] says.
+    pub(super) fn take(&self, slot: u16, max: usize, keep: bool) -> Option<Vec<WaitingJob>> {
+        self.queues.lock().take(slot, max, keep)
+    }
+
+    /// Puts commands back that were taken.
+    pub(super) fn put_back(&self, slot: u16, jobs: Vec<WaitingJob>) {
+        self.queues.lock().put_back(slot, jobs);
     }
 }
 
 /// Returns the slot of a command, which has its key or its shard channel first, or is the call of a script.
-fn slot_of_command(command: &Cmd) -> Option<u16> {
+pub(super) fn slot_of_command(command: &Cmd) -> Option<u16> {
     let argument = |index: usize| match command.args_iter().nth(index)? {
         Arg::Simple(argument) => Some(argument),
         _ => None,
     };
     argument(if argument(0)? == b"EVALSHA" { 3 } else { 1 }).map(slot_of)
-}
-
-/// Sends refused commands again, forever. Those for one importing server keep their order, and wait for no other server.
-pub(in super::super) async fn resend(
-    context: &RedisContext,
-    redirects: &Redirects,
-    mut refused: mpsc::Receiver<RefusedJob>,
-) {
-    let mut delayed = VecDeque::<(Instant, RefusedJob)>::new();
-    // What waits for the batch that is on its way to this importing server.
-    let mut importing = HashMap::<String, Vec<RefusedJob>>::new();
-    let mut batches = FuturesUnordered::new();
-    loop {
-        let waiting = delayed.len() + importing.values().map(Vec::len).sum::<usize>();
-        let due = delayed.front().map(|(due, _)| *due);
-        tokio::select! {
-            Some(RefusedJob { job, redirect, by }) = refused.recv(), if waiting < MAX_REFUSED => match redirect {
-                Redirect::Ask(address) => {
-                    let refused = RefusedJob { job, redirect: Redirect::Later, by };
-                    if let Some(waiting) = importing.get_mut(&address) {
-                        waiting.push(refused);
-                    } else {
-                        importing.insert(address.clone(), Vec::new());
-                        batches.push(send_to_importing(context, redirects, address, vec![refused]));
-                    }
-                }
-                redirect => delayed.push_back((Instant::now() + RESEND_DELAY, RefusedJob { job, redirect, by })),
-            },
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                if let Some((_, refused)) = delayed.pop_front() {
-                    send_delayed(context, redirects, refused);
-                }
-            }
-            Some(address) = batches.next() => {
-                let mut next = importing.remove(&address).unwrap_or_default();
-                if !next.is_empty() {
-                    importing.insert(address.clone(), next.split_off(next.len().min(BATCH_COMMANDS)));
-                    batches.push(send_to_importing(context, redirects, address, next));
-                }
-            }
-        }
-    }
-}
-
-fn send_delayed(context: &RedisContext, redirects: &Redirects, RefusedJob { job, redirect, by }: RefusedJob) {
-    // A caller that has stopped waiting has reported a failure.
-    if job.is_abandoned() {
-        return;
-    }
-    let routes = context.router.routes();
-    match redirect {
-        Redirect::Moved(slot) => match routes.of_slot(slot) {
-            Some(server) => server.publisher.enqueue_again(job),
-            None => redirects.send_again(job, redirect, &by),
-        },
-        Redirect::Later | Redirect::Down | Redirect::Ask(_) => match routes.at(&by) {
-            Some(server) => server.publisher.enqueue_again(job),
-            None => redirects.send_elsewhere(job),
-        },
-    }
-}
-
-/// Sends commands to the server at this address, which is importing their slots, in one round trip; returns the address. What
-/// they announce there is announced by the old master, too: it has the subscribers until the move ends.
-async fn send_to_importing(
-    context: &RedisContext,
-    redirects: &Redirects,
-    address: String,
-    mut batch: Vec<RefusedJob>,
-) -> String {
-    batch.retain(|refused| !refused.job.is_abandoned());
-    let routes = context.router.routes();
-    let Some(server) = routes.at(&address) else {
-        // It has no other slot yet.
-        batch.into_iter().for_each(|RefusedJob { job, redirect, by }| redirects.send_again(job, redirect, &by));
-        return address;
-    };
-    let calls: Vec<_> = batch.iter().map(|refused| ImportingCall::new(&refused.job.command())).collect();
-    let commands = calls.iter().flat_map(|call| call.commands.iter().cloned()).collect();
-    let replies = server.connector.query_many(commands, server.timeout).await;
-    let mut replies = match replies {
-        Ok(replies) => replies.into_iter(),
-        Err(error) => {
-            batch.into_iter().for_each(|refused| refused.job.fail(&error));
-            return address;
-        }
-    };
-    let mut announced = Vec::new();
-    for (call, RefusedJob { job, redirect, by }) in calls.iter().zip(batch) {
-        let reply = replies.by_ref().take(call.commands.len()).last().unwrap_or_default();
-        match Redirect::of_reply(&reply) {
-            Some(moved @ Redirect::Moved(_)) => redirects.send_again(job, moved, &by),
-            Some(_) => redirects.send_again(job, redirect, &by),
-            None => {
-                let (reply, announcements) = call.parse(reply);
-                let old = routes.at(&by);
-                let announce = |Announcement { shard_channel, message }| {
-                    Some(old?.publisher.publish(std::str::from_utf8(&shard_channel).ok()?, &message))
-                };
-                // Queued before the caller goes on: what it publishes next comes behind it.
-                announced.extend(announcements.into_iter().filter_map(announce));
-                job.complete_command(reply);
-            }
-        }
-    }
-    // The next batch comes after them. One that fails is lost, like any other of an old master.
-    join_all(announced).await;
-    address
 }
 
 #[cfg(test)]
@@ -244,7 +202,7 @@ mod tests {
         assert_eq!(redirect("-MOVED 3999 127.0.0.1:6381\r\n"), Some(Redirect::Moved(3999)));
         assert_eq!(redirect("-MOVED 3999 :6381\r\n"), Some(Redirect::Moved(3999)));
         assert_eq!(redirect("-ASK 3999 [::1]:6381\r\n"), Some(Redirect::Ask("[::1]:6381".to_owned())));
-        assert_eq!(redirect("-TRYAGAIN Multiple keys request during rehashing of slot\r\n"), Some(Redirect::Later));
+        assert_eq!(redirect("-TRYAGAIN Multiple keys request during rehashing of slot\r\n"), Some(Redirect::TryAgain));
         assert_eq!(redirect("-CLUSTERDOWN Hash slot not served\r\n"), Some(Redirect::Down));
         assert_eq!(redirect("-READONLY You can't write against a read only replica.\r\n"), None);
         assert_eq!(redirect(":1\r\n"), None);

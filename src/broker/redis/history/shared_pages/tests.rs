@@ -255,6 +255,17 @@ fn read(published: u64, size: u64, request: HistoryRequest) -> HistoryPage {
     page
 }
 
+/// Whether a page is that of a read at its top. One that was cut off may be older: what it lacks at its end is not in it, and what has
+/// left the history meanwhile still is.
+fn is_read(page: &HistoryPage, size: u64, request: HistoryRequest) -> bool {
+    let top = page.top.offset;
+    let is_older = |earlier| {
+        let read = read(earlier, size, request);
+        !has_end(&read) && read.publications == page.publications
+    };
+    *page == read(top, size, request) || (0..top).any(is_older)
+}
+
 proptest! {
     #[test]
     fn shared_pages_are_those_of_a_new_read_that_has_everything_received(
@@ -282,14 +293,14 @@ proptest! {
                     let shared = pages.finish(&news(), id, page.map(Arc::new)).unwrap();
                     prop_assert!(shared.top.offset >= received);
                     let own = within_limit(shared.clone(), request.limit);
-                    prop_assert_eq!(own, read(shared.top.offset, size, request));
+                    prop_assert!(is_read(&own, size, request), "{own:?}");
                 }
                 Step::Receive | Step::Finish => {}
             }
             if let Found::Page(kept, page) = pages.find(&news(), &asked, known(received)) {
                 let page = answer(&kept, page, &asked, known(received)).unwrap();
                 prop_assert!(page.top.offset >= received && page.top.offset <= published);
-                prop_assert_eq!(&page, &read(page.top.offset, size, asked));
+                prop_assert!(is_read(&page, size, asked), "{page:?}");
             }
         }
         let bytes: usize = pages.entries.values().map(|entry| entry.bytes).sum();

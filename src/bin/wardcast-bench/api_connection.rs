@@ -15,7 +15,7 @@ use crate::{http::Response, target_url::TargetUrl};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connection.
-pub(super) struct ApiConnection {
+pub(crate) struct ApiConnection {
     stream: TcpStream,
     authority: String,
     key: String,
@@ -23,9 +23,9 @@ pub(super) struct ApiConnection {
 
 impl ApiConnection {
     /// Connects.
-    pub(super) fn open(target: &TargetUrl, key: &str) -> Result<Self> {
+    pub(crate) fn open(target: &TargetUrl, key: &str) -> Result<Self> {
         if target.is_tls {
-            return fail("revoke and expiry call the server API without TLS");
+            return fail("this program calls the server API without TLS: give a --url with ws://");
         }
         let stream = TcpStream::connect(target.address).context("connecting")?;
         stream.set_nodelay(true).context("connecting")?;
@@ -34,7 +34,7 @@ impl ApiConnection {
     }
 
     /// Calls a method and returns its answer.
-    pub(super) fn call(&mut self, path: &str, body: &str) -> Result<Value> {
+    pub(crate) fn call(&mut self, path: &str, body: &str) -> Result<Value> {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.authority,

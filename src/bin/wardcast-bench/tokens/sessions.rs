@@ -1,7 +1,8 @@
-//! The sessions of `revoke` and `expiry`: those whose tokens end, some of which do not read, and others.
+//! The sessions of these commands: their tokens end or are refreshed, some do not read, or they only stay.
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +13,7 @@ use std::{
 use actix_http::ws::OpCode;
 use mio::{Events, Poll, Token};
 
-use super::{CHANNEL, NEVER, TokenEndArgs};
+use super::CHANNEL;
 use crate::connection::{ReadBuffer, SocketOptions, wait_for_events};
 use crate::delivery_stats::Latencies;
 use crate::error::{BenchError, Context, Result, fail};
@@ -20,17 +21,22 @@ use crate::publication_stamp::StampFinder;
 use crate::websocket::{WebSocket, write_frame};
 use crate::{clock, hub_under_test::HubUnderTest, run::Run};
 
+/// A time that has not come.
+pub(super) const NEVER: u64 = u64::MAX;
 /// Handshakes at a time.
 const CONCURRENCY: usize = 64;
 /// The receive buffer of a session that does not read.
 const STALLED_RECEIVE_BYTES: usize = 4096;
+
+/// The beginning of the reply to a refresh command, whose id is 3.
+const REFRESH_REPLY: &[u8] = b"{\"id\":3,\"refresh\":";
 
 /// What a session is.
 pub(super) struct SessionPlan {
     pub(super) user: String,
     /// `exp`.
     pub(super) expires_at: u64,
-    /// When its token ends, by the clock of this program; `None` for the other sessions.
+    /// When its token ends, by the clock of this program; `None` if it does not end.
     pub(super) end: Option<Arc<AtomicU64>>,
 }
 
@@ -42,6 +48,10 @@ struct Session {
     is_stalled: bool,
     /// The clock when the last delivery was read, and when it had been sent.
     last_delivery: Option<(u64, u64)>,
+    /// The number of the newest publication; 0 before the first.
+    newest: u64,
+    /// When its refresh was due, if it has no answer.
+    refresh_due: Option<u64>,
     closed: Option<(u64, String)>,
 }
 
@@ -53,22 +63,27 @@ pub(super) struct Sessions {
     finder: StampFinder,
     list: Vec<Session>,
     nodes: usize,
-    others: [Latencies; 2],
-    is_after: bool,
+    /// When the deliveries to sessions that stay were sent, and when they were read.
+    timed: Vec<(u64, u64)>,
+    /// From when a refresh was due to its answer.
+    refreshed: Latencies,
+    /// Publications that sessions that stay have not received although they have received later ones.
+    missed: u64,
     deliveries: u64,
     /// Deliveries of publications that were sent after the end of the session's token.
     late: u64,
 }
 
 impl Sessions {
-    /// Opens all sessions, spread over the hubs.
+    /// Opens the sessions with these numbers, spread over the hubs. The first ones do not read.
     pub(super) fn open(
         hub: &HubUnderTest<'_>,
         run: &Run,
-        args: &TokenEndArgs,
-        plan: impl Fn(usize, bool) -> SessionPlan,
+        numbers: Range<usize>,
+        stalled: usize,
+        plan: impl Fn(usize) -> SessionPlan,
     ) -> Result<Self> {
-        let (meant, count) = (args.connections as usize, (args.connections + args.others) as usize);
+        let count = numbers.len();
         let options = hub.socket_options(&hub.targets)?;
         let mut sessions = Self {
             poll: Poll::new().context("epoll")?,
@@ -77,23 +92,25 @@ impl Sessions {
             finder: StampFinder::default(),
             list: Vec::with_capacity(count),
             nodes: hub.targets.len(),
-            others: [Latencies::default(), Latencies::default()],
-            is_after: false,
+            timed: Vec::new(),
+            refreshed: Latencies::default(),
+            missed: 0,
             deliveries: 0,
             late: 0,
         };
         let mut live = 0;
         while live < count {
             while sessions.list.len() < count && sessions.list.len() < live + CONCURRENCY {
-                let number = sessions.list.len();
-                let plan = plan(number, number < meant);
+                let index = sessions.list.len();
+                let number = numbers.start + index;
+                let plan = plan(number);
                 let token = hub.token_of(&plan.user, plan.expires_at)?;
-                let is_stalled = number < usize::from(args.stalled);
+                let is_stalled = index < stalled;
                 let receive_buffer = is_stalled.then_some(STALLED_RECEIVE_BYTES);
                 let options = SocketOptions { receive_buffer, ..options.clone() };
                 let node = number % sessions.nodes;
                 let credentials = hub.send_token().credentials(&token);
-                let source = (sessions.poll.registry(), Token(number));
+                let source = (sessions.poll.registry(), Token(index));
                 let websocket = WebSocket::open(&hub.targets[node], credentials, &options, source)?;
                 sessions.list.push(Session {
                     websocket: Some(Box::new(websocket)),
@@ -102,6 +119,8 @@ impl Sessions {
                     is_live: false,
                     is_stalled,
                     last_delivery: None,
+                    newest: 0,
+                    refresh_due: None,
                     closed: None,
                 });
             }
@@ -115,11 +134,6 @@ impl Sessions {
             }
         }
         Ok(sessions)
-    }
-
-    /// From now on deliveries to others count as after the end.
-    pub(super) fn begin_after(&mut self) {
-        self.is_after = true;
     }
 
     /// Reads for a time.
@@ -142,7 +156,29 @@ impl Sessions {
         self.list.iter().all(|session| session.end.is_none() || session.is_stalled || session.closed.is_some())
     }
 
-    fn read(&mut self, timeout: Duration) -> Result<()> {
+    /// Returns whether all sessions that are open have the answers to their refreshes.
+    pub(super) fn have_refreshed(&self) -> bool {
+        self.list.iter().all(|session| session.refresh_due.is_none() || session.closed.is_some())
+    }
+
+    /// Returns whether all sessions that are open have received this publication.
+    pub(super) fn have_received(&self, number: u64) -> bool {
+        self.list.iter().all(|session| session.newest == number || session.closed.is_some())
+    }
+
+    /// Sends a new token for a session.
+    pub(super) fn refresh(&mut self, index: usize, token: &str, due: u64) {
+        let session = &mut self.list[index];
+        let Some(websocket) = &mut session.websocket else { return };
+        session.refresh_due = Some(due);
+        let command = format!("{{\"id\":3,\"refresh\":{{\"token\":\"{token}\"}}}}");
+        if let Err(BenchError(reason)) = websocket.send(command.as_bytes()) {
+            session.closed = Some((clock::now(), reason));
+        }
+    }
+
+    /// Reads what has come, and waits for it until the timeout.
+    pub(super) fn read(&mut self, timeout: Duration) -> Result<()> {
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         let waited = wait_for_events(&mut self.poll, &mut events, timeout);
         for event in &events {
@@ -153,22 +189,30 @@ impl Sessions {
         waited
     }
 
-    fn on_ready(&mut self, number: usize, is_closing: bool) {
-        let Self { list, buffer, finder, others, is_after, deliveries, late, .. } = self;
-        let Some(session) = list.get_mut(number) else { return };
+    fn on_ready(&mut self, index: usize, is_closing: bool) {
+        let Self { list, buffer, finder, timed, refreshed, missed, deliveries, late, .. } = self;
+        let Some(session) = list.get_mut(index) else { return };
         if session.is_stalled && session.is_live {
             return;
         }
         let Some(mut websocket) = session.websocket.take() else { return };
-        let (end, is_live, last) = (&session.end, &mut session.is_live, &mut session.last_delivery);
+        let Session { end, is_live, last_delivery, newest, refresh_due, .. } = session;
         let result = websocket.on_ready(buffer, is_closing, |message, out, now| {
             if let Some(stamp) = finder.find(message) {
                 *deliveries += 1;
-                *last = Some((now, stamp.sent_at));
+                *last_delivery = Some((now, stamp.sent_at));
+                let previous = std::mem::replace(newest, stamp.sequence.into());
                 match end {
                     Some(end) => *late += u64::from(stamp.sent_at > end.load(Ordering::Acquire)),
-                    None => others[usize::from(*is_after)].record(stamp.sent_at, now),
+                    None => {
+                        timed.push((stamp.sent_at, now));
+                        *missed += if previous == 0 { 0 } else { newest.abs_diff(previous + 1) };
+                    }
                 }
+                return Ok(());
+            }
+            if message.starts_with(REFRESH_REPLY) {
+                refresh_due.take().into_iter().for_each(|due| refreshed.record(due, now));
                 return Ok(());
             }
             let text = String::from_utf8_lossy(message);
@@ -188,18 +232,18 @@ impl Sessions {
         }
     }
 
-    /// Has the stalled sessions read what the kernel has for them, and reports. `revoked` is when a revocation was called for, and
-    /// from when a node that was frozen could obey it.
-    pub(super) fn finish(mut self, run: &mut Run, revoked: Option<(u64, u64)>) -> Result<()> {
-        let stalled: Vec<usize> = (0..self.list.len()).filter(|number| self.list[*number].is_stalled).collect();
+    /// Has the stalled sessions read what the kernel has for them, and reports how the tokens have ended. `revoked` is when a
+    /// revocation was called for, and from when a node that was frozen could obey it.
+    pub(super) fn report_ends(mut self, run: &mut Run, revoked: Option<(u64, u64)>) -> Result<()> {
+        let stalled: Vec<usize> = (0..self.list.len()).filter(|index| self.list[*index].is_stalled).collect();
         let received = self.deliveries;
-        for number in stalled {
-            self.list[number].is_stalled = false;
-            self.on_ready(number, true);
-            self.list[number].is_stalled = true;
+        for index in stalled {
+            self.list[index].is_stalled = false;
+            self.on_ready(index, true);
+            self.list[index].is_stalled = true;
         }
         let (mut last_bytes, mut closes) = (Latencies::default(), Latencies::default());
-        let (mut reasons, mut open) = (BTreeMap::new(), 0_u64);
+        let mut open = 0_u64;
         for session in &self.list {
             let Some(end) = &session.end else { continue };
             let end = end.load(Ordering::Acquire);
@@ -210,13 +254,11 @@ impl Sessions {
                 None => end,
             };
             match &session.closed {
-                Some((at, reason)) => {
-                    *reasons.entry(reason.clone()).or_insert(0) += 1;
-                    if !session.is_stalled {
-                        closes.record(end, *at);
-                        last_bytes.record(end, session.last_delivery.map_or(end, |(read, _)| read.max(end)));
-                    }
+                Some((at, _)) if !session.is_stalled => {
+                    closes.record(end, *at);
+                    last_bytes.record(end, session.last_delivery.map_or(end, |(read, _)| read.max(end)));
                 }
+                Some(_) => {}
                 None => open += 1,
             }
             debug_assert_ne!(end, NEVER);
@@ -226,12 +268,40 @@ impl Sessions {
         report.set("token_end_stalled_deliveries", self.deliveries - received);
         report.set("token_end_late", self.late);
         report.set("token_end_open", open);
-        report.set_counts("connections_closed", &reasons);
+        report.set_counts("connections_closed", &self.close_reasons());
         report.set_percentiles("token_end_last_byte", &last_bytes);
         report.set_percentiles("token_end_close", &closes);
-        let [before, after] = &self.others;
-        report.set_percentiles("token_end_others_before", before);
-        report.set_percentiles("token_end_others_after", after);
         Ok(())
+    }
+
+    /// Reports the refreshes, and what the sessions have missed of the publications.
+    pub(super) fn report_refreshes(&self, run: &mut Run, published: u64) {
+        let open = self.list.iter().filter(|session| session.closed.is_none());
+        let missing: u64 = open.map(|session| published.saturating_sub(session.newest)).sum();
+        let report = &mut run.report;
+        report.set("deliveries", self.deliveries);
+        report.set("sequence_missed", self.missed + missing);
+        report.set("refreshed", self.refreshed.0.len());
+        report.set_percentiles("refresh_answer", &self.refreshed);
+    }
+
+    /// Reports the deliveries before a time and within it, and the sessions that have ended.
+    pub(super) fn report_deliveries(&self, (from, to): (u64, u64), run: &mut Run) {
+        let (mut before, mut during) = (Latencies::default(), Latencies::default());
+        for (sent_at, read_at) in self.timed.iter().copied().filter(|(sent_at, _)| *sent_at < to) {
+            let latencies = if read_at < from { &mut before } else { &mut during };
+            latencies.record(sent_at, read_at);
+        }
+        run.report.set_percentiles("beside_before", &before);
+        run.report.set_percentiles("beside_during", &during);
+        run.report.set_counts("beside_closed", &self.close_reasons());
+    }
+
+    fn close_reasons(&self) -> BTreeMap<String, u64> {
+        let mut reasons = BTreeMap::new();
+        for (_, reason) in self.list.iter().filter_map(|session| session.closed.as_ref()) {
+            *reasons.entry(reason.clone()).or_insert(0) += 1;
+        }
+        reasons
     }
 }

@@ -1,0 +1,45 @@
+//! `expiry`: tokens expire, a share of them each second.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use super::{
+    ExpiryArgs, MAX_END, SECOND, open,
+    publisher::Publisher,
+    sessions::{SessionPlan, Sessions},
+    staying::StayingSessions,
+};
+use crate::{clock, error::Result, run::Run};
+
+/// Runs `expiry`.
+pub(crate) fn run(args: &ExpiryArgs, run: &mut Run) -> Result<()> {
+    let common = &args.common;
+    let hub = open(common, run)?;
+    // Tokens expire at full seconds.
+    let first = clock::unix_nanos() / SECOND + 3 + u64::from(common.connections) / 1000;
+    let to_clock = |unix_seconds: u64| {
+        let (unix, here) = (clock::unix_nanos(), clock::now());
+        here.saturating_add((unix_seconds * SECOND).saturating_sub(unix))
+    };
+    let expiring = |number: usize| {
+        let expires_at = first + number as u64 % u64::from(args.spread.max(1));
+        let end = Some(Arc::new(AtomicU64::new(to_clock(expires_at))));
+        SessionPlan { user: format!("bench-{number}"), expires_at, end }
+    };
+    let others = |number| SessionPlan { user: format!("bench-{number}"), expires_at: first + 3600, end: None };
+    let mut sessions = Sessions::open(&hub, run, common.ending(), common.stalled.into(), expiring)?;
+    let staying = StayingSessions::start(Sessions::open(&hub, run, common.staying(), 0, others)?)?;
+    let publisher = Publisher::start(&hub, common.rate, common.size)?;
+    let until_first = to_clock(first).saturating_sub(clock::now());
+    sessions.read_for(Duration::from_nanos(until_first), run)?;
+    let began_at = clock::now();
+    sessions.read_for(Duration::from_secs(args.spread.into()), run)?;
+    sessions.read_until(run, MAX_END, Sessions::have_readers_ended)?;
+    let ended_at = clock::now();
+    sessions.read_for(common.margin(), run)?;
+    run.report.set("publications", publisher.stop()?);
+    staying.finish((began_at, ended_at), run)?;
+    sessions.report_ends(run, None)
+}
