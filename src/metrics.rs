@@ -218,6 +218,11 @@ impl Metrics {
             "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed",
             self.hook_calls.clone(),
         );
+        self.register_traffic(registry);
+        self.register_broker(registry);
+    }
+
+    fn register_traffic(&self, registry: &mut Registry) {
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
         registry.register("publications", "Publications passed to the broker", self.publications.clone());
@@ -237,7 +242,6 @@ impl Metrics {
             "Times that a client's commands had to wait until it had read the replies to earlier ones",
             self.reading_pauses.clone(),
         );
-        self.register_broker(registry);
     }
 
     fn register_broker(&self, registry: &mut Registry) {

@@ -228,15 +228,12 @@ impl Components {
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
-        let grants = ApiGrants::new(&config, clock.clone());
-        let hubs = Hubs::new(metrics.clone(), &node, grants, revocations.clone());
+        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
         let (broker, linger) = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
-        let permissions = Permissions::new(&config.channels, &config.namespaces);
-        let permissions = Arc::new(permissions.without_revoked(revocations.clone()));
+        let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
-        let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
         let hooks = Arc::new(Hooks::new(&config.hooks, &clock, &metrics).map_err(ServerStartError::Hooks)?);
         let refusals = RefusalLog::new(config.clone(), audit.clone());
         let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
@@ -284,6 +281,7 @@ impl Components {
             metrics,
         });
         let role = if config.server.internal_bind.is_some() { ListenerRole::Public } else { ListenerRole::Sole };
+        let page = http.config.web.demo_page.then(|| web::Page::new(&http.config, http.login_users.is_some()));
         Ok(Self { role, http, api, page, broker_subscriptions, permissions, node })
     }
 
@@ -320,6 +318,11 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+fn create_permissions(config: &Config, revocations: &Arc<Revocations>) -> Arc<Permissions> {
+    let permissions = Permissions::new(&config.channels, &config.namespaces);
+    Arc::new(permissions.without_revoked(revocations.clone()))
 }
 
 /// Loads the users of the login; `None` if it is disabled.

@@ -8,7 +8,10 @@ const MAX_BYTES: usize = 8192;
 /// Headers for hooks, by lowercase name. They may hold credentials, so `Debug` shows none. Without a configured allow-list it
 /// is one empty word.
 #[derive(Clone, Default)]
-pub struct ForwardedHeaders(Option<Arc<Vec<(String, Vec<u8>)>>>);
+pub struct ForwardedHeaders(Option<Arc<Vec<Header>>>);
+
+/// A name with one value.
+type Header = (String, Vec<u8>);
 
 /// The headers for hooks are too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
