@@ -52,6 +52,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         permissions,
         revocations: Revocations::new(&config, clock.clone(), Arc::default()),
         rates: UserRates::new(0, &WriteRecorder::default()),
+        hooks: Arc::default(),
         broadcast_turns: BroadcastTurns::default(),
         config: config.clone(),
         clock,

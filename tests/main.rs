@@ -76,6 +76,7 @@ mod delivery;
 mod deltas;
 mod filters;
 mod gaps;
+mod hooks;
 mod hub_actor;
 mod large_publications;
 mod overrides;

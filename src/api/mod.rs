@@ -42,6 +42,7 @@ use crate::{
     broker::SharedBroker,
     clock::Clock,
     config::Config,
+    hooks::Hooks,
     http::{BodyLimit, HttpError},
     metrics::Metrics,
     protocol::WireError,
@@ -64,6 +65,8 @@ pub struct ApiContext {
     pub revocations: Arc<Revocations>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
     pub rates: Arc<UserRates>,
+    /// Backend hooks.
+    pub hooks: Arc<Hooks>,
     /// Lets broadcasts publish in turns.
     pub broadcast_turns: BroadcastTurns,
     /// The configuration.
@@ -114,7 +117,7 @@ impl<T: Serialize> ApiResponse<T> {
         match result {
             Ok(result) => Self::Result(result),
             Err(error) => {
-                metrics.count_error(error.code().code());
+                metrics.count_error(error.code());
                 Self::Error(error)
             }
         }
@@ -123,7 +126,7 @@ impl<T: Serialize> ApiResponse<T> {
     fn respond(self) -> HttpResponse {
         let mut response = HttpResponse::Ok();
         if let Self::Error(error) = &self
-            && error.code().is_temporary()
+            && error.is_temporary()
         {
             response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
         }

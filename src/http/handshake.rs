@@ -38,6 +38,7 @@ use crate::{
     broker::UserPermit,
     config::RejectMode,
     connection_limit::{KeyedPermit, Permit},
+    hooks::ForwardedHeaders,
     protocol::Format,
     revocation::TokenIds,
 };
@@ -146,6 +147,7 @@ pub(super) async fn admit<'a>(
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
     };
+    let hook_headers = collect_hook_headers(request, context)?;
     if let HandshakeAuth::Authenticated(claims) = &auth {
         let source = AuditFields { client: Some(client), ..source };
         context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
@@ -157,6 +159,7 @@ pub(super) async fn admit<'a>(
         format: Format::default(),
         commands: CommandSource::WebSocket,
         head: Bytes::new(),
+        hook_headers,
         has_native_pings: false,
         permit,
         address_permit,
@@ -164,6 +167,12 @@ pub(super) async fn admit<'a>(
         unauthenticated_permits,
     };
     Ok((admission, credentials.subprotocol))
+}
+
+/// Returns the headers of the handshake that hooks get.
+fn collect_hook_headers(request: &HttpRequest, context: &HttpContext) -> Result<ForwardedHeaders, HttpError> {
+    let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
+    context.hooks.collect_headers(values).map_err(|error| HttpError::bad_request(error.to_string()))
 }
 
 /// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.

@@ -47,6 +47,7 @@ use crate::{
     clock::Clock,
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
+    hooks::Hooks,
     hub::Hubs,
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
@@ -90,6 +91,8 @@ pub struct HttpContext {
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
     pub hubs: Arc<Hubs>,
+    /// Backend hooks, which get headers of handshakes.
+    pub hooks: Arc<Hooks>,
     /// The revocations of this instance, to which a logout adds.
     pub revocations: Arc<Revocations>,
     /// Logs changes of the readiness.

@@ -134,6 +134,8 @@ impl Session {
             }
             // It has a token and an expiry of its own, for the same user.
             SubscriptionSource::SubscriptionToken(_) => true,
+            // The backend has allowed it to the same user. It ends with its own expiry.
+            SubscriptionSource::Hook(_) => true,
             // No token has allowed it: only the server API ends it.
             SubscriptionSource::ServerApi(_) => true,
             SubscriptionSource::Personal => true,

@@ -29,6 +29,7 @@ use crate::{
     clock::{Clock, MonotonicTime, NEVER},
     config::Config,
     connection_limit::{KeyedPermit, Permit},
+    hooks::{ForwardedHeaders, Hooks},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
         SessionControl, SessionKey, Unregister, record_close,
@@ -54,6 +55,8 @@ pub struct Services {
     pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
+    /// Backend hooks.
+    pub hooks: Arc<Hooks>,
     /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<UserLimit>,
     /// What the server API has subscribed users to.
@@ -89,6 +92,8 @@ pub struct Session {
     started_at: MonotonicTime,
     outbox: Arc<Outbox>,
     format: Format,
+    /// The headers of the handshake that hooks get.
+    hook_headers: ForwardedHeaders,
     /// Native pings keep the connection alive, even of an SDK session.
     has_native_pings: bool,
     /// `None`: a WebSocket. Boxed: most connections are, and all would pay for the memory.
@@ -258,6 +263,7 @@ impl Session {
             started_at: services.clock.monotonic_now(),
             outbox,
             format: admission.format,
+            hook_headers: admission.hook_headers,
             has_native_pings: admission.has_native_pings,
             stream: stream.map(Box::new),
             services,
