@@ -3,13 +3,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustls::{RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer,
     pem::{self, PemObject},
 };
+use tokio_rustls::TlsConnector;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,18 @@ pub(crate) fn system_roots() -> Result<Vec<CertificateDer<'static>>, Certificate
     let mut roots = rustls_native_certs::load_native_certs().certs;
     roots.retain(|root| RootCertStore::empty().add(root.clone()).is_ok());
     if roots.is_empty() { Err(CertificateError::NoSystemRoots) } else { Ok(roots) }
+}
+
+/// Returns an HTTP/1.1 client's TLS that trusts the certificate authorities of a file, or else those of the system.
+pub(crate) fn tls_connector(authorities: Option<&Path>) -> Result<TlsConnector, CertificateError> {
+    let certificates = authorities.map_or_else(system_roots, read_roots)?;
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("aws-lc supports TLS 1.2 and 1.3");
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Reads a certificate with its chain. There is at least one.

@@ -2,6 +2,7 @@
 //! path can forget it.
 
 use std::{
+    any::Any,
     collections::{HashMap, hash_map::Entry},
     hash::Hash,
     sync::{
@@ -70,6 +71,8 @@ pub struct KeyedPermit<K: Eq + Hash>(Option<Box<HeldPermit<K>>>);
 struct HeldPermit<K> {
     limit: Arc<KeyedLimit<K>>,
     key: K,
+    /// Dropped together with the permit.
+    attached: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl<K: Eq + Hash + Clone> KeyedLimit<K> {
@@ -88,7 +91,16 @@ impl<K: Eq + Hash + Clone> KeyedLimit<K> {
             Entry::Occupied(count) if *count.get() >= self.limit => return None,
             entry => *entry.or_insert(0) += 1,
         }
-        Some(KeyedPermit(Some(Box::new(HeldPermit { limit: self.clone(), key: key.clone() }))))
+        Some(KeyedPermit(Some(Box::new(HeldPermit { limit: self.clone(), key: key.clone(), attached: None }))))
+    }
+}
+
+impl<K: Eq + Hash> KeyedPermit<K> {
+    /// Keeps `attached` until the permit is dropped. It replaces what was attached before.
+    pub fn attach(&mut self, attached: Box<dyn Any + Send + Sync>) {
+        if let Some(held) = &mut self.0 {
+            held.attached = Some(attached);
+        }
     }
 }
 
@@ -101,6 +113,7 @@ impl<K: Eq + Hash> Drop for KeyedPermit<K> {
                 count.remove();
             }
         }
+        drop(held.attached);
     }
 }
 

@@ -62,6 +62,8 @@ pub mod protocol;
 pub mod http;
 // Authentication and authorization: tokens, keys, claims, permissions.
 pub mod auth;
+// Calls of the operator's backend: hooks over HTTP.
+pub mod hooks;
 // The socket: validated reading, bounded writing.
 pub mod transport;
 // The session actor: one per connection.

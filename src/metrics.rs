@@ -38,6 +38,7 @@ pub struct Metrics {
     pub revocations: Gauge,
     pub revocations_unconfirmed: Counter,
     pub backchannel_logouts: Family<OutcomeLabel, Counter>,
+    pub hook_calls: Family<HookLabel, Counter>,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
     pub audit_lines: Family<OutcomeLabel, Counter>,
 }
@@ -51,6 +52,13 @@ pub struct ReasonLabel {
 /// The label `outcome`: one word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// The labels `hook` and `outcome`: one word each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HookLabel {
+    hook: &'static str,
     outcome: &'static str,
 }
 
@@ -137,6 +145,11 @@ impl Metrics {
         self.backchannel_logouts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts a call of a hook: `answered`, `refused` by the backend, or what failed.
+    pub fn count_hook_call(&self, hook: &'static str, outcome: &'static str) {
+        self.hook_calls.get_or_create(&HookLabel { hook, outcome }).inc();
+    }
+
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
     pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
         self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
@@ -200,6 +213,16 @@ impl Metrics {
             "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
             self.audit_lines.clone(),
         );
+        registry.register(
+            "hook_calls",
+            "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed",
+            self.hook_calls.clone(),
+        );
+        self.register_traffic(registry);
+        self.register_broker(registry);
+    }
+
+    fn register_traffic(&self, registry: &mut Registry) {
         registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
         registry.register("errors", "Error replies, by error code", self.error_replies.clone());
         registry.register("publications", "Publications passed to the broker", self.publications.clone());
@@ -219,7 +242,6 @@ impl Metrics {
             "Times that a client's commands had to wait until it had read the replies to earlier ones",
             self.reading_pauses.clone(),
         );
-        self.register_broker(registry);
     }
 
     fn register_broker(&self, registry: &mut Registry) {

@@ -91,6 +91,16 @@ impl KeyedRateLimiter {
         self.check_at(key, self.now())
     }
 
+    /// Returns the rate; `None`: no limit.
+    pub fn gcra(&self) -> Option<Gcra> {
+        self.gcra
+    }
+
+    /// Has the bucket of `key` be full again after this time, unless that takes longer anyway: others have charged the rest.
+    pub fn exhaust<K: Hash + ?Sized>(&self, key: &K, left: Duration) {
+        self.exhaust_at(key, left, self.now());
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -108,6 +118,20 @@ impl KeyedRateLimiter {
         if wait > 0 { Err(Duration::from_nanos(wait)) } else { Ok(()) }
     }
 
+    fn exhaust_at<K: Hash + ?Sized>(&self, key: &K, left: Duration, now: u64) {
+        if self.gcra.is_some() {
+            let full_at = now.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+            self.raise(&mut self.rows.lock(), self.cells(key), full_at);
+        }
+    }
+
+    /// Has both cells be full at this time, or later. A cell that another key has charged further stays as it is.
+    fn raise(&self, rows: &mut [Box<[u64]>; 2], cells: [usize; 2], full_at: u64) {
+        for (row, cell) in rows.iter_mut().zip(cells) {
+            row[cell] = row[cell].max(full_at);
+        }
+    }
+
     fn charge_at<K: Hash + ?Sized>(&self, key: &K, now: u64) -> Result<(), Duration> {
         let Some(gcra) = self.gcra else { return Ok(()) };
         let cells = self.cells(key);
@@ -116,10 +140,7 @@ impl KeyedRateLimiter {
         if wait > 0 {
             return Err(Duration::from_nanos(wait));
         }
-        for (row, cell) in rows.iter_mut().zip(cells) {
-            // A cell that another key has charged further stays as it is.
-            row[cell] = row[cell].max(full_at);
-        }
+        self.raise(&mut rows, cells, full_at);
         Ok(())
     }
 }
@@ -154,6 +175,23 @@ mod tests {
         assert_eq!(limiter.check_at("ann", SECOND), Err(Duration::from_millis(100)));
         assert_eq!((limiter.check_at("bob", SECOND), limiter.check_at("ann", 2 * SECOND)), (Ok(()), Ok(())));
         assert_eq!(KeyedRateLimiter::new(0, 0).check("ann"), Ok(()));
+    }
+
+    #[test]
+    fn bucket_that_others_have_exhausted_is_full_again_after_the_time_they_say() {
+        let limiter = KeyedRateLimiter::new(10, 20);
+        assert_eq!(limiter.charge_at("ann", SECOND), Ok(()));
+        limiter.exhaust_at("ann", Duration::from_secs(3), SECOND);
+        assert_eq!(
+            limiter.charge_at("ann", SECOND),
+            Err(Duration::from_millis(1100)),
+            "3 s are 30 events, and 20 may wait"
+        );
+        limiter.exhaust_at("ann", Duration::ZERO, SECOND);
+        assert!(limiter.charge_at("ann", SECOND).is_err(), "others make no room");
+        assert_eq!(limiter.charge_at("ann", SECOND + 1_100_000_000), Ok(()));
+        assert_eq!(limiter.charge_at("bob", SECOND), Ok(()));
+        KeyedRateLimiter::new(0, 0).exhaust("ann", Duration::from_secs(3));
     }
 
     #[test]

@@ -22,15 +22,16 @@ use crate::{
     audit::{AuditError, AuditLog},
     auth::{
         KeyError, Permissions, RefreshTokens, Signer, Verifier,
-        login_backoff::LoginBackoff,
+        login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
-    broker::{SharedBroker, memory::MemoryBroker, redis::RedisBroker},
+    broker::{SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
     certificate::CertificateError,
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
+    hooks::Hooks,
     http::{self, ListenerRole},
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
@@ -69,6 +70,9 @@ pub enum ServerStartError {
     /// `audit.output`.
     #[error("audit.output: {0}")]
     Audit(#[from] AuditError),
+    /// `hooks`.
+    #[error("hooks.ca: {0}")]
+    Hooks(CertificateError),
     /// `broker.redis`.
     #[error("{0}")]
     Broker(#[from] crate::broker::redis::BrokerStartError),
@@ -219,23 +223,19 @@ fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate 
 
 impl Components {
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
-        let config = Arc::new(config);
+        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let limits = &config.limits;
-        let metrics = Arc::new(Metrics::default());
         let node: Arc<str> = Uuid::new_v4().to_string().into();
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
-        let grants = ApiGrants::new(&config, clock.clone());
-        let hubs = Hubs::new(metrics.clone(), &node, grants, revocations.clone());
+        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
         let (broker, linger) = start_broker(&config, &hubs, &metrics, &clock)?;
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
-        let permissions = Permissions::new(&config.channels, &config.namespaces);
-        let permissions = Arc::new(permissions.without_revoked(revocations.clone()));
+        let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
-        let page = config.web.demo_page.then(|| web::Page::new(&config, login_users.is_some()));
+        let hooks = Arc::new(Hooks::new(&config.hooks, &clock, &metrics).map_err(ServerStartError::Hooks)?);
         let refusals = RefusalLog::new(config.clone(), audit.clone());
-        let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
@@ -243,7 +243,8 @@ impl Components {
             audit: audit.clone(),
             permissions: permissions.clone(),
             revocations: revocations.clone(),
-            rates: rates(limits.publications_per_second),
+            rates: api::UserRates::new(limits.publications_per_second, &*broker),
+            hooks: hooks.clone(),
             broadcast_turns: api::BroadcastTurns::default(),
             config: config.clone(),
             clock: clock.clone(),
@@ -259,8 +260,11 @@ impl Components {
             refresh_tokens: RefreshTokens::new(config.login_secret()),
             login_users,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
+            failure_names: FailureNames::new(config.login_secret()),
+            user_limit: UserLimit::new(limits.connections_per_user, &*broker),
             broker,
             hubs,
+            hooks,
             revocations,
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
@@ -270,7 +274,6 @@ impl Components {
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
             connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),
             address_limit: KeyedLimit::new(limits.connections_per_address),
-            user_limit: KeyedLimit::new(limits.connections_per_user),
             unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
             unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
             config: config.clone(),
@@ -278,13 +281,25 @@ impl Components {
             metrics,
         });
         let role = if config.server.internal_bind.is_some() { ListenerRole::Public } else { ListenerRole::Sole };
+        let page = http.config.web.demo_page.then(|| web::Page::new(&http.config, http.login_users.is_some()));
         Ok(Self { role, http, api, page, broker_subscriptions, permissions, node })
     }
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
     fn start_worker(&self) -> session::Services {
-        let http::HttpContext { config, clock, metrics, hubs, broker, verifier, refusals, audit, user_limit, .. } =
-            &**self.http;
+        let http::HttpContext {
+            config,
+            clock,
+            metrics,
+            hubs,
+            broker,
+            verifier,
+            refusals,
+            audit,
+            user_limit,
+            hooks,
+            ..
+        } = &**self.http;
         let hub =
             Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
         session::Services {
@@ -294,6 +309,7 @@ impl Components {
             refusals: refusals.clone(),
             audit: audit.clone(),
             permissions: self.permissions.clone(),
+            hooks: hooks.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
@@ -302,6 +318,16 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+/// Creates a limit with bursts of twice the rate.
+fn rates(per_second: u32) -> KeyedRateLimiter {
+    KeyedRateLimiter::new(per_second, per_second.saturating_mul(2))
+}
+
+fn create_permissions(config: &Config, revocations: &Arc<Revocations>) -> Arc<Permissions> {
+    let permissions = Permissions::new(&config.channels, &config.namespaces);
+    Arc::new(permissions.without_revoked(revocations.clone()))
 }
 
 /// Loads the users of the login; `None` if it is disabled.

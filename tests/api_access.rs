@@ -19,19 +19,18 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::json;
 use wardcast::{
-    api::{self, Access, ApiContext, BroadcastTurns, METHODS},
+    api::{self, Access, ApiContext, BroadcastTurns, METHODS, UserRates},
     audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh,
         LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions,
-        PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
+        PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
     clock::{Clock, WallTime},
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
-    rate_limit::KeyedRateLimiter,
     revocation::{LoginId, Revocation, Revocations},
 };
 
@@ -52,7 +51,8 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         audit: AuditLog::disabled(),
         permissions,
         revocations: Revocations::new(&config, clock.clone(), Arc::default()),
-        rates: KeyedRateLimiter::new(0, 0),
+        rates: UserRates::new(0, &WriteRecorder::default()),
+        hooks: Arc::default(),
         broadcast_turns: BroadcastTurns::default(),
         config: config.clone(),
         clock,
@@ -223,8 +223,13 @@ impl Broker for WriteRecorder {
         self.record("take_ticket", None)
     }
 
-    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> BoxFuture<'static, Result<(), BrokerError>> {
-        self.record("start_login", ())
+    fn start_login(
+        &self,
+        _: LoginId,
+        _: Login,
+        _: LoginLimits,
+    ) -> BoxFuture<'static, Result<Vec<EndedLogin>, BrokerError>> {
+        self.record("start_login", Vec::new())
     }
 
     fn refresh_login(
@@ -239,6 +244,10 @@ impl Broker for WriteRecorder {
 
     fn end_logins(&self, _: String, _: LoginSelection) -> BoxFuture<'static, Result<Vec<EndedLogin>, BrokerError>> {
         self.record("end_logins", Vec::new())
+    }
+
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        None
     }
 
     fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {

@@ -36,19 +36,33 @@ const SHARED_MODULES: [&str; 17] = [
 ];
 
 /// For each other module, what it may import beside the shared modules. A path allows everything below it.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
     ("protocol", &[]),
     // A denied permission has one error code on every path. The verifier has errors of its own, and http and session translate
-    // them to codes. An Admission holds the format that the connection speaks.
-    ("auth", &["protocol::Format", "protocol::ErrorCode", "protocol::WireError"]),
+    // them to codes. An Admission holds the format that the connection speaks, and the headers for hooks. Failed logins have one rule, for the table of an
+    // instance and for the broker.
+    (
+        "auth",
+        &[
+            "protocol::Format",
+            "protocol::ErrorCode",
+            "protocol::WireError",
+            "hooks::ForwardedHeaders",
+            "broker::LoginDelayRule",
+            "broker::LoginFailureNames",
+            "broker::SharedLoginVerdict",
+        ],
+    ),
+    // A hook answers with an error or a close code for the client.
+    ("hooks", &["protocol::ErrorCode", "protocol::WireError", "protocol::Disconnect"]),
     ("transport", &["protocol::frame", "protocol::disconnect"]),
     // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
     // and a reason, which must be valid on the wire.
     ("broker", &["protocol::ErrorCode", "protocol::WireError", "protocol::ExceededLimit", "protocol::Disconnect"]),
     ("hub", &["protocol", "broker", "transport"]),
-    ("session", &["protocol", "auth", "hub", "broker", "transport"]),
+    ("session", &["protocol", "auth", "hooks", "hub", "broker", "transport"]),
     // Readiness asks hubs and broker, and the broker stores tickets.
-    ("http", &["auth", "transport", "session", "protocol", "hub::Hubs", "broker"]),
+    ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "broker"]),
     // Exceptions, because a refused request looks the same on every path, bodies have the same limits, and a listener has one
     // role: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
     // ListenerRole, and finds the address of a caller as http does.
@@ -56,6 +70,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 9] = [
         "api",
         &[
             "auth",
+            "hooks",
             "broker",
             "protocol",
             "http::HttpError",

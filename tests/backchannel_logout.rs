@@ -11,7 +11,7 @@ use crate::{
     revocation::{assert_closed_as_revoked, path, revoke},
     support::{
         Client, TestHub, http,
-        identity_provider::{IdentityProvider, ProviderKey},
+        identity_provider::{Answer, IdentityProvider, KEYS, ProviderKey},
         node::start_nodes,
         poll_until,
         redis::{PrefixedRedis, RedisForm, RedisServer},
@@ -241,7 +241,7 @@ async fn refused_logout_tokens_are_limited_per_address_and_valid_ones_are_not() 
 }
 
 #[actix_rt::test]
-async fn logout_token_with_a_new_key_is_503_until_the_key_is_fetched() {
+async fn logout_token_with_a_new_key_waits_until_the_key_is_fetched() {
     let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
     let provider = IdentityProvider::start(&[&old]).await;
     let hub = start_hub_of(&provider, |config| {
@@ -255,11 +255,44 @@ async fn logout_token_with_a_new_key_is_503_until_the_key_is_fetched() {
         "iss": provider.issuer(), "aud": "web", "sid": "s", "iat": now.unix_seconds(), "jti": "1", "events": {EVENT: {}},
     });
     let token = new.sign_with(json!({"typ": "logout+jwt"}), now, claims);
-    let pending = send(hub.address, &token).await;
-    assert_eq!((pending.status, &pending.json()["error"]), (503, &json!("temporarily_unavailable")), "{pending:?}");
-    assert!(pending.header("retry-after").is_some());
-    poll_until("the new key", async || send(hub.address, &token).await.status == 200).await;
-    assert!(outcome(&hub, "pending").await >= 1.0);
+    let response = send(hub.address, &token).await;
+    assert_eq!((response.status, response.body.as_str()), (200, ""), "{response:?}");
+    assert_eq!((outcome(&hub, "pending").await, outcome(&hub, "obeyed").await), (0.0, 1.0));
+}
+
+#[actix_rt::test]
+async fn logout_tokens_wait_for_a_bounded_time_and_in_bounded_number() {
+    let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
+    let provider = IdentityProvider::start(&[&old]).await;
+    let hub = start_hub_of(&provider, |config| {
+        config.auth.keys[0].clients = Some(vec!["web".to_owned()]);
+        config.auth.key_sets.unknown_kid_interval = std::time::Duration::from_millis(100);
+        config.auth.key_sets.timeout = std::time::Duration::from_secs(2);
+        config.limits.waiting_per_address = 1;
+    })
+    .await;
+    provider.answer(KEYS, Answer::Silence);
+    let now = hub.clock.now();
+    let token = |jti: &str| {
+        let claims = json!({
+            "iss": provider.issuer(), "aud": "web", "sid": "s", "iat": now.unix_seconds(), "jti": jti, "events": {EVENT: {}},
+        });
+        new.sign_with(json!({"typ": "logout+jwt"}), now, claims)
+    };
+    let assert_pending = |pending: &http::Response| {
+        assert_eq!((pending.status, &pending.json()["error"]), (503, &json!("temporarily_unavailable")), "{pending:?}");
+        assert!(pending.header("retry-after").is_some());
+    };
+    let (address, first) = (hub.address, token("1"));
+    let waiting = actix_rt::spawn(async move { send(address, &first).await });
+    poll_until("the first one waits", async || hub.metric("wardcast_connections_waiting").await == 1.0).await;
+    assert_pending(&send(address, &token("2")).await);
+    assert!(!waiting.is_finished(), "the second one has not waited");
+    assert_pending(&waiting.await.unwrap());
+    assert_eq!(hub.metric("wardcast_connections_waiting").await, 0.0);
+    assert_eq!(outcome(&hub, "pending").await, 2.0);
+    provider.publish(&[&old, &new]);
+    poll_until("the new key", async || send(address, &token("1")).await.status == 200).await;
 }
 
 #[actix_rt::test]

@@ -24,6 +24,7 @@ mod sentinels;
 mod server_states;
 mod several_servers;
 mod shared_calls;
+mod shared_limits;
 mod signatures;
 mod tickets;
 mod tls;

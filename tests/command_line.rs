@@ -9,6 +9,7 @@ mod keys;
 mod nodes;
 mod refusals;
 mod secrets;
+mod terminal;
 mod tokens;
 mod users;
 

@@ -79,6 +79,7 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
         ip: [127, 0, 0, 1].into(),
         auth,
         format,
+        hook_headers: Default::default(),
         commands: CommandSource::WebSocket,
         head: Bytes::new(),
         has_native_pings: false,

@@ -29,7 +29,7 @@ pub async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub,
 }
 
 /// Writes a login file with the user ann.
-fn write_users_file() -> tempfile::NamedTempFile {
+pub fn write_users_file() -> tempfile::NamedTempFile {
     let users = tempfile::NamedTempFile::new().unwrap();
     let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret(PASSWORD)).unwrap());
     let text = format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\ninfo = {{ name = \"Ann\" }}\n");

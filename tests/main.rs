@@ -32,6 +32,7 @@ mod key_files;
 mod key_set_attacks;
 mod key_sets;
 mod login;
+mod login_attacks;
 mod logout;
 mod permissions;
 mod refresh;
@@ -64,6 +65,7 @@ mod commands;
 mod protobuf;
 mod protobuf_wire;
 mod rate_limits;
+mod shared_limits;
 mod wire;
 
 // Channels, delivery and subscriptions.
@@ -74,6 +76,7 @@ mod delivery;
 mod deltas;
 mod filters;
 mod gaps;
+mod hooks;
 mod hub_actor;
 mod large_publications;
 mod overrides;

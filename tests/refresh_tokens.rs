@@ -8,7 +8,7 @@ use wardcast::config::{Config, Secret};
 use crate::{
     login::{PASSWORD, access_token, log_in, start_login_hub, start_login_hub_with},
     revocation::{assert_closed_as_revoked, logout},
-    support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub},
+    support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub, start_hub_with},
 };
 
 /// The tokens of a login.
@@ -29,11 +29,31 @@ impl Tokens {
     }
 
     /// Returns a claim of the access token.
-    fn claim(&self, name: &str) -> Value {
+    pub fn claim(&self, name: &str) -> Value {
         use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
         let payload = BASE64_URL_SAFE_NO_PAD.decode(self.access.split('.').nth(1).unwrap()).unwrap();
         serde_json::from_slice::<Value>(&payload).unwrap()[name].clone()
     }
+}
+
+/// Starts two hubs on one Redis with one users file.
+pub async fn start_two_login_hubs(redis: &RedisServer) -> (TestHub, TestHub, tempfile::NamedTempFile) {
+    let on_redis = |config: &mut Config| {
+        config.broker.kind = wardcast::config::BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+    };
+    let (one, users) = start_login_hub_with(on_redis).await;
+    let path = users.path().to_owned();
+    let two = start_hub_with(|config| {
+        config.login.users_file = Some(path);
+        on_redis(config);
+    })
+    .await;
+    for hub in [&one, &two] {
+        hub.wait_for_broker(true).await;
+        hub.wait_for_nodes(2).await;
+    }
+    (one, two, users)
 }
 
 pub async fn start_login(hub: &TestHub) -> Tokens {
@@ -338,21 +358,7 @@ async fn login_above_the_limit_of_a_user_ends_the_one_refreshed_longest_ago() {
 #[actix_rt::test]
 async fn login_goes_on_at_another_node_and_ends_on_all_and_redis_has_no_token() {
     let redis = RedisServer::start().await;
-    let on_redis = |config: &mut Config| {
-        config.broker.kind = wardcast::config::BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-    };
-    let (one, users) = start_login_hub_with(on_redis).await;
-    let path = users.path().to_owned();
-    let two = crate::support::start_hub_with(|config| {
-        config.login.users_file = Some(path);
-        on_redis(config);
-    })
-    .await;
-    for hub in [&one, &two] {
-        hub.wait_for_broker(true).await;
-        hub.wait_for_nodes(2).await;
-    }
+    let (one, two, _users) = start_two_login_hubs(&redis).await;
     let first = start_login(&one).await;
     let second = Tokens::of(&refresh(&two, &first.refresh).await);
     let third = Tokens::of(&refresh(&one, &second.refresh).await);

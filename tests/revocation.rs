@@ -344,6 +344,19 @@ async fn one_user_who_logs_out_all_the_time_does_not_fill_the_list() {
 }
 
 #[actix_rt::test]
+async fn user_of_tokens_without_iat_is_locked_out_no_longer_than_the_tokens_live_that_were_logged_out() {
+    let hub = start_hub_with(|config: &mut wardcast::config::Config| config.limits.logouts_per_user = 1).await;
+    let token = |jti: &str| hub.token_with_claims(json!({"sub": "ann", "exp": 60, "jti": jti}));
+    for jti in ["1", "2"] {
+        assert_eq!(logout(&hub, &token(jti)).send().await.status, 204);
+    }
+    let status = async |jti: &str| hub.try_handshake(&format!("/socket?token={}", token(jti)), &[]).await.status;
+    assert_eq!(status("3").await, 401, "above the limit a logout means all tokens");
+    hub.clock.advance(Duration::from_secs(61));
+    assert_eq!(status("4").await, 101);
+}
+
+#[actix_rt::test]
 async fn logout_by_cookie_revokes_the_token_and_clears_the_cookie() {
     let hub = start_hub().await;
     let own = format!("http://{}", hub.address);

@@ -59,6 +59,28 @@ async fn unknown_ticket_is_401() {
 }
 
 #[actix_rt::test]
+async fn ticket_is_no_token_and_no_token_is_a_ticket() {
+    let hub = start_hub().await;
+    let (given, token) = (request_ticket(&hub, &hub.token("ann")).await, hub.token("ann"));
+    for (path, header) in [
+        (format!("/socket?token={given}"), None),
+        (format!("/socket?access_token={given}"), None),
+        (format!("/socket?ticket={token}"), None),
+        ("/socket".to_owned(), Some(("Authorization", format!("Bearer {given}")))),
+        ("/socket".to_owned(), Some(("Sec-WebSocket-Protocol", format!("wardcast.v1, bearer.{given}")))),
+    ] {
+        let headers: Vec<_> = header.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let response = hub.try_handshake(&path, &headers).await;
+        assert!(response.status == 401 && !response.body.contains(&given), "{path} {header:?}: {response:?}");
+    }
+    assert_eq!(ticket_request(&hub, &given).send().await.status, 401, "no ticket for a ticket");
+    let mut client = hub.connect_without_token().await;
+    client.send(json!({"id": 1, "connect": {"token": given}})).await;
+    assert_eq!(client.wait_for_close().await.0, Some(3500));
+    assert_eq!(hub.try_handshake(&format!("/socket?ticket={given}"), &[]).await.status, 101, "still valid");
+}
+
+#[actix_rt::test]
 async fn ticket_beside_token_or_second_ticket_is_400_and_stays_valid() {
     let hub = start_hub().await;
     let given = request_ticket(&hub, &hub.token("ann")).await;

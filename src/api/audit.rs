@@ -46,7 +46,7 @@ pub(super) fn record_call(method: &ApiMethod, body: &[u8], result: &ApiResult, c
         sid: subject.sid.as_deref(),
         code: match result {
             Ok(_) => None,
-            Err(ApiError::Failed(error)) => Some(error.code().code()),
+            Err(ApiError::Failed(error)) => Some(error.code()),
             Err(ApiError::Http(_)) => Some(ErrorCode::BadRequest.code()),
         },
         ..caller.fields()

@@ -113,7 +113,7 @@ pub(super) async fn run_batch(body: &Bytes, caller: &Caller, api: &ApiContext) -
         let result =
             result.and_then(|(method, result)| Ok(BatchReply::Result(method, admitted.admit(method, result)?)));
         replies.push(result.unwrap_or_else(|error| {
-            api.metrics.count_error(error.code().code());
+            api.metrics.count_error(error.code());
             BatchReply::Error(error)
         }));
     }

@@ -32,7 +32,8 @@ pub(super) const INFO: ApiMethod = ApiMethod {
         answer: r#"{"result":{
   "nodes":[
     {"uid":"5f9b7d5e-6a0e-4c5e-8d0f-2f3b1a7c9e10","name":"hub-1","version":"wardcast 0.1.0","num_clients":1,
-     "num_users":1,"num_subs":1,"num_channels":1,"uptime":3}
+     "num_users":1,"num_subs":1,"num_channels":1,"uptime":3,"num_publications":1,"num_deliveries":1,
+     "cpu_ms":40,"memory_bytes":14680064}
   ]
 }}"#,
     },
@@ -48,6 +49,14 @@ const NODE: &[Field] = &[
     Field::always("num_subs", JsonType::Integer, "Number of subscriptions of these connections."),
     Field::always("num_channels", JsonType::Integer, "Number of different channels that have subscribers on the node."),
     Field::always("uptime", JsonType::Integer, "Seconds since its start."),
+    Field::always("num_publications", JsonType::Integer, "Publications that it has accepted since its start."),
+    Field::always(
+        "num_deliveries",
+        JsonType::Integer,
+        "Publications, joins and leaves that it has sent to its connections since its start.",
+    ),
+    Field::always("cpu_ms", JsonType::Integer, "Processor time that it has used, in milliseconds."),
+    Field::always("memory_bytes", JsonType::Integer, "Memory that it uses (resident set size)."),
 ];
 
 request_fields! {

@@ -25,8 +25,9 @@ use crate::{
     auth::{ChannelRight, Claims, credentials, refusal_log::Refusal},
     channel::Channel,
     config::Config,
+    hooks::{HookRefusal, HookRequest, PublishApproval},
     http::{BodyLimit, HttpError, RequestBody, forwarded},
-    protocol::{self, ErrorCode, WireError},
+    protocol::{self, ErrorCode, ExceededLimit, WireError},
     publication::ClientInfo,
 };
 
@@ -49,6 +50,17 @@ pub(super) async fn post_message(
         // The token may have expired while the body arrived.
         Ok(Some(claims)) if claims.expires_at <= api.clock.now() => return Err(HttpError::invalid_token(true)),
         Ok(Some(claims)) => {
+            let publication = match ask_publish_hook(&request, &channel, publication, &claims, &api).await {
+                // The token may have expired or been revoked while the backend answered.
+                Ok(_)
+                    if api.permissions.is_revoked(&claims.user, &claims.token)
+                        || claims.expires_at <= api.clock.now() =>
+                {
+                    return Err(HttpError::invalid_token(true));
+                }
+                Ok(publication) => publication,
+                Err(error) => return Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
+            };
             let (user, conn_info) = (claims.user.to_string(), claims.info);
             // The keys of each user are separate: a user name has no control characters, so it ends at the line break.
             let key = key.map(|key| format!("{user}\n{key}").into());
@@ -60,6 +72,38 @@ pub(super) async fn post_message(
     let mut response = ApiResponse::new(result, &api.metrics).respond();
     response.headers_mut().insert(CACHE_CONTROL, actix_web::http::header::HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Asks the publish hook about a user's publication, if its channel has one. Returns what to publish. A close that the hook wants
+/// is error 103: there is no connection.
+async fn ask_publish_hook(
+    request: &HttpRequest,
+    channel: &str,
+    publication: publish::PendingPublication,
+    claims: &Claims,
+    api: &ApiContext,
+) -> Result<publish::PendingPublication, WireError> {
+    if !api.permissions.asks_publish_hook(&Channel::new(channel)?) {
+        return Ok(publication);
+    }
+    ExceededLimit::check("limits.publication_bytes", api.config.limits.publication_bytes, publication.data().len())?;
+    let hook = api.hooks.publish.clone().ok_or(ErrorCode::Internal)?;
+    let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
+    let headers = api.hooks.collect_headers(values).map_err(|error| ErrorCode::BadRequest.with_detail(error))?;
+    let body = HookRequest {
+        transport: "http",
+        protocol: "json",
+        encoding: "json",
+        user: &claims.user,
+        channel: Some(channel),
+        data: serde_json::from_slice(publication.data()).ok(),
+        ..HookRequest::default()
+    };
+    let approval: PublishApproval = hook.ask(body.encode(), headers).await.map_err(|refusal| match refusal {
+        HookRefusal::Error(error) => error,
+        HookRefusal::Disconnect(_) => ErrorCode::PermissionDenied.into(),
+    })?;
+    Ok(publication.approved(approval))
 }
 
 /// The sender of a message: `None` with the API key, or the claims of a user's token. The error is that of a valid token whose
@@ -107,7 +151,7 @@ fn authenticate_sender(
     Ok(Channel::new(channel)
         .map_err(WireError::from)
         .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
-        .and_then(|()| api.rates.charge(&*claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
+        .and_then(|()| api.rates.charge(&claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
         .map(|()| Some(claims)))
 }
 

@@ -19,6 +19,7 @@ mod request;
 mod revocation;
 mod sessions;
 mod survey;
+mod user_rates;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
+    user_rates::UserRates,
 };
 use crate::{
     audit::AuditLog,
@@ -40,10 +42,10 @@ use crate::{
     broker::SharedBroker,
     clock::Clock,
     config::Config,
+    hooks::Hooks,
     http::{BodyLimit, HttpError},
     metrics::Metrics,
     protocol::WireError,
-    rate_limit::KeyedRateLimiter,
     revocation::Revocations,
 };
 
@@ -62,7 +64,9 @@ pub struct ApiContext {
     /// The revocations of this instance.
     pub revocations: Arc<Revocations>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
-    pub rates: KeyedRateLimiter,
+    pub rates: Arc<UserRates>,
+    /// Backend hooks.
+    pub hooks: Arc<Hooks>,
     /// Lets broadcasts publish in turns.
     pub broadcast_turns: BroadcastTurns,
     /// The configuration.
@@ -113,7 +117,7 @@ impl<T: Serialize> ApiResponse<T> {
         match result {
             Ok(result) => Self::Result(result),
             Err(error) => {
-                metrics.count_error(error.code().code());
+                metrics.count_error(error.code());
                 Self::Error(error)
             }
         }
@@ -122,7 +126,7 @@ impl<T: Serialize> ApiResponse<T> {
     fn respond(self) -> HttpResponse {
         let mut response = HttpResponse::Ok();
         if let Self::Error(error) = &self
-            && error.code().is_temporary()
+            && error.is_temporary()
         {
             response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
         }

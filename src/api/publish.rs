@@ -20,6 +20,7 @@ use super::{
 use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
     channel::Channel,
+    hooks::PublishApproval,
     position::Epoch,
     protocol::{DisabledOption, ErrorCode, ExceededLimit, WireError},
     publication::{ClientInfo, Publication},
@@ -259,6 +260,17 @@ impl PendingPublication {
     /// The same, which the channel accepts once under this key.
     pub(super) fn with_idempotency_key(self, idempotency_key: Option<Arc<str>>) -> Self {
         Self { idempotency_key, ..self }
+    }
+
+    /// Returns the data.
+    pub(super) fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The same as the publish hook wants it.
+    pub(super) fn approved(self, approval: PublishApproval) -> Self {
+        let skip_history = self.skip_history || approval.skip_history;
+        Self { data: approval.data.unwrap_or(self.data), skip_history, ..self }
     }
 }
 

@@ -55,8 +55,8 @@ pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
     access: Access::Write,
     summary: "Revokes all tokens of a user that were issued before a time, everywhere or in one channel.",
     details: "As `revoke_token`, for tokens whose `iat` is before the time, and for those without `iat`. `iat` counts whole \
-        seconds: without `issued_before`, a token that is issued in the second of the call is revoked, too. With `channel`, \
-        sessions stay open: these tokens allow nothing in the channel any more, and the user's subscriptions there end with 2000, \
+        seconds: without `issued_before`, a token that is issued in the second of the call is revoked, too. Logins of the hub that \
+        were started before the time end, with all of their tokens. With `channel`, sessions stay open: these tokens allow nothing in the channel any more, and the user's subscriptions there end with 2000, \
         but for those with a newer subscription token and those that the server API gave.",
     request: &[InvalidateRequest::FIELDS],
     result: &[],
@@ -154,9 +154,7 @@ async fn revoke(
     }
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
     let revocations = vec![Revocation { target, issued_before, expires_at }];
-    if api.config.login.is_enabled() {
-        end_revoked_logins(&*api.broker, &revocations, api.config.login_issuer()).await?;
-    }
+    let revocations = end_revoked_logins(&*api.broker, revocations, &api.config, &api.revocations).await?;
     let cause = AuditFields { by: Some("api_key"), ..AuditFields::default() };
     revoke_everywhere(&*api.broker, revocations, (&api.audit, cause), &api.metrics).await.map_err(WireError::from)?;
     empty_result()

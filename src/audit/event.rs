@@ -151,7 +151,7 @@ audit_fields! {
     origin: &'a str,
     /// Method of the server API.
     method: &'a str,
-    /// Who caused it: `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse` or `users_file`.
+    /// Who caused it: `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse`, `logins_per_user` or `users_file`.
     by: &'a str,
     /// Certificate of the caller of the server API (`server.internal_tls.client_ca`): its first DNS name, or else the SHA-256 of it.
     certificate: &'a str,

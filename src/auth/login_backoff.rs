@@ -7,10 +7,17 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::{address::ClientAddress, clock::MonotonicTime};
+use crate::{
+    address::ClientAddress,
+    broker::{LoginDelayRule, LoginFailureNames, SharedLoginVerdict},
+    clock::MonotonicTime,
+    config::Secret,
+};
 
 /// Maximum number of entries in each of the three tables, about 10 MiB each when full. A full table drops its least recently
 /// used entry, so an attacker who wants an entry dropped has to make that many attempts for other users or from other addresses.
@@ -24,15 +31,16 @@ const ADDRESS_FACTOR: u32 = 4;
 /// A user with more than this many times the free failures, from all addresses together, is under attack.
 const ATTACKED_USER_FACTOR: u32 = 20;
 
+/// Bytes of a MAC that name failures. Whoever has not the key cannot find two names that are the same.
+const NAME_BYTES: usize = 16;
+
 /// Counts failed logins per user and address, per address, and per user.
 ///
 /// An attempt counts as failed from its start, so that concurrent attempts are all counted; success undoes it. An address is not
 /// delayed for a user for whom it has no failures, unless it has failed often for other users. So attackers at other addresses
 /// cannot lock a user out. All they can achieve is that the user's own first failure delays the next attempt by a second.
 pub struct LoginBackoff {
-    /// Failures of one user from one address that cause no delay.
-    free_failures: u32,
-    max_wait: Duration,
+    rule: LoginDelayRule,
     /// Tables store the hash of a name: names have any length, hashes do not, and attackers cannot predict them.
     hasher: RandomState,
     tables: Mutex<Tables>,
@@ -73,8 +81,25 @@ impl LoginBackoff {
     /// Creates a backoff: after `free_failures` failures for one user from one address each further attempt is delayed, by at most
     /// `max_wait`.
     pub fn new(free_failures: u32, max_wait: Duration) -> Self {
+        Self::with_rule(LoginDelayRule {
+            forget_after: FORGET_AFTER,
+            first_wait: FIRST_WAIT,
+            max_wait,
+            free_of_pair: free_failures,
+            free_of_address: free_failures.saturating_mul(ADDRESS_FACTOR),
+            attacked_above: free_failures.saturating_mul(ATTACKED_USER_FACTOR),
+        })
+    }
+
+    /// Creates a backoff with any rule.
+    pub fn with_rule(rule: LoginDelayRule) -> Self {
         let tables = Tables { pairs: table(), addresses: table(), users: table() };
-        Self { free_failures, max_wait, hasher: RandomState::new(), tables: Mutex::new(tables) }
+        Self { rule, hasher: RandomState::new(), tables: Mutex::new(tables) }
+    }
+
+    /// Returns how failures delay the next attempts.
+    pub fn delay_rule(&self) -> LoginDelayRule {
+        self.rule
     }
 
     /// Starts an attempt.
@@ -83,22 +108,36 @@ impl LoginBackoff {
     /// How long to wait, if the attempt comes too early. It is not counted then.
     pub fn begin(&self, now: MonotonicTime, user: &str, address: ClientAddress) -> Result<LoginAttempt, Duration> {
         let user = self.hasher.hash_one(user);
+        let forget_after = self.rule.forget_after;
         let mut tables = self.tables.lock();
         let Tables { pairs, addresses, users } = &mut *tables;
-        let pair = current_record(pairs, (user, address), now);
-        let address_record = current_record(addresses, address, now);
+        let pair = current_record(pairs, (user, address), now, forget_after);
+        let address_record = current_record(addresses, address, now, forget_after);
         let wait = pair.wait(now).max(address_record.wait(now));
         if !wait.is_zero() {
             return Err(wait);
         }
-        let user_record = current_record(users, user, now);
+        let user_record = current_record(users, user, now, forget_after);
         let _ = user_record.fail(now, Duration::ZERO);
-        let is_attacked = user_record.failures > self.free_failures.saturating_mul(ATTACKED_USER_FACTOR);
-        let free = if is_attacked { 1 } else { self.free_failures };
+        let free = if user_record.failures > self.rule.attacked_above { 1 } else { self.rule.free_of_pair };
         let pair_wait = pair.fail(now, self.wait_after(pair.failures.saturating_add(1), free));
-        let free = self.free_failures.saturating_mul(ADDRESS_FACTOR);
+        let free = self.rule.free_of_address;
         let address_wait = address_record.fail(now, self.wait_after(address_record.failures.saturating_add(1), free));
         Ok(LoginAttempt { pair: (user, address), pair_wait, address_wait })
+    }
+
+    /// Replaces what this table knows of an attempt by what all instances have counted. Returns the attempt as it is counted then.
+    pub fn adopt(&self, now: MonotonicTime, attempt: LoginAttempt, counted: &SharedLoginVerdict) -> LoginAttempt {
+        let record = |failures, wait| FailureRecord { failures, last: now, until: now.saturating_add(wait) };
+        let (pair, address) = (&counted.pair, &counted.address);
+        let (pair, address) = (record(pair.failures, pair.wait), record(address.failures, address.wait));
+        let mut tables = self.tables.lock();
+        tables.pairs.put(attempt.pair, pair);
+        tables.addresses.put(attempt.pair.1, address);
+        tables.users.put(attempt.pair.0, record(counted.user, Duration::ZERO));
+        // The attempt was allowed, so there was no delay before it.
+        let change = |record: FailureRecord| WaitChange { until: record.until, before: now };
+        LoginAttempt { pair_wait: change(pair), address_wait: change(address), ..attempt }
     }
 
     /// Records that the password was right, and forgets the failures of this user from this address. The failures of the address
@@ -128,8 +167,36 @@ impl LoginBackoff {
         match failures.checked_sub(free) {
             None => Duration::ZERO,
             // One second doubled 31 times is 68 years.
-            Some(beyond) => FIRST_WAIT.saturating_mul(1 << beyond.min(31)).min(self.max_wait),
+            Some(beyond) => self.rule.first_wait.saturating_mul(1 << beyond.min(31)).min(self.rule.max_wait),
         }
+    }
+}
+
+/// Makes the names under which a broker counts failed logins. They are MACs, so that whoever reads the store of the broker finds
+/// neither users nor addresses in it, nor what was typed into the field for the user by mistake.
+pub struct FailureNames {
+    key: Key,
+}
+
+impl FailureNames {
+    /// Takes the secret that signs the tokens of the login, which all instances have.
+    pub fn new(secret: &Secret) -> Self {
+        let derived = sign(&Key::new(HMAC_SHA256, secret.expose().as_bytes()), b"wardcast failed logins");
+        Self { key: Key::new(HMAC_SHA256, derived.as_ref()) }
+    }
+
+    /// Returns the names for a user and an address.
+    pub fn of(&self, user: &str, address: ClientAddress) -> LoginFailureNames {
+        // An address has no line break, so no two pairs are the same text.
+        LoginFailureNames {
+            pair: self.name(&format!("pair\n{address}\n{user}")),
+            address: self.name(&format!("address\n{address}")),
+            user: self.name(&format!("user\n{user}")),
+        }
+    }
+
+    fn name(&self, text: &str) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(&sign(&self.key, text.as_bytes()).as_ref()[..NAME_BYTES])
     }
 }
 
@@ -140,14 +207,15 @@ fn table<K: Hash + Eq, V>() -> LruCache<K, V> {
     table
 }
 
-/// Returns the record of `key`. It is a new one if there is none, or if the last failure was more than [`FORGET_AFTER`] ago.
+/// Returns the record of `key`. It is a new one if there is none, or if the last failure was more than `forget_after` ago.
 fn current_record<K: Hash + Eq>(
     table: &mut LruCache<K, FailureRecord>,
     key: K,
     now: MonotonicTime,
+    forget_after: Duration,
 ) -> &mut FailureRecord {
     let record = table.get_or_insert_mut(key, FailureRecord::default);
-    if now.saturating_duration_since(record.last) > FORGET_AFTER {
+    if now.saturating_duration_since(record.last) > forget_after {
         *record = FailureRecord::default();
     }
     record
@@ -186,6 +254,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::broker::LoginFailures;
 
     const START: MonotonicTime = MonotonicTime::START;
 
@@ -310,6 +379,45 @@ mod tests {
         backoff.succeed(right);
         assert_eq!(guess(&backoff, after(START, 1_000), "ann", ann), None);
         assert_eq!(guess(&backoff, START, "bob", at(2)), None, "other users are not delayed");
+    }
+
+    #[test]
+    fn counts_of_all_instances_replace_those_of_the_table() {
+        let backoff = backoff();
+        let counted = |failures, millis| LoginFailures { failures, wait: Duration::from_millis(millis) };
+        let verdict = |pair, address| SharedLoginVerdict { attempt: None, pair, address, user: 1 };
+        let begin = || backoff.begin(START, "ann", at(1)).unwrap();
+        backoff.withdraw(backoff.adopt(START, begin(), &verdict(counted(7, 4000), counted(7, 0))));
+        let attempt = begin();
+        let attempt = backoff.adopt(START, attempt, &verdict(counted(6, 2000), counted(20, 1000)));
+        assert_eq!(guess(&backoff, START, "ann", at(1)), Some(Duration::from_secs(2)));
+        assert_eq!(guess(&backoff, START, "bob", at(1)), Some(Duration::from_secs(1)));
+        backoff.succeed(attempt);
+        assert_eq!(guess(&backoff, START, "bob", at(1)), None, "the delay was that of this attempt");
+        let attempt = backoff.begin(START, "eve", at(2)).unwrap();
+        let _ = backoff.adopt(START, attempt, &verdict(counted(0, 0), counted(1, 0)));
+        assert_eq!(
+            (0..5).map(|_| guess(&backoff, START, "eve", at(2))).collect::<Vec<_>>(),
+            [None; 5],
+            "forgotten elsewhere"
+        );
+        assert_eq!(guess(&backoff, START, "eve", at(2)), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn names_of_failures_are_the_same_on_all_instances_and_tell_nothing() {
+        let names = || FailureNames::new(&Secret::new("0123456789abcdef0123456789abcdef"));
+        let ann = names().of("ann", at(1));
+        assert_eq!(ann, names().of("ann", at(1)));
+        let (other_address, other_user) = (names().of("ann", at(2)), names().of("bob", at(1)));
+        assert!(ann.user == other_address.user && ann.address == other_user.address);
+        let mut all = vec![&ann.pair, &ann.address, &ann.user, &other_address.pair, &other_address.address];
+        all.extend([&other_user.pair, &other_user.user]);
+        let other_key = FailureNames::new(&Secret::new("0123456789abcdef0123456789abcdeg")).of("ann", at(1));
+        all.extend([&other_key.pair, &other_key.address, &other_key.user]);
+        assert!(all.iter().all(|name| name.len() == 22));
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        assert_ne!(names().of("a\nb", at(1)).pair, names().of("b", at(1)).pair);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::{
     channel::Channel,
     connection_limit::{KeyedPermit, Permit},
     emulation::CommandReceiver,
+    hooks::ForwardedHeaders,
     position::Position,
     protocol::Format,
 };
@@ -61,6 +62,8 @@ pub struct Admission {
     pub auth: HandshakeAuth,
     /// The format of commands, replies and pushes.
     pub format: Format,
+    /// The headers of the handshake that hooks get.
+    pub hook_headers: ForwardedHeaders,
     /// Where the client's commands come from.
     pub commands: CommandSource,
     /// Bytes that are sent before everything else: the head of the response that becomes a stream, and how its body begins.

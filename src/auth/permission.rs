@@ -50,6 +50,8 @@ impl ChannelRight {
     /// Returns which sessions have the right by configuration.
     fn access(self, options: &ChannelOptions) -> ChannelAccess {
         match self {
+            // The hook decides about what the channel's name does not exclude.
+            Self::Publish if options.publish_hook => ChannelAccess::Anonymous,
             Self::Publish => options.allow_publish,
             Self::History => options.allow_history,
             Self::Presence => options.allow_presence,
@@ -167,6 +169,7 @@ impl Permissions {
             Membership::Unrestricted if channel.is_private() => is_granted(),
             Membership::Unrestricted => {
                 let is_allowed = match options.allow_subscribe {
+                    _ if options.subscribe_hook => false,
                     AllowSubscribe::None => false,
                     AllowSubscribe::User => !claims.is_anonymous(),
                     AllowSubscribe::Anonymous => true,
@@ -174,6 +177,20 @@ impl Permissions {
                 is_allowed || is_granted()
             }
         })
+    }
+
+    /// Returns whether the subscribe hook decides if a session with these claims may subscribe to the channel: if its namespace
+    /// has `subscribe_hook`, no grant allows it, and neither name nor revocation excludes it.
+    pub fn asks_subscribe_hook(&self, claims: &Claims, channel: &Channel) -> bool {
+        self.channel_options(channel).is_ok_and(|options| options.subscribe_hook)
+            && !channel.is_reserved()
+            && !self.is_revoked_in(&claims.user, channel, &claims.token)
+            && self.may_subscribe(claims, channel, None).is_err()
+    }
+
+    /// Returns whether the publish hook is asked before a client's publication to the channel.
+    pub fn asks_publish_hook(&self, channel: &Channel) -> bool {
+        self.channel_options(channel).is_ok_and(|options| options.publish_hook)
     }
 
     /// Checks whether a session with these claims has a right. `is_subscribed` is whether the session is subscribed to the

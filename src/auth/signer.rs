@@ -37,7 +37,7 @@ pub enum SigningError {
 }
 
 #[derive(Serialize)]
-struct IssuedClaims<'a> {
+struct IssuedClaims<'a, T> {
     sub: &'a str,
     iat: i64,
     exp: i64,
@@ -53,7 +53,7 @@ struct IssuedClaims<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'a str>,
     #[serde(flatten)]
-    claims: &'a UserClaims,
+    claims: &'a T,
 }
 
 /// What a token is for.
@@ -88,6 +88,14 @@ impl Signer {
     /// # Errors
     /// [`SigningError`].
     pub fn sign(&self, user: &str, ttl: Duration, claims: &UserClaims) -> Result<String, SigningError> {
+        self.sign_with(user, ttl, claims)
+    }
+
+    /// Signs a connection token with any claims.
+    ///
+    /// # Errors
+    /// [`SigningError`].
+    pub fn sign_with(&self, user: &str, ttl: Duration, claims: &impl Serialize) -> Result<String, SigningError> {
         self.encode(user, ttl, claims, TokenUse::Connection)
     }
 
@@ -124,7 +132,7 @@ impl Signer {
         &self,
         user: &str,
         ttl: Duration,
-        claims: &UserClaims,
+        claims: &impl Serialize,
         token_use: TokenUse<'_>,
     ) -> Result<String, SigningError> {
         let (rules, login, channel) = match token_use {

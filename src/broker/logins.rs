@@ -6,8 +6,12 @@ use std::time::Duration;
 use super::{Broker, BrokerError};
 use crate::{
     clock::WallTime,
-    revocation::{IssuerScope, LoginId, Revocation, RevocationTarget, user_tag},
+    config::Config,
+    revocation::{IssuerScope, LoginId, Revocation, RevocationTarget, Revocations, user_tag},
 };
+
+/// Maximum time from a refresh in the broker to the signing of its access token, and between the clocks of two instances.
+const MAX_SIGNING_DELAY: Duration = Duration::from_secs(60);
 
 /// A login as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,20 +73,36 @@ pub struct EndedLogin {
     pub id: LoginId,
     /// Its user.
     pub user: String,
+    /// When it was refreshed for the last time, or started.
+    pub refreshed_at: WallTime,
 }
 
-/// Ends the logins whose tokens revocations mean, so that no refresh token of theirs outlives the revocations. `issuer` is the
-/// `iss` of the tokens of logins; empty if they have none.
+impl EndedLogin {
+    /// Returns the revocation of its tokens; `None` if all of them have expired.
+    pub fn revocation(&self, config: &Config, now: WallTime) -> Option<Revocation> {
+        let tokens_end = self.refreshed_at.saturating_add(config.login.token_ttl + MAX_SIGNING_DELAY);
+        (now < tokens_end).then(|| revocation_of_login(&self.id, config.login_issuer(), tokens_end))
+    }
+}
+
+/// Ends the logins whose tokens revocations mean, so that no refresh token of theirs outlives the revocations. Returns the
+/// revocations, and with those of a user one for each login that has ended: a refresh that was under way may sign its access token
+/// later than the revocation of the user means.
 ///
 /// # Errors
 /// [`BrokerError`]: some may go on.
 pub async fn end_revoked_logins(
     broker: &dyn Broker,
-    revocations: &[Revocation],
-    issuer: &str,
-) -> Result<(), BrokerError> {
-    for Revocation { target, issued_before, .. } in revocations {
-        if target.issuer().is_some_and(|only| only != issuer) {
+    mut revocations: Vec<Revocation>,
+    config: &Config,
+    list: &Revocations,
+) -> Result<Vec<Revocation>, BrokerError> {
+    if !config.login.is_enabled() {
+        return Ok(revocations);
+    }
+    let mut of_ended_logins = Vec::new();
+    for Revocation { target, issued_before, .. } in &revocations {
+        if target.issuer().is_some_and(|only| only != config.login_issuer()) {
             continue;
         }
         let one = |id: LoginId| (id.split().0.to_owned(), LoginSelection::One(id));
@@ -94,10 +114,16 @@ pub async fn end_revoked_logins(
             RevocationTarget::UserWithoutSession(..) | RevocationTarget::Channel(..) => None,
         };
         if let Some((tag, selection)) = logins {
-            broker.end_logins(tag, selection).await?;
+            let ended = broker.end_logins(tag, selection).await?;
+            if target.user().is_some() {
+                of_ended_logins.extend(ended.iter().filter_map(|login| {
+                    login.revocation(config, list.now()).map(|revocation| list.limit_per_user(&login.user, revocation))
+                }));
+            }
         }
     }
-    Ok(())
+    revocations.append(&mut of_ended_logins);
+    Ok(revocations)
 }
 
 /// Returns the revocation of all tokens of a login, none of which lives longer than until `expires_at`.

@@ -12,7 +12,9 @@ mod presence;
 mod publication_encoding;
 pub mod redis;
 mod revoke;
+mod shared_limits;
 mod survey;
+mod user_limit;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +33,12 @@ pub use self::{
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere, revoke_until_stored},
+    shared_limits::{
+        CountedConnection, LoginDelayRule, LoginFailureNames, LoginFailures, RateCharge, SharedLimits,
+        SharedLoginAttempt, SharedLoginVerdict,
+    },
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
+    user_limit::{SharedVerdict, UserLimit, UserPermit},
 };
 use crate::{
     channel::Channel,
@@ -167,8 +174,8 @@ pub trait Broker: Send + Sync {
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Stores a login for all instances. Above the limit of logins per user, others of the user end.
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()>;
+    /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these.
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>>;
 
     /// Refreshes a login. `generation` is the number of earlier refreshes that the caller's refresh token is made for. Of several
     /// callers with one number, one refreshes; the others repeat it, if `limits` allow that, or end the login.
@@ -182,6 +189,9 @@ pub trait Broker: Send + Sync {
 
     /// Ends logins of the user with this tag, and returns them.
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>>;
+
+    /// Returns the limits that hold for all instances together; `None`: there is one instance.
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>>;
 
     /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
     /// works if a publication has just been accepted: that a connection is open proves nothing.

@@ -29,4 +29,16 @@ pub struct NodeInfo {
     pub num_channels: u64,
     /// Seconds since the instance started.
     pub uptime: u64,
+    /// Publications that the instance has accepted since its start.
+    #[serde(default)]
+    pub num_publications: u64,
+    /// Publications, joins and leaves that it has queued to its connections since its start.
+    #[serde(default)]
+    pub num_deliveries: u64,
+    /// Processor time that it has used, in milliseconds.
+    #[serde(default)]
+    pub cpu_ms: u64,
+    /// Memory that it has in use, in bytes.
+    #[serde(default)]
+    pub memory_bytes: u64,
 }

@@ -17,7 +17,7 @@ pub(super) fn start_error(error: &ServerStartError) -> String {
             format!("{error}; the system refused {cause}: raise its limits on threads and open files")
         }
         ServerStartError::Audit(error) => format!("audit.output: {}", audit_error(error)),
-        ServerStartError::Keys(_) | ServerStartError::Broker(_) => error.to_string(),
+        ServerStartError::Keys(_) | ServerStartError::Hooks(_) | ServerStartError::Broker(_) => error.to_string(),
     }
 }
 

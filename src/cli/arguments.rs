@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use super::client::HubArguments;
+
 const MAIN_HELP: &str = r#"Examples:
   Run a development hub, and print lines to try it; the same on another port:
     wardcast
@@ -11,6 +13,9 @@ const MAIN_HELP: &str = r#"Examples:
   Print a token, signed with the hub's secret; say whether the hub accepts it:
     wardcast token --user ann --ttl 12h > token.txt
     wardcast check-token < token.txt
+  Print what is published to a channel of the hub that runs; publish to it:
+    wardcast sub news --count 1
+    wardcast pub news '{"hello":"world"}'
   Generate secrets and a first user for production, check the configuration,
   and start a hub with it:
     wardcast init --dir hub
@@ -109,6 +114,35 @@ pub(super) enum CliCommand {
         #[arg(long)]
         url: Option<String>,
     },
+    /// Publish to a channel of a running hub
+    #[command(name = "pub", after_help = PUB_HELP)]
+    Publish {
+        #[command(flatten)]
+        hub: HubArguments,
+        /// Publish the data as a JSON string, whatever it contains
+        #[arg(long)]
+        text: bool,
+        /// The channel
+        channel: String,
+        /// JSON; `-`: each line of standard input is one publication
+        data: String,
+    },
+    /// Print what is published to channels of a running hub, as JSON lines
+    #[command(name = "sub", after_help = SUB_HELP)]
+    Subscribe(SubArguments),
+    /// Show the nodes of a running hub, their load, and the channels with most subscribers
+    #[command(after_help = TOP_HELP)]
+    Top(TopArguments),
+    /// Call a method of the server API of a running hub; without a method list all
+    #[command(after_help = API_HELP)]
+    Api {
+        #[command(flatten)]
+        hub: HubArguments,
+        /// The method
+        method: Option<String>,
+        /// FIELD=VALUE for each field, or one JSON object
+        fields: Vec<String>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -141,6 +175,69 @@ const USER_HELP: &str = r#"Hubs read the file at start and at SIGHUP.
 Examples:
     wardcast user add ann --file users.toml
     wardcast user list --file users.toml"#;
+
+const PUB_HELP: &str = r#"Prints the result of the method publish, with the position in channels with history.
+
+Examples:
+    wardcast pub news '{"hello":"world"}'
+    wardcast pub --text news 'hello world'
+    seq 3 | wardcast pub news -"#;
+
+const SUB_HELP: &str = r#"Each line is a publication with its channel. After a lost connection the command reconnects and prints what it has missed, if the channel has a history. Its token is signed with auth.hmac_secret, allows these channels, and keeps it out of their presence.
+
+Examples:
+    wardcast sub news '#42' --history 10
+    wardcast sub news --count 1 --data-only"#;
+
+const TOP_HELP: &str = r#"On a terminal the figures are replaced until Ctrl-C; otherwise they are printed once.
+
+Example:
+    wardcast top --once"#;
+
+const API_HELP: &str = r#"Values of text fields are taken as they are, all others are JSON. The result is printed as JSON.
+
+Examples:
+    wardcast api
+    wardcast api info
+    wardcast api publish channel=news data='{"hello":"world"}'
+    wardcast api disconnect user=42
+    wardcast api broadcast '{"channels":["a","b"],"data":1}'"#;
+
+#[derive(Args)]
+pub(super) struct SubArguments {
+    #[command(flatten)]
+    pub(super) hub: HubArguments,
+    /// Print up to this many publications from the history of each channel first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) history: u32,
+    /// Exit after this many publications
+    #[arg(long, value_name = "N")]
+    pub(super) count: Option<u64>,
+    /// Print only the data of each publication
+    #[arg(long)]
+    pub(super) data_only: bool,
+    /// Connect with the token in this file, which is read again for each connection, instead of one signed by this command
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub(super) token_file: Option<PathBuf>,
+    /// The user of the token; default: a user to which the channels are limited, or wardcast-sub
+    #[arg(long)]
+    pub(super) user: Option<String>,
+    /// The channels
+    #[arg(required = true, value_name = "CHANNEL")]
+    pub(super) channels: Vec<String>,
+}
+
+#[derive(Args)]
+pub(super) struct TopArguments {
+    #[command(flatten)]
+    pub(super) hub: HubArguments,
+    /// Time over which rates are measured
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(super) interval: Duration,
+    /// Print the figures of one interval, and exit
+    #[arg(long)]
+    pub(super) once: bool,
+}
 
 #[derive(Args)]
 pub(super) struct TokenArguments {

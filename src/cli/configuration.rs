@@ -3,7 +3,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{CliError, CommandResult, advice, print_error_line, secrets, secrets_file::SecretsFile};
+use super::{
+    CliError, CommandResult, advice,
+    client::{DevelopmentHubFile, RunningHub},
+    print_error_line, secrets,
+    secrets_file::SecretsFile,
+    state_directory::StateDirectory,
+};
 use crate::{
     audit::AuditLog,
     auth::{KeyError, Permissions, Verifier, users::Users},
@@ -17,6 +23,8 @@ pub(super) struct ConfigInputs {
     pub(super) environment: Environment,
     /// Where development hubs of this user keep their secrets.
     pub(super) secrets_file: Option<SecretsFile>,
+    /// Where the development hub of this user says where it listens.
+    pub(super) hub_file: Option<DevelopmentHubFile>,
     file: Option<PathBuf>,
     variables: Vec<(String, String)>,
     flags: Vec<(String, String)>,
@@ -35,8 +43,9 @@ impl ConfigInputs {
             config::find_environment(&variable("WARDCAST_ENV").unwrap_or_default(), file.as_deref(), &flags);
         let environment = environment.map_err(|error| ConfigErrors(vec![error]).to_string())?;
         let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let secrets_file = SecretsFile::of_user(path("XDG_STATE_HOME"), path("HOME"));
-        Ok(Self { environment, secrets_file, file, variables, flags })
+        let state = StateDirectory::of_user(path("XDG_STATE_HOME"), path("HOME"));
+        let (secrets_file, hub_file) = (state.clone().map(SecretsFile::new), state.map(DevelopmentHubFile::new));
+        Ok(Self { environment, secrets_file, hub_file, file, variables, flags })
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -54,20 +63,40 @@ impl ConfigInputs {
     /// another secret refuses the tokens.
     pub(super) fn load_with_kept_secrets(&self) -> Result<Config, String> {
         let mut config = self.load()?;
-        let file = self.secrets_file.as_ref().filter(|_| self.environment == Environment::Development);
-        if let Some(file) = file.filter(|_| !secrets::has_signing_secret(&config))
-            && let Some(kept) = file.read().map_err(|error| error.to_string())?
+        if !secrets::has_signing_secret(&config)
+            && let Some(file) = self.fill_with_kept_secrets(&mut config)?
+            && secrets::has_signing_secret(&config)
         {
-            secrets::fill_missing(&mut config, &kept);
-            if secrets::has_signing_secret(&config) {
-                let path = file.path();
-                print_error_line(&format!(
-                    "using the secrets of this user's development hubs ({}); for another hub add --config FILE",
-                    path.display()
-                ));
-            }
+            print_error_line(&format!(
+                "using the secrets of this user's development hubs ({}); for another hub add --config FILE",
+                file.path().display()
+            ));
         }
         Ok(config)
+    }
+
+    /// Loads the configuration for a command that talks to a running hub. Also returns the development hub that runs, unless the configuration says where the hub listens.
+    pub(super) fn load_for_client(&self) -> Result<(Config, Option<RunningHub>), String> {
+        let LoadReport { config, errors, sources, .. } = config::load_with_errors(self.sources());
+        let Some(config) = config.filter(|_| errors.is_empty()) else { return Err(ConfigErrors(errors).to_string()) };
+        let is_set = |key: &&str| sources.is_set_by_operator(key);
+        let names_hub = ["server.bind", "server.internal_bind"].iter().any(is_set);
+        let file = self.hub_file.as_ref().filter(|_| self.is_development() && !names_hub);
+        Ok((config, file.and_then(DevelopmentHubFile::read)))
+    }
+
+    fn is_development(&self) -> bool {
+        self.environment == Environment::Development
+    }
+
+    /// In development, sets the secrets that are not set to those of the file, which it returns if it exists.
+    pub(super) fn fill_with_kept_secrets(&self, config: &mut Config) -> Result<Option<&SecretsFile>, String> {
+        let Some(file) = self.secrets_file.as_ref().filter(|_| self.is_development()) else { return Ok(None) };
+        let kept = file.read().map_err(|error| error.to_string())?;
+        if let Some(kept) = &kept {
+            secrets::fill_missing(config, kept);
+        }
+        Ok(kept.map(|_| file))
     }
 
     /// Loads the configuration, and checks it and the files that it names as a start would. Reports all errors

@@ -2,19 +2,25 @@
 //! exit code is 0 (success), 1 (failure) or 2 (invalid arguments).
 
 mod advice;
+mod api_call;
 mod arguments;
 mod banner;
 mod check_token;
+mod client;
 mod configuration;
 mod health;
 mod init;
 mod machine;
 mod password;
+mod publish;
 mod secrets;
 mod secrets_file;
 mod serve;
+mod state_directory;
+mod tail;
 mod token;
 mod token_input;
+mod top;
 mod users;
 
 use std::{
@@ -93,6 +99,10 @@ fn run(arguments: Arguments) -> CommandResult {
             init::create_configuration(&dir, &user, &base_url, &api_url)
         }
         CliCommand::Health { url } => health::check(inputs, url.as_deref()),
+        CliCommand::Publish { hub, text, channel, data } => publish::publish(&inputs?, &hub, &channel, &data, text),
+        CliCommand::Subscribe(arguments) => tail::subscribe(&inputs?, &arguments),
+        CliCommand::Top(arguments) => top::show(&inputs?, &arguments),
+        CliCommand::Api { hub, method, fields } => api_call::call(&inputs?, &hub, method.as_deref(), &fields),
         CliCommand::Completions { shell } => Ok(completions(shell)),
     }
 }

@@ -1,15 +1,18 @@
 //! `serve`: sets up the log, completes the secrets of a development run, runs the server and handles signals.
 
+use std::path::PathBuf;
+
 use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     VERSION, advice,
     banner::{self, GeneratedSecrets},
+    client::DevelopmentHubFile,
     configuration::ConfigInputs,
     machine,
     secrets::{self, DevelopmentSecrets},
-    secrets_file::SecretsFileError,
+    state_directory::StateFileError,
 };
 use crate::{
     clock::Clock,
@@ -54,6 +57,8 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         if let Some(address) = running.internal_address {
             log::info!("server API served on the internal listener only address={address}");
         }
+        let hub_file = inputs.hub_file.as_ref().filter(|_| environment == Environment::Development && !ephemeral);
+        hub_file.iter().for_each(|file| announce(file, &config, &running));
         if environment == Environment::Development {
             // The hub also runs without its stdout.
             if let Err(error) = banner::print(&config, &running, &generated) {
@@ -62,9 +67,21 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         }
         signals.wait_for_stop(&running).await;
         log::info!("server stopping connections={}", running.connections());
+        // A hub that is gone is recognised as such, too.
+        hub_file.iter().for_each(|file| _ = file.remove());
         running.stop().await;
         Ok(())
     })
+}
+
+/// Writes where the hub listens, for the commands that talk to it.
+fn announce(file: &DevelopmentHubFile, config: &Config, running: &RunningServer) {
+    let url = |tls: &Option<PathBuf>, address| format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+    let public = url(&config.server.tls.cert, running.address);
+    let internal = running.internal_address.map(|address| url(&config.server.internal_tls.cert, address));
+    if let Err(error) = file.add(public.clone(), internal.unwrap_or(public)) {
+        log::warn!("cannot tell commands where the hub listens error={:?}", error.to_string());
+    }
 }
 
 /// Logs a warning, and below it the lines to paste.
@@ -87,7 +104,7 @@ fn complete_secrets(config: &mut Config, inputs: &ConfigInputs, ephemeral: bool)
                 secrets::fill_missing(config, &kept);
                 return Ok(GeneratedSecrets::Kept(file.path()));
             }
-            Err(SecretsFileError::Io { path, error }) => {
+            Err(StateFileError::Io { path, error }) => {
                 log::warn!(
                     "cannot keep the generated secrets, they are for this run only file={path:?} error={:?}",
                     error.to_string()

@@ -15,8 +15,10 @@ use crate::channel::Pattern;
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ChannelOptions {
     pub allow_subscribe: AllowSubscribe,
+    pub subscribe_hook: bool,
     pub subscribe_to_personal: bool,
     pub allow_publish: ChannelAccess,
+    pub publish_hook: bool,
     #[serde(deserialize_with = "value::optional_pattern")]
     pub channel_regex: Option<Pattern>,
     pub history_size: usize,

@@ -9,9 +9,10 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
 /// the types.
-const SECRET_KEYS: [&str; 12] = [
+const SECRET_KEYS: [&str; 13] = [
     "auth.hmac_secret",
     "api.key",
+    "hooks.secret",
     "login.key",
     "login.demo_password",
     "broker.redis.url",
@@ -103,7 +104,8 @@ mod tests {
         let suggestion = |key: &str| suggest(&key.split('.').map(str::to_owned).collect::<Vec<_>>());
         for (written, right) in [
             ("server.bnid", "server.bind"),
-            ("auth.secret", "auth.hmac_secret"),
+            ("auth.secret", "hooks.secret"),
+            ("auth.hmacsecret", "auth.hmac_secret"),
             ("server.hmac_secret", "auth.hmac_secret"),
             ("limits.max_connections", "limits.connections"),
             ("sever.bind", "server.bind"),

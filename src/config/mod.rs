@@ -5,6 +5,7 @@
 mod auth;
 mod channels;
 mod error;
+mod hooks;
 mod key_rules;
 mod keys;
 mod load;
@@ -31,6 +32,7 @@ pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use hooks::{HookConfig, HookEndpoint, HooksConfig};
 pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
@@ -54,6 +56,7 @@ pub struct Config {
     pub web: WebConfig,
     pub api: ApiConfig,
     pub channels: ChannelOptions,
+    pub hooks: HooksConfig,
     pub broker: BrokerConfig,
     pub limits: Limits,
     pub log: LogConfig,

@@ -2,6 +2,7 @@
 //! 1.0 §2.5 to §2.8). The tokens of that session, or of that user, are revoked, which closes their sockets on all nodes.
 
 use std::{
+    borrow::Cow,
     future::{Ready, ready},
     net::IpAddr,
 };
@@ -10,6 +11,7 @@ use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse, ResponseError, dev::Payload, http::StatusCode, web::Data,
 };
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::{HttpContext, HttpError, RequestBody, forwarded};
 use crate::{
@@ -17,6 +19,7 @@ use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{LogoutToken, TokenError, credentials, refusal_log::Refusal},
     broker::{BrokerError, RevokeError, revoke_everywhere},
+    connection_limit::{KeyedPermit, Permit},
 };
 
 const PATH: &str = "/auth/backchannel-logout";
@@ -53,7 +56,11 @@ pub(super) async fn log_out(
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, LogoutError> {
     let source = AuditFields { address: Some(address), path: Some(PATH), ..AuditFields::default() };
-    let token = verify(&request, &body?.0, &context).map_err(|refused| {
+    let verified = match find_token(&request, &body?.0) {
+        Some(token) => verify(&token, address, &context).await.map_err(Refused::Token),
+        None => Err(Refused::Form),
+    };
+    let token = verified.map_err(|refused| {
         let address = ClientAddress::from(address);
         let _ = context.handshake_rates.charge(&address);
         let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
@@ -105,10 +112,33 @@ impl From<Refused> for HttpError {
     }
 }
 
-fn verify(request: &HttpRequest, body: &[u8], context: &HttpContext) -> Result<LogoutToken, Refused> {
+fn find_token<'a>(request: &HttpRequest, body: &'a [u8]) -> Option<Cow<'a, str>> {
     let is_form = request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded");
-    let token = credentials::form_value(body, FIELD).filter(|_| is_form).ok_or(Refused::Form)?;
-    context.verifier.verify_logout(&token).map_err(Refused::Token)
+    credentials::form_value(body, FIELD).filter(|_| is_form)
+}
+
+/// Verifies a logout token. If its key is about to be fetched, waits for it: hardly any provider repeats a logout that was answered
+/// 503. One that waits counts as an unauthenticated connection.
+async fn verify(token: &str, address: IpAddr, context: &HttpContext) -> Result<LogoutToken, TokenError> {
+    let deadline = Instant::now() + context.config.auth.key_sets.timeout;
+    let mut permits = None;
+    loop {
+        // Before the token is verified: a fetch that ends meanwhile is not missed.
+        let fetched = context.verifier.key_sets().fetched();
+        let verified = context.verifier.verify_logout(token);
+        if !matches!(verified, Err(error) if error.is_temporary()) {
+            return verified;
+        }
+        permits = permits.or_else(|| waiting_permits(&ClientAddress::from(address), context));
+        if permits.is_none() || timeout_at(deadline, fetched).await.is_err() {
+            return verified;
+        }
+    }
+}
+
+fn waiting_permits(address: &ClientAddress, context: &HttpContext) -> Option<(Permit, KeyedPermit<ClientAddress>)> {
+    let address_permit = context.unauthenticated_address_limit.acquire(address)?;
+    Some((context.unauthenticated_limit.acquire()?, address_permit))
 }
 
 fn unavailable(error: &RevokeError) -> HttpError {

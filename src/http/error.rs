@@ -112,12 +112,14 @@ impl HttpError {
 
     /// The error that a client of the protocol would get as a reply.
     pub(super) fn of_wire_error(error: &WireError) -> Self {
-        let status = match error.code() {
+        let known = ErrorCode::ALL.iter().map(|(code, _)| *code).find(|code| error.has_code(*code));
+        let code = known.unwrap_or(ErrorCode::BadRequest);
+        let status = match code {
             ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
             ErrorCode::UnknownChannel => StatusCode::NOT_FOUND,
             _ => StatusCode::BAD_REQUEST,
         };
-        Self::new(status, error.code(), error.message())
+        Self::new(status, code, error.message())
     }
 
     /// 500.

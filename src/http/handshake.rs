@@ -35,8 +35,10 @@ use crate::{
         credentials::{self, Credential, CredentialError, HandshakeCredentials},
         refusal_log::{OriginRefusal, Refusal},
     },
+    broker::UserPermit,
     config::RejectMode,
     connection_limit::{KeyedPermit, Permit},
+    hooks::ForwardedHeaders,
     protocol::Format,
     revocation::TokenIds,
 };
@@ -140,11 +142,12 @@ pub(super) async fn admit<'a>(
     let (mut auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
     check(&mut auth)?;
     let (user_permit, unauthenticated_permits) = match &auth {
-        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context)?, None),
+        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context).await?, None),
         HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
             (None, Some(acquire_unauthenticated_permits(&address, context)?))
         }
     };
+    let hook_headers = collect_hook_headers(request, context)?;
     if let HandshakeAuth::Authenticated(claims) = &auth {
         let source = AuditFields { client: Some(client), ..source };
         context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
@@ -156,6 +159,7 @@ pub(super) async fn admit<'a>(
         format: Format::default(),
         commands: CommandSource::WebSocket,
         head: Bytes::new(),
+        hook_headers,
         has_native_pings: false,
         permit,
         address_permit,
@@ -163,6 +167,12 @@ pub(super) async fn admit<'a>(
         unauthenticated_permits,
     };
     Ok((admission, credentials.subprotocol))
+}
+
+/// Returns the headers of the handshake that hooks get.
+fn collect_hook_headers(request: &HttpRequest, context: &HttpContext) -> Result<ForwardedHeaders, HttpError> {
+    let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
+    context.hooks.collect_headers(values).map_err(|error| HttpError::bad_request(error.to_string()))
 }
 
 /// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.
@@ -225,18 +235,21 @@ fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
     refuse("address", HttpError::too_many_connections(message))
 }
 
-/// Acquires a permit of `limits.connections_per_user`. Sessions without a user need none; they are limited by
+/// Acquires a permit of `limits.connections_per_user`, which the other instances may refuse. Sessions without a user need none; they are limited by
 /// `limits.connections_per_address`.
-fn acquire_user_permit(
+async fn acquire_user_permit(
     claims: &Claims,
     ids: &TokenIds,
     source: &AuditFields<'_>,
     context: &HttpContext,
-) -> Result<Option<KeyedPermit<Arc<str>>>, HandshakeRefusal> {
+) -> Result<Option<UserPermit>, HandshakeRefusal> {
     if claims.is_anonymous() {
         return Ok(None);
     }
-    let permit = context.user_limit.acquire(&claims.user);
+    let permit = match context.user_limit.acquire(&claims.user) {
+        Some((permit, verdict)) => verdict.is_allowed().await.then_some(permit),
+        None => None,
+    };
     permit.map(Some).ok_or_else(|| {
         let message = "too many connections of this user";
         let fields = AuditFields { reason: Some(message), ..*source };

@@ -2,30 +2,24 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use std::sync::Arc;
-
-use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
-    http::StatusCode,
-    web::{self, Data},
-};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, web::Data};
 use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
+    login_attempt::{LoginFailure, check_password},
     login_tokens::{TokenPlace, login_limits, sign_access_token, token_response},
     request_source::RequestSource,
 };
 use crate::{
-    address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
         refusal_log::Refusal,
-        users::{MAX_PASSWORD_BYTES, User, Users},
+        users::{MAX_PASSWORD_BYTES, User},
     },
-    broker::Login,
+    broker::{EndedLogin, Login, revoke_until_stored},
     protocol::ErrorCode,
-    revocation::LoginId,
+    revocation::{LoginId, Revocation},
 };
 
 #[derive(Deserialize)]
@@ -98,49 +92,12 @@ pub(super) async fn login(
     response
 }
 
-/// Why no password was checked.
-struct LoginFailure {
-    /// The label of the metric.
-    outcome: &'static str,
-    error: HttpError,
-}
-
-/// Checks a password, unless earlier failures delay that. Returns the user if it is right.
-async fn check_password(
-    users: Arc<Users>,
-    username: &str,
-    password: String,
-    address: ClientAddress,
-    context: &Data<HttpContext>,
-) -> Result<Option<Arc<User>>, LoginFailure> {
-    let attempt = context.login_backoff.begin(context.clock.monotonic_now(), username, address).map_err(|wait| {
-        LoginFailure { outcome: "delayed", error: HttpError::too_many("too many failed logins", wait) }
-    })?;
-    // No queue: a flood of logins would fill it, and each one costs a hash.
-    let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {
-        context.login_backoff.withdraw(attempt);
-        let error = HttpError::at_capacity("too many logins at the same time; try again soon");
-        return Err(LoginFailure { outcome: "busy", error });
-    };
-    let (name, hashing_context) = (username.to_owned(), context.clone());
-    let checked = web::block(move || {
-        // Held until the hash is computed and the result counted, also if the client disconnects meanwhile.
-        let _permit = permit;
-        let user = users.verify(&name, &password);
-        if user.is_some() {
-            hashing_context.login_backoff.succeed(attempt);
-        }
-        user
-    });
-    checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })
-}
-
 /// Gives the user the tokens of a new login.
 async fn start_login(
     user: &User,
     place: TokenPlace,
     source: &RequestSource,
-    context: &HttpContext,
+    context: &Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
     let started_at = context.clock.now();
@@ -154,14 +111,35 @@ async fn start_login(
         ends_at: started_at.saturating_add(lifetime),
     };
     let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config)).await;
-    stored.map_err(|error| {
+    let replaced = stored.map_err(|error| {
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
+    revoke_replaced_logins(&replaced, context);
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
     let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
     context.audit.record(AuditEvent::LoggedIn, fields);
     Ok(token_response(place, &access_token, &id, 0, context))
+}
+
+/// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the
+/// new login does not depend on it.
+fn revoke_replaced_logins(replaced: &[EndedLogin], context: &Data<HttpContext>) {
+    let now = context.clock.now();
+    let of_login = |login: &EndedLogin| {
+        let revocation = login.revocation(&context.config, now)?;
+        context.revocations.may_revoke_replaced_login(&login.user).then_some(revocation)
+    };
+    let revocations: Vec<Revocation> = replaced.iter().filter_map(of_login).collect();
+    if revocations.is_empty() {
+        return;
+    }
+    let context = context.clone();
+    actix_rt::spawn(async move {
+        let cause = AuditFields { by: Some("logins_per_user"), ..AuditFields::default() };
+        let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+        revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
+    });
 }
 
 /// Parses the body of a login. serde alone would also accept a list, and its error messages would quote the password.

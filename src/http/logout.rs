@@ -97,7 +97,7 @@ async fn end_login(
     let Some(RefreshToken { login, .. }) = context.refresh_tokens.decode(token) else { return Ok(()) };
     let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
     let end = context.clock.now().saturating_add(context.config.login.token_ttl);
-    let Some(EndedLogin { id, user }) = ended.map_err(|_| unavailable())?.pop() else {
+    let Some(EndedLogin { id, user, .. }) = ended.map_err(|_| unavailable())?.pop() else {
         // It may have been ended by a logout that could not revoke its tokens.
         let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
         return revoke_all(revocation, source, context).await;
@@ -170,11 +170,9 @@ async fn revoke(
 
 /// Ends the logins that a revocation means, and has it obeyed by all nodes.
 async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
-    let revocations = vec![revocation];
-    if context.config.login.is_enabled() {
-        let ended = end_revoked_logins(&*context.broker, &revocations, context.config.login_issuer()).await;
-        ended.map_err(|_| unavailable())?;
-    }
+    let revocations =
+        end_revoked_logins(&*context.broker, vec![revocation], &context.config, &context.revocations).await;
+    let revocations = revocations.map_err(|_| unavailable())?;
     let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
     let revoked = revoke_everywhere(&*context.broker, revocations, (&context.audit, cause), &context.metrics).await;
     revoked.map_err(|error| match error {

@@ -14,6 +14,7 @@ pub mod handshake;
 pub mod health;
 mod listener_role;
 mod login;
+mod login_attempt;
 mod login_tokens;
 mod logout;
 pub mod origin_policy;
@@ -37,13 +38,16 @@ use crate::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{
-        Permissions, RefreshTokens, Signer, Verifier, login_backoff::LoginBackoff, refusal_log::RefusalLog,
+        Permissions, RefreshTokens, Signer, Verifier,
+        login_backoff::{FailureNames, LoginBackoff},
+        refusal_log::RefusalLog,
         users::Users,
     },
-    broker::SharedBroker,
+    broker::{SharedBroker, UserLimit},
     clock::Clock,
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
+    hooks::Hooks,
     hub::Hubs,
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
@@ -81,10 +85,14 @@ pub struct HttpContext {
     pub login_users: Option<Arc<Users>>,
     /// Delays logins after failed ones.
     pub login_backoff: LoginBackoff,
+    /// Makes the names under which the broker counts failed logins.
+    pub failure_names: FailureNames,
     /// Stores tickets for all instances.
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.
     pub hubs: Arc<Hubs>,
+    /// Backend hooks, which get headers of handshakes.
+    pub hooks: Arc<Hooks>,
     /// The revocations of this instance, to which a logout adds.
     pub revocations: Arc<Revocations>,
     /// Logs changes of the readiness.
@@ -104,10 +112,10 @@ pub struct HttpContext {
     /// Connections per address (`limits.connections_per_address`).
     pub address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// Connections per user (`limits.connections_per_user`), shared with the sessions.
-    pub user_limit: Arc<KeyedLimit<Arc<str>>>,
-    /// Unauthenticated connections (`limits.waiting`).
+    pub user_limit: Arc<UserLimit>,
+    /// Unauthenticated connections, and logout tokens that wait for their key (`limits.waiting`).
     pub unauthenticated_limit: Arc<ConnectionLimit>,
-    /// Unauthenticated connections per address (`limits.waiting_per_address`).
+    /// The same per address (`limits.waiting_per_address`).
     pub unauthenticated_address_limit: Arc<KeyedLimit<ClientAddress>>,
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
-        RefreshToken,
+        RefreshToken, TokenError,
         credentials::cookie_value,
         refusal_log::{RefreshRefusal, Refusal},
         users::Users,
@@ -115,6 +115,18 @@ enum RefreshFailure {
     Failed(HttpError),
 }
 
+/// Why the new access token would not be accepted.
+impl From<TokenError> for RefreshFailure {
+    fn from(error: TokenError) -> Self {
+        if error == TokenError::Revoked {
+            return Self::Refused(RefreshRefusal::Ended);
+        }
+        // A fault of the hub or of its configuration: another login would not help, and the refresh may be repeated.
+        log::error!("access token of a login would be refused error={:?}", error.to_string());
+        Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+    }
+}
+
 impl From<BrokerError> for RefreshFailure {
     fn from(error: BrokerError) -> Self {
         log::warn!("login store unavailable error={:?}", error.to_string());
@@ -138,9 +150,7 @@ async fn refresh_login(
             let user = users.find(&user).filter(|user| user.password_name == password);
             let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
             let access_token = sign_access_token(&user, &login, context).map_err(RefreshFailure::Failed)?;
-            if context.verifier.verify(&access_token).is_err() {
-                return Err(refuse(RefreshRefusal::Ended));
-            }
+            context.verifier.verify(&access_token)?;
             Ok((access_token, login, generation))
         }
         LoginRefresh::Spent => {
@@ -160,5 +170,21 @@ async fn refresh_login(
             Err(refuse(RefreshRefusal::Spent))
         }
         LoginRefresh::Unknown => Err(refuse(RefreshRefusal::Ended)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_revoked_access_token_means_that_the_login_has_ended() {
+        assert!(matches!(TokenError::Revoked.into(), RefreshFailure::Refused(RefreshRefusal::Ended)));
+        for error in [TokenError::KeyPending, TokenError::IssuedInFuture, TokenError::WrongIssuer] {
+            let RefreshFailure::Failed(failure) = error.into() else {
+                panic!("{error}: the client has to log in again")
+            };
+            assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE, "{error}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use actix::{Addr, Handler, Message};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -224,8 +225,8 @@ impl Deliver for Hubs {
             }
             .boxed(),
             SurveyQuestion::Info => {
-                let (node, started_at) = (self.node.clone(), self.started_at);
-                async move { node_info_json(hubs, node, started_at).await }.boxed()
+                let (node, started_at, metrics) = (self.node.clone(), self.started_at, self.metrics.clone());
+                async move { node_info_json(hubs, node, started_at, &metrics).await }.boxed()
             }
         }
     }
@@ -240,7 +241,7 @@ async fn channels_json(hubs: Vec<Addr<Hub>>) -> Vec<u8> {
     serde_json::to_vec(&sum).unwrap_or_default()
 }
 
-async fn node_info_json(hubs: Vec<Addr<Hub>>, node: NodeIdentity, started_at: Instant) -> Vec<u8> {
+async fn node_info_json(hubs: Vec<Addr<Hub>>, node: NodeIdentity, started_at: Instant, metrics: &Metrics) -> Vec<u8> {
     let stats = join_all(hubs.iter().map(|hub| hub.send(CollectStats))).await;
     let (mut clients, mut subs, mut users, mut channels) = (0, 0, HashSet::new(), HashSet::new());
     for stats in stats.into_iter().flatten() {
@@ -257,8 +258,26 @@ async fn node_info_json(hubs: Vec<Addr<Hub>>, node: NodeIdentity, started_at: In
         num_subs: subs,
         num_channels: channels.len() as u64,
         uptime: started_at.elapsed().as_secs(),
+        num_publications: metrics.publications.get(),
+        num_deliveries: metrics.deliveries.get(),
+        cpu_ms: processor_milliseconds(),
+        memory_bytes: resident_bytes(),
     };
     serde_json::to_vec(&info).unwrap_or_default()
+}
+
+/// Returns the processor time of this process, in milliseconds.
+fn processor_milliseconds() -> u64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    u64::try_from(used.tv_sec * 1_000 + used.tv_nsec / 1_000_000).unwrap_or_default()
+}
+
+/// Returns the memory of this process that is not swapped out, in bytes; 0 where the kernel does not tell.
+fn resident_bytes() -> u64 {
+    // Sizes in pages: the whole program, then what is resident (proc_pid_statm(5)).
+    let sizes = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = sizes.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * rustix::param::page_size() as u64
 }
 
 /// The host name of the machine or container, if the kernel has one.

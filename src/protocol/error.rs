@@ -11,8 +11,8 @@ use crate::channel::{Channel, ChannelNameError};
 code_enum! {
     /// An error that a client or a caller of the server API gets.
     pub enum ErrorCode {
-        /// The broker is unavailable or did not answer in time, the keys of the token's issuer are about to be fetched, or the
-        /// server failed. A publication may have been delivered nevertheless.
+        /// The broker is unavailable or did not answer in time, the keys of the token's issuer are about to be fetched, a hook
+        /// did not answer as it should, or the server failed. A publication may have been delivered nevertheless.
         Internal = 100, "internal server error", error_reaction(100, true),
             "Repeat the call a little later; a publish with the same `idempotency_key`.";
         /// The command has no token although `auth.require_token_per_message` is set; over HTTP (401), there are no valid
@@ -45,12 +45,12 @@ code_enum! {
         /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, or a `type`
         /// other than 0.
         NotAvailable = 108, "not available", error_reaction(108, false),
-            "Enable it in the channel's options (`channels.history_size`, `channels.presence`), or do without.";
+            "Enable it in the channel's options (`channels.history_size`, `channels.presence`) or `hooks.rpc`, or do without.";
         /// The token has expired, or is not valid yet (`nbf`).
         TokenExpired = 109, "token expired", error_reaction(109, false),
             "Get a new token and repeat the call.";
         /// A rate limit (`limits.commands_per_second`, `limits.publications_per_second`), a full delivery queue
-        /// (`limits.hub_queue_bytes`), or, over HTTP (429, 503), a limit on handshakes, connections, logins or tickets.
+        /// (`limits.hub_queue_bytes`), calls of a hook that wait (`hooks.waiting`), or, over HTTP (429, 503), a limit on handshakes, connections, logins or tickets.
         TooManyRequests = 111, "too many requests", error_reaction(111, true),
             "Repeat the call later and more slowly, over HTTP after `Retry-After`.";
         /// The history no longer has the publications that the client missed, and the client or the caller insists on them.
@@ -68,7 +68,7 @@ impl ErrorCode {
     /// Returns the error with a message that says more than its text: the field that is wrong, the limit that is exceeded.
     /// Nothing secret goes in.
     pub fn with_detail(self, detail: impl fmt::Display) -> WireError {
-        WireError { code: self, message: format!("{}: {detail}", self.text()).into() }
+        WireError { message: format!("{}: {detail}", self.text()).into(), ..self.into() }
     }
 }
 
@@ -108,14 +108,30 @@ impl From<DisabledOption<'_>> for WireError {
 /// An error as its receiver gets it. In JSON: `{code, message, temporary?}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireError {
-    code: ErrorCode,
+    code: u32,
+    is_temporary: bool,
     message: Cow<'static, str>,
 }
 
 impl WireError {
-    /// Returns the code.
-    pub fn code(&self) -> ErrorCode {
+    /// An error that a backend gives. `None` if its code is not 100 to 1999: those above are close codes.
+    pub fn custom(code: u32, message: impl Into<Cow<'static, str>>, is_temporary: bool) -> Option<Self> {
+        (100..2000).contains(&code).then(|| Self { code, is_temporary, message: message.into() })
+    }
+
+    /// Returns the number on the wire.
+    pub fn code(&self) -> u32 {
         self.code
+    }
+
+    /// Returns whether the error has this code.
+    pub fn has_code(&self, code: ErrorCode) -> bool {
+        self.code == code.code()
+    }
+
+    /// Returns whether the same call may succeed later without a change.
+    pub fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 
     /// Returns the message.
@@ -128,15 +144,15 @@ impl WireError {
 impl<E: Into<ErrorCode>> From<E> for WireError {
     fn from(error: E) -> Self {
         let code = error.into();
-        Self { code, message: code.text().into() }
+        Self { code: code.code(), is_temporary: code.is_temporary(), message: code.text().into() }
     }
 }
 
 impl Serialize for WireError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let is_temporary = self.code.is_temporary();
+        let is_temporary = self.is_temporary;
         let mut object = serializer.serialize_struct("WireError", 2 + usize::from(is_temporary))?;
-        object.serialize_field("code", &self.code.code())?;
+        object.serialize_field("code", &self.code)?;
         object.serialize_field("message", self.message())?;
         if is_temporary {
             object.serialize_field("temporary", &true)?;

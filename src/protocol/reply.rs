@@ -27,6 +27,8 @@ pub enum Reply<'a> {
     PresenceStats(PresenceStats),
     /// Reply to `history`.
     History(&'a HistoryResult<'a>),
+    /// Reply to `rpc`: raw JSON of the backend, on one line.
+    Rpc(Option<&'a Bytes>),
     /// Reply to `ping`.
     Ping,
     /// Reply to `refresh`.

@@ -105,16 +105,16 @@ impl RevocationList {
         }
         let without_session = token.sid.is_none().then(|| fingerprint(USER_WITHOUT_SESSION, user, ""));
         let names = token.ids().chain([fingerprint(USER, user, "")]).chain(without_session);
-        names.flat_map(|name| [name, scoped(name, token.issuer)]).any(|id| self.means(id, token, now))
+        names.flat_map(|name| [name, scoped(name, token.issuer)]).any(|id| self.has_revocation_of(token, id, now))
     }
 
     /// Returns whether a token is revoked in one channel.
     pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity, now: WallTime) -> bool {
-        !self.entries.is_empty() && self.means(fingerprint(CHANNEL, user, channel.as_str()), token, now)
+        !self.entries.is_empty() && self.has_revocation_of(token, fingerprint(CHANNEL, user, channel.as_str()), now)
     }
 
-    /// Returns whether the revocation with this fingerprint exists, has not expired, and means the token.
-    fn means(&self, id: Fingerprint, token: &TokenIdentity, now: WallTime) -> bool {
+    /// Returns whether the list has the revocation with this fingerprint, and it has not expired and means the token.
+    fn has_revocation_of(&self, token: &TokenIdentity, id: Fingerprint, now: WallTime) -> bool {
         let entry = self.entries.get(&id);
         entry.is_some_and(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
     }

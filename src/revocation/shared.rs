@@ -116,21 +116,37 @@ impl Revocations {
         WallTime::from_unix_seconds(self.clock.now().unix_seconds().saturating_add(1))
     }
 
-    /// Returns the revocation by which a logout ends the tokens of `target`, one of which expires at `token_end`. A user who logs
-    /// out more often than `limits.logouts_per_user` would fill the list: then it is all tokens that the user has from this issuer,
-    /// which is one entry however often.
+    /// Returns the date and time by which revocations expire.
+    pub fn now(&self) -> WallTime {
+        self.clock.now()
+    }
+
+    /// Returns the revocation by which a logout ends the tokens of `target`, one of which expires at `token_end`.
     pub fn of_logout(&self, user: &str, target: RevocationTarget, token_end: WallTime) -> Revocation {
-        if !user.is_empty() && self.logouts.charge(user).is_err() {
-            let scope = target.issuer().map_or(IssuerScope::Any, |issuer| IssuerScope::Only(issuer.to_owned()));
-            let target = RevocationTarget::User(user.to_owned(), scope);
-            return Revocation { target, issued_before: self.issued_until_now(), expires_at: self.default_expiry() };
-        }
         let expires_at = match target {
             RevocationTarget::Token(..) => token_end,
             // Other tokens of the session may live longer.
             _ => token_end.max(self.default_expiry()),
         };
-        Revocation::of_all(target, expires_at)
+        self.limit_per_user(user, Revocation::of_all(target, expires_at))
+    }
+
+    /// Returns the revocation of one token or session of a user, or what takes its place. A user with more of them than
+    /// `limits.logouts_per_user` would fill the list: then it is all tokens that the user has from this issuer now, which is one
+    /// entry however often. It lasts only as long as the one that it replaces, because it means also newer tokens without `iat`.
+    pub fn limit_per_user(&self, user: &str, revocation: Revocation) -> Revocation {
+        if user.is_empty() || self.logouts.charge(user).is_ok() {
+            return revocation;
+        }
+        let scope = revocation.target.issuer().map_or(IssuerScope::Any, |issuer| IssuerScope::Only(issuer.to_owned()));
+        let target = RevocationTarget::User(user.to_owned(), scope);
+        Revocation { target, issued_before: self.issued_until_now(), expires_at: revocation.expires_at }
+    }
+
+    /// Returns whether the tokens of a login may be revoked that a newer login of its user has ended. A user who logs in again and
+    /// again would fill the list, and the tokens of the new login must not be revoked, too. The number is that of the logouts.
+    pub fn may_revoke_replaced_login(&self, user: &str) -> bool {
+        self.logouts.charge(&("replaced", user)).is_ok()
     }
 
     /// Adds revocations. From then on no token that they mean is accepted, and no hub delivers anything before it has applied

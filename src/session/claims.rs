@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
+
 use super::{Services, Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
     audit::{AuditEvent, AuditFields},
@@ -9,7 +11,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::Door,
-    hub::{Reauthorize, SubscriptionSource, UpdateSession},
+    hub::{AwaitDisconnect, CloseReason, Reauthorize, SubscriptionSource, UpdateSession},
     protocol::{Disconnect, ErrorCode, Expiry, Format, Push},
 };
 
@@ -91,10 +93,30 @@ impl Session {
     /// Returns whether the user may have it.
     pub(super) fn acquire_user_permit(&mut self, claims: &Claims) -> bool {
         if self.user_permit.is_none() && !claims.is_anonymous() {
-            self.user_permit = self.services.user_limit.acquire(&claims.user);
+            let acquired = self.services.user_limit.acquire(&claims.user);
+            let verdict = acquired.and_then(|(permit, verdict)| {
+                self.user_permit = Some(permit);
+                verdict.if_asked()
+            });
+            if let Some(is_allowed) = verdict {
+                self.close_unless(is_allowed);
+            }
             return self.user_permit.is_some();
         }
         true
+    }
+
+    /// Closes the session if the other instances refuse the permit of its user. It does not wait for them.
+    fn close_unless(&self, is_allowed: BoxFuture<'static, bool>) {
+        let (services, outbox, format) = (self.services.clone(), self.outbox.clone(), self.format);
+        let (client, key) = (self.client, self.key);
+        actix_rt::spawn(async move {
+            if !is_allowed.await {
+                let reason = CloseReason::from(&Disconnect::CONNECTION_LIMIT);
+                reason.close(&outbox, format, client, &services.clock, &services.metrics);
+                services.hub.do_send(AwaitDisconnect(key));
+            }
+        });
     }
 
     /// Gives the session new claims, and has the hub end the subscriptions that they do not allow.
@@ -112,6 +134,8 @@ impl Session {
             }
             // It has a token and an expiry of its own, for the same user.
             SubscriptionSource::SubscriptionToken(_) => true,
+            // The backend has allowed it to the same user. It ends with its own expiry.
+            SubscriptionSource::Hook(_) => true,
             // No token has allowed it: only the server API ends it.
             SubscriptionSource::ServerApi(_) => true,
             SubscriptionSource::Personal => true,

@@ -25,10 +25,11 @@ use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields, AuditLog},
     auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
-    broker::SharedBroker,
+    broker::{SharedBroker, UserLimit, UserPermit},
     clock::{Clock, MonotonicTime, NEVER},
     config::Config,
-    connection_limit::{KeyedLimit, KeyedPermit, Permit},
+    connection_limit::{KeyedPermit, Permit},
+    hooks::{ForwardedHeaders, Hooks},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
         SessionControl, SessionKey, Unregister, record_close,
@@ -54,8 +55,10 @@ pub struct Services {
     pub audit: Arc<AuditLog>,
     /// Knows the options of channels, and checks what claims allow there.
     pub permissions: Arc<Permissions>,
+    /// Backend hooks.
+    pub hooks: Arc<Hooks>,
     /// The connections of each user (`limits.connections_per_user`).
-    pub user_limit: Arc<KeyedLimit<Arc<str>>>,
+    pub user_limit: Arc<UserLimit>,
     /// What the server API has subscribed users to.
     pub api_grants: Arc<ApiGrants>,
     /// The clocks.
@@ -89,6 +92,8 @@ pub struct Session {
     started_at: MonotonicTime,
     outbox: Arc<Outbox>,
     format: Format,
+    /// The headers of the handshake that hooks get.
+    hook_headers: ForwardedHeaders,
     /// Native pings keep the connection alive, even of an SDK session.
     has_native_pings: bool,
     /// `None`: a WebSocket. Boxed: most connections are, and all would pay for the memory.
@@ -110,7 +115,7 @@ pub struct Session {
     has_subscription_info: bool,
     /// Count the connection among the unauthenticated ones. Boxed: few connections are, and all would pay for the memory.
     unauthenticated_permits: Option<Box<(Permit, KeyedPermit<ClientAddress>)>>,
-    user_permit: Option<KeyedPermit<Arc<str>>>,
+    user_permit: Option<UserPermit>,
     /// Released last: when a connection is no longer counted, it holds no other permit either.
     _permits: (KeyedPermit<ClientAddress>, Permit),
 }
@@ -258,6 +263,7 @@ impl Session {
             started_at: services.clock.monotonic_now(),
             outbox,
             format: admission.format,
+            hook_headers: admission.hook_headers,
             has_native_pings: admission.has_native_pings,
             stream: stream.map(Box::new),
             services,

@@ -27,11 +27,16 @@ fn refreshed(generation: u32) -> LoginRefresh {
 impl Instance {
     /// Starts a login that ends after 1,000 s.
     async fn log_in(&self, second: i64, password: &str) -> LoginId {
+        self.log_in_and_replace(second, password).await.0
+    }
+
+    /// Returns also the logins that it has ended.
+    async fn log_in_and_replace(&self, second: i64, password: &str) -> (LoginId, Vec<EndedLogin>) {
         let id = LoginId::random(USER).unwrap();
         let (user, password) = (USER.to_owned(), password.to_owned());
         let login = Login { user, password, started_at: at(second), ends_at: at(second + 1000) };
-        self.broker.start_login(id.clone(), login, LIMITS).await.unwrap();
-        id
+        let replaced = self.broker.start_login(id.clone(), login, LIMITS).await.unwrap();
+        (id, replaced)
     }
 
     async fn refresh(&self, id: &LoginId, generation: u32, second: i64) -> LoginRefresh {
@@ -44,7 +49,7 @@ impl Instance {
 
     async fn end(&self, selection: LoginSelection) -> Vec<LoginId> {
         let ended = self.broker.end_logins(user_tag(USER), selection).await.unwrap();
-        let of_user = |EndedLogin { id, user }| {
+        let of_user = |EndedLogin { id, user, .. }| {
             assert_eq!(user, USER);
             id
         };
@@ -102,13 +107,15 @@ pub async fn logins_above_the_limit_end_the_ones_refreshed_longest_ago(instance:
     let second = instance.log_in(1, "p").await;
     let third = instance.log_in(2, "p").await;
     assert_eq!(instance.refresh(&first, 0, 3).await, refreshed(1));
-    let fourth = instance.log_in(4, "p").await;
+    let (fourth, replaced) = instance.log_in_and_replace(4, "p").await;
+    assert_eq!(replaced, [EndedLogin { id: second.clone(), user: USER.to_owned(), refreshed_at: at(1) }]);
     assert_eq!(instance.refresh(&second, 0, 5).await, UNKNOWN);
     for (id, generation) in [(&first, 1), (&third, 0), (&fourth, 0)] {
         assert_eq!(instance.refresh(id, generation, 6).await, refreshed(generation + 1));
     }
     // Those that have ended make room.
-    let late = instance.log_in(200, "p").await;
+    let (late, replaced) = instance.log_in_and_replace(200, "p").await;
+    assert_eq!(replaced, [], "they have ended by themselves");
     assert_eq!(instance.end(LoginSelection::OtherPassword(String::new())).await, [late]);
 }
 
@@ -124,6 +131,14 @@ pub async fn selected_logins_end_and_are_returned(instance: Instance) {
     assert!(
         instance.broker.end_logins(user_tag("bob"), LoginSelection::StartedBefore(at(9))).await.unwrap().is_empty()
     );
+    let refreshed_login = instance.log_in(0, "refreshed").await;
+    assert_eq!(
+        instance.refresh(&refreshed_login, 0, 7).await,
+        LoginRefresh::Refreshed { user: USER.to_owned(), password: "refreshed".to_owned(), generation: 1 }
+    );
+    let one_login = LoginSelection::One(refreshed_login.clone());
+    let ended = instance.broker.end_logins(user_tag(USER), one_login).await.unwrap();
+    assert_eq!(ended, [EndedLogin { id: refreshed_login, user: USER.to_owned(), refreshed_at: at(7) }]);
 }
 
 #[tokio::test]

@@ -8,8 +8,21 @@ use super::{
 };
 use crate::support::mark_secret;
 
-const COMMANDS: [&[&str]; 9] =
-    [&[], &["serve"], &["token"], &["check-token"], &["init"], &["user"], &["hash-password"], &["config"], &["health"]];
+const COMMANDS: [&[&str]; 13] = [
+    &[],
+    &["serve"],
+    &["token"],
+    &["check-token"],
+    &["init"],
+    &["user"],
+    &["hash-password"],
+    &["config"],
+    &["health"],
+    &["api"],
+    &["pub"],
+    &["sub"],
+    &["top"],
+];
 
 /// The examples of a help text: lines indented by four spaces. A line that ends in a backslash continues.
 fn examples(help: &str) -> Vec<String> {
@@ -50,6 +63,16 @@ fn shell(home: &Path, script: &str) -> Command {
     command
 }
 
+/// Runs an example of `sub`, and publishes until it has printed something.
+fn sub_prints_a_publication(home: &Path, mut example: Command) {
+    let tail = Process::start(&mut example);
+    let printed = tail.wait_for_line(|| {
+        let published = Process::start(&mut shell(home, "wardcast pub news 1")).wait_for_exit();
+        assert_eq!(published.code, Some(0), "{published:?}");
+    });
+    assert!(printed.contains('1'), "{printed}");
+}
+
 #[test]
 fn examples_of_every_help_work_when_pasted() {
     let home = tempfile::tempdir().unwrap();
@@ -60,7 +83,10 @@ fn examples_of_every_help_work_when_pasted() {
         let mut help = wardcast(&[command, &["--help"]].concat());
         let help = Process::start(help.env("COLUMNS", "80")).wait_for_exit().stdout;
         for example in examples(&help) {
-            assert!(["wardcast", "eval"].iter().any(|start| example.starts_with(start)), "not a command: {example}");
+            assert!(
+                ["wardcast", "eval", "seq"].iter().any(|start| example.starts_with(start)),
+                "not a command: {example}"
+            );
             count += 1;
             if runs_hub(&example) {
                 // On any free port, and in the place of the shell, so that it ends with the test.
@@ -79,6 +105,10 @@ fn examples_of_every_help_work_when_pasted() {
             // `health` has to ask the hub that runs, `config check` is not about it.
             if example.starts_with("wardcast health") {
                 shell.env("WARDCAST_SERVER__BIND", address.to_string());
+            }
+            if example.starts_with("wardcast sub") {
+                sub_prints_a_publication(home.path(), shell);
+                continue;
             }
             let input = if example.contains("wardcast user add") { "correct horse\n" } else { "" };
             let result = Process::start_with_input(&mut shell, input).wait_for_exit();

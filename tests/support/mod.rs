@@ -1,5 +1,6 @@
 //! The tools of the tests: a hub, clients, raw connections and HTTP requests. All are real, on ephemeral ports of loopback.
 
+pub mod backend;
 pub mod child_process;
 pub mod client;
 pub mod events;

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{PATIENCE, mark_secret, trace_log};
@@ -117,6 +117,23 @@ impl Process {
         let password = text.lines().find_map(|line| line.split_once("user demo, password ")).unwrap_or_default().1;
         let password = mark_secret(password.to_owned());
         Banner { password, address, token: mark_secret(between("token=", '"')), curl, text }
+    }
+
+    /// Does something again and again until the process prints a line, and returns the line.
+    pub fn wait_for_line(&self, act: impl Fn()) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            act();
+            match self.lines.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => return line,
+                Err(error) => assert!(Instant::now() < deadline, "no line is printed: {error}"),
+            }
+        }
+    }
+
+    /// Returns the next line that the process has printed, if there is one.
+    pub fn try_line(&self) -> Option<String> {
+        self.lines.try_recv().ok()
     }
 
     /// Waits until the log has a line with this phrase, and returns it.

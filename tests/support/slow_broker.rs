@@ -28,8 +28,8 @@ use wardcast::{
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
         LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
-        PresentClient, PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult,
-        memory::MemoryBroker,
+        PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
+        SurveyResult, UserLimit, memory::MemoryBroker,
     },
     channel::Channel,
     clock::{Clock, WallTime},
@@ -261,7 +261,7 @@ impl Broker for SlowBroker {
         self.inner.take_ticket(id)
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
         self.inner.start_login(id, login, limits)
     }
 
@@ -277,6 +277,10 @@ impl Broker for SlowBroker {
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
         self.inner.end_logins(user_tag, selection)
+    }
+
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        None
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {
@@ -331,7 +335,8 @@ impl Worker {
             refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,
-            user_limit: KeyedLimit::new(0),
+            hooks: Arc::default(),
+            user_limit: UserLimit::new(0, &*broker),
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
             metrics,
@@ -362,6 +367,7 @@ impl Worker {
             ip: [127, 0, 0, 1].into(),
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
+            hook_headers: Default::default(),
             commands: CommandSource::WebSocket,
             head: Bytes::new(),
             has_native_pings: true,

@@ -1,7 +1,7 @@
 //! Fetches one document over https: one GET on a connection of its own, to an address that was checked, without redirects, and
 //! with a limit on the size. The caller limits the time.
 
-use std::{fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -13,7 +13,6 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::ServerName;
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -160,14 +159,7 @@ impl HttpsClient {
     /// # Errors
     /// If no certificate authority can be read.
     pub(super) fn trusting(file: Option<&Path>) -> Result<TlsConnector, CertificateError> {
-        let certificates = file.map_or_else(certificate::system_roots, certificate::read_roots)?;
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificates);
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().expect("aws-lc supports TLS 1.2 and 1.3");
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsConnector::from(Arc::new(config)))
+        certificate::tls_connector(file)
     }
 
     /// Fetches a document.
@@ -243,6 +235,9 @@ impl HttpsClient {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
     use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;

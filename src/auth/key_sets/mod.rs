@@ -18,7 +18,10 @@ use std::{
 
 use jsonwebtoken::Algorithm;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 pub use self::client::FetchError;
@@ -41,6 +44,8 @@ pub struct KeySets {
     auth: AuthConfig,
     sets: Vec<KeySet>,
     ring: Arc<KeyRing>,
+    /// A fetch has ended.
+    fetched: Notify,
     created: Instant,
 }
 
@@ -159,7 +164,7 @@ impl KeySets {
             sets.extend(KeySet::from_config(auth, configured, &mut clients, created)?);
         }
         let ring = Arc::new(KeyRing::read(config, sets.len(), revocations)?);
-        Ok((Self { auth: auth.clone(), sets, ring: ring.clone(), created }, ring))
+        Ok((Self { auth: auth.clone(), sets, ring: ring.clone(), fetched: Notify::new(), created }, ring))
     }
 
     /// Starts a task for each set in the current actix system. The tasks end with the last reference to the sets.
@@ -243,6 +248,11 @@ impl KeySets {
         is_pending || is_there()
     }
 
+    /// Returns a future that completes when the next fetch of a set has ended, also if it does so before the future is awaited.
+    pub fn fetched(&self) -> Notified<'_> {
+        self.fetched.notified()
+    }
+
     /// Sets the gauge of the sets whose keys are not there.
     fn report(&self, metrics: &Metrics) {
         let now = Instant::now();
@@ -257,23 +267,28 @@ impl KeySets {
         set.schedule.lock().begin(Instant::now());
         let fetched = self.fetch_keys(set).await;
         let now = Instant::now();
-        // Locked until the keys are in force: a token that does not find its key waits for them.
-        let mut schedule = set.schedule.lock();
-        match fetched {
-            Ok(KeySetDocument { keys, skipped }) => {
-                let change = self.ring.replace_fetched(index, keys);
-                schedule.succeed(now, change.absent > 0, settings);
-                set.log_skipped(skipped);
-                Ok(change)
-            }
-            Err(error) => {
-                schedule.fail(now, settings);
-                if !schedule.is_current(now, settings.stale) {
-                    self.ring.suspend_fetched(index);
+        let put_into_force = || {
+            // Locked until the keys are in force: a token that does not find its key waits for them.
+            let mut schedule = set.schedule.lock();
+            match fetched {
+                Ok(KeySetDocument { keys, skipped }) => {
+                    let change = self.ring.replace_fetched(index, keys);
+                    schedule.succeed(now, change.absent > 0, settings);
+                    set.log_skipped(skipped);
+                    Ok(change)
                 }
-                Err(error)
+                Err(error) => {
+                    schedule.fail(now, settings);
+                    if !schedule.is_current(now, settings.stale) {
+                        self.ring.suspend_fetched(index);
+                    }
+                    Err(error)
+                }
             }
-        }
+        };
+        let change = put_into_force();
+        self.fetched.notify_waiters();
+        change
     }
 
     async fn fetch_keys(&self, set: &KeySet) -> Result<KeySetDocument, FetchError> {

@@ -394,3 +394,33 @@ fn what_is_revoked_in_a_channel_allows_no_subscribing_and_nothing_else_there() {
     };
     assert_eq!((with_token(49, 50), with_token(50, 49)), (YES, NO));
 }
+
+#[test]
+fn hook_decides_only_where_neither_name_nor_revocation_excludes() {
+    use crate::{
+        clock::WallTime,
+        revocation::{Revocation, RevocationTarget, Revocations, TokenIdentity},
+    };
+
+    let at = WallTime::from_unix_seconds;
+    let revocations = std::sync::Arc::new(Revocations::default());
+    let target = RevocationTarget::Channel("ann".to_owned(), channel("chat:revoked"));
+    revocations.add([Revocation { issued_before: at(50), ..Revocation::of_all(target, NEVER) }]).unwrap();
+    let options = "allow_subscribe = \"anonymous\"\nsubscribe_hook = true\npublish_hook = true";
+    let permissions = permissions(options).without_revoked(revocations);
+    let issued = TokenIdentity { issued_at: at(49), ..TokenIdentity::default() };
+    let ann = Claims { token: issued, ..with_caps("ann", &[exact("chat:granted")]) };
+    for (name, is_asked, subscribed, published) in [
+        ("chat:room", true, NO, YES),
+        ("chat:granted", false, YES, YES),
+        ("chat:revoked", false, NO, NO),
+        ("chat:#ann", false, YES, YES),
+        ("chat:#bob", false, NO, NO),
+        ("$chat:room", false, NO, NO),
+        ("news", false, NO, NO),
+    ] {
+        assert_eq!(permissions.asks_subscribe_hook(&ann, &channel(name)), is_asked, "{name}");
+        assert_eq!(subscribes(&permissions, &ann, name), subscribed, "{name}");
+        assert_eq!(publishes(&permissions, &ann, name, false), published, "{name}");
+    }
+}

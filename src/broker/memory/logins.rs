@@ -19,21 +19,30 @@ struct StoredLogin {
 }
 
 impl StoredLogin {
+    fn ended(self, tag: &str, own_part: &str) -> Option<EndedLogin> {
+        let Self { login, refreshed_at, .. } = self;
+        Some(EndedLogin { id: LoginId::join(tag, own_part)?, user: login.user, refreshed_at })
+    }
+
     fn is_alive(&self, now: WallTime, limits: &LoginLimits) -> bool {
         now < self.login.ends_at && now < self.refreshed_at.saturating_add(limits.idle)
     }
 }
 
 impl LoginStore {
-    pub(super) fn start(&mut self, id: &LoginId, login: Login, limits: &LoginLimits) {
+    /// Returns the logins that have ended because there were too many.
+    pub(super) fn start(&mut self, id: &LoginId, login: Login, limits: &LoginLimits) -> Vec<EndedLogin> {
         let (tag, own_part) = id.split();
         let (logins, now) = (self.0.entry(tag.to_owned()).or_default(), login.started_at);
         logins.retain(|_, login| login.is_alive(now, limits));
+        let mut ended = Vec::new();
         while logins.len() >= limits.per_user.max(1) {
             let oldest = logins.iter().min_by_key(|(_, login)| login.refreshed_at).map(|(id, _)| id.clone());
-            oldest.iter().for_each(|oldest| _ = logins.remove(oldest));
+            let removed = oldest.and_then(|oldest| logins.remove_entry(&oldest));
+            ended.extend(removed.and_then(|(own_part, stored)| stored.ended(tag, &own_part)));
         }
         logins.insert(own_part.to_owned(), StoredLogin { login, generation: 0, refreshed_at: now });
+        ended
     }
 
     pub(super) fn refresh(
@@ -66,11 +75,7 @@ impl LoginStore {
             LoginSelection::StartedBefore(time) => login.started_at < *time,
             LoginSelection::OtherPassword(password) => login.password != *password,
         });
-        let ended = ended
-            .filter_map(|(own_part, stored)| {
-                Some(EndedLogin { id: LoginId::join(tag, &own_part)?, user: stored.login.user })
-            })
-            .collect();
+        let ended = ended.filter_map(|(own_part, stored)| stored.ended(tag, &own_part)).collect();
         if logins.is_empty() {
             self.0.remove(tag);
         }

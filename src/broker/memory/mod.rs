@@ -38,8 +38,8 @@ use self::{
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
     LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, Version, completed,
-    invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, Version,
+    completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
@@ -386,9 +386,8 @@ impl Broker for MemoryBroker {
         completed(Ok(self.tickets.lock().take(&id, self.clock.monotonic_now())))
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
-        self.logins.lock().start(&id, login, &limits);
-        completed(Ok(()))
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
+        completed(Ok(self.logins.lock().start(&id, login, &limits)))
     }
 
     fn refresh_login(
@@ -403,6 +402,10 @@ impl Broker for MemoryBroker {
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
         completed(Ok(self.logins.lock().end(&user_tag, &selection)))
+    }
+
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        None
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

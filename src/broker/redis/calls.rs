@@ -4,13 +4,26 @@
 use std::sync::Arc;
 
 use futures_util::future::FutureExt;
-use tokio::time::timeout;
+use tokio::{runtime::Runtime, sync::oneshot, time::timeout};
 
 use super::{RedisBroker, RedisContext, history, stopped_error};
 use crate::{
     broker::{BrokerError, BrokerFuture, HistoryPage, Retention},
     channel::Channel,
 };
+
+/// Runs the tasks of a broker on its thread, until it is dropped.
+pub(super) fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
+    runtime.block_on(async {
+        tokio::select! {
+            // Nothing is ever sent: this completes when the broker is dropped.
+            _ = stopped => (),
+            () = tasks => (),
+        }
+    });
+    // Does not wait for a host name that is still being resolved.
+    runtime.shutdown_background();
+}
 
 impl RedisBroker {
     /// Runs `call` on the broker's runtime, where the connections of the pool belong.

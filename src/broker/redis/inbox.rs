@@ -98,6 +98,7 @@ impl BusInbox {
                 })?;
             }
             BusMessage::Heartbeat(heartbeat) => heartbeat::receive(&self.context, heartbeat)?,
+            BusMessage::ReceiverCheck => {}
             BusMessage::Layout(NodeLayout { instance, fingerprint }) => {
                 let is_other = fingerprint != self.context.router.routes().fingerprint();
                 self.context.nodes.record_layout(&instance, is_other);

@@ -12,13 +12,16 @@ use crate::{
     revocation::LoginId,
 };
 
-/// Stores a login, and ends those of the user that are too many.
+/// A login that a script has ended: the part of its name behind the tag, its latest refresh in milliseconds, and its user.
+type EndedRecord = (String, i64, String);
+
+/// Stores a login, and ends those of the user that are too many. Returns these.
 pub(super) async fn start(
     context: &RedisContext,
     id: &LoginId,
     login: &Login,
     limits: &LoginLimits,
-) -> Result<(), BrokerError> {
+) -> Result<Vec<EndedLogin>, BrokerError> {
     let (tag, own_part) = id.split();
     let Login { user, password, started_at, ends_at } = login;
     let (started, ends) = (started_at.unix_millis(), ends_at.unix_millis());
@@ -26,8 +29,7 @@ pub(super) async fn start(
     let mut call = scripts::LOGIN_START.call(&[&key]);
     call.arg(started).arg(millis(limits.idle)).arg(own_part);
     call.arg(format!("0 {started} {started} {ends} {password} {user}")).arg(ends).arg(limits.per_user);
-    let _: String = query(context, &key, &call).await?;
-    Ok(())
+    Ok(ended_logins(tag, query(context, &key, &call).await?))
 }
 
 /// Refreshes a login.
@@ -67,9 +69,15 @@ pub(super) async fn end(
         LoginSelection::StartedBefore(time) => call.arg("before").arg(time.unix_millis()),
         LoginSelection::OtherPassword(password) => call.arg("password").arg(password),
     };
-    let ended: Vec<(String, String)> = query(context, &key, &call).await?;
-    let ended = ended.into_iter();
-    Ok(ended.filter_map(|(own_part, user)| Some(EndedLogin { id: LoginId::join(tag, &own_part)?, user })).collect())
+    Ok(ended_logins(tag, query(context, &key, &call).await?))
+}
+
+fn ended_logins(tag: &str, records: Vec<EndedRecord>) -> Vec<EndedLogin> {
+    let read = |(own_part, refreshed, user): EndedRecord| {
+        let refreshed_at = WallTime::from_unix_millis(refreshed);
+        Some(EndedLogin { id: LoginId::join(tag, &own_part)?, user, refreshed_at })
+    };
+    records.into_iter().filter_map(read).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,5 +1,5 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
-//! questions and answers; keys hold histories, idempotency keys and tickets. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! questions and answers; keys hold histories, idempotency keys, tickets, logins and shared limits. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
@@ -26,6 +26,7 @@ mod error;
 mod heartbeat;
 mod history;
 mod inbox;
+mod limits;
 mod log_throttle;
 mod logins;
 mod names;
@@ -48,7 +49,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Handle},
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
@@ -62,6 +63,7 @@ use self::{
     heartbeat::Announcer,
     history::SharedReads,
     inbox::BusInbox,
+    limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
@@ -76,7 +78,7 @@ use self::{
 use super::{
     Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
     LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SincePosition, SurveyQuestion, SurveyResult, completed,
+    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, completed,
 };
 use crate::{
     channel::Channel,
@@ -119,6 +121,8 @@ struct RedisContext {
     deliver: Arc<dyn Deliver>,
     shared_reads: SharedReads,
     presence: PresenceTurn,
+    /// The connections of users on this instance.
+    connections: Arc<ConnectionCounts>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -148,6 +152,7 @@ impl RedisContext {
         if is_subscribed {
             // It may have been interrupted, or have lost what it kept.
             self.revocations.request();
+            self.connections.recount();
         } else {
             self.shared_reads.clear();
         }
@@ -259,6 +264,7 @@ impl RedisBroker {
             deliver,
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
+            connections: Arc::default(),
             clock,
             metrics,
         });
@@ -267,21 +273,11 @@ impl RedisBroker {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
-        std::thread::Builder::new().name("redis".to_owned()).spawn(move || run_thread(runtime, tasks, stopped))?;
+        std::thread::Builder::new()
+            .name("redis".to_owned())
+            .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-}
-
-fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stopped: oneshot::Receiver<()>) {
-    runtime.block_on(async {
-        tokio::select! {
-            // Nothing is ever sent: this completes when the broker is dropped.
-            _ = stopped => (),
-            () = tasks => (),
-        }
-    });
-    // Does not wait for a host name that is still being resolved.
-    runtime.shutdown_background();
 }
 
 async fn run_tasks(
@@ -309,6 +305,7 @@ async fn run_tasks(
         cluster,
         heartbeat::send_heartbeats(context.clone()),
         presence::send_waiting_removals(context.clone()),
+        limits::keep_counted(context.clone()),
         survey::answer_questions(context.clone(), questions),
         revocations::keep_loaded(context.clone()),
         revocation_rounds::carry_out(context.clone(), requests),
@@ -431,6 +428,8 @@ impl Broker for RedisBroker {
     fn confirm_revocations(&self) {
         self.context.hold_deliveries();
         self.context.revocations.request();
+        // Others may have taken this instance for gone.
+        self.context.connections.recount();
     }
 
     fn announce_stop(&self) -> BrokerFuture<()> {
@@ -462,7 +461,7 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| tickets::take(&context, &id).await)
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<()> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
         self.spawn(async move |context| logins::start(&context, &id, &login, &limits).await)
     }
 
@@ -478,6 +477,10 @@ impl Broker for RedisBroker {
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
         self.spawn(async move |context| logins::end(&context, &user_tag, &selection).await)
+    }
+
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        Some(Arc::new(RedisLimits { context: self.context.clone(), runtime: self.runtime.clone() }))
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

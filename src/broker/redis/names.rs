@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use super::partition::{PartitionTable, slot_of};
-use crate::channel::Channel;
+use crate::{channel::Channel, revocation::user_tag};
 
 /// The names that one instance uses.
 #[derive(Debug)]
@@ -158,14 +158,29 @@ impl RedisNames {
         format!("{}:logins:{user_tag}", self.prefix)
     }
 
+    /// Returns the key of failed logins, whose `name` is a MAC. One hash tag, so that one script may use several.
+    pub(super) fn login_failures_key(&self, kind: &str, name: &str) -> String {
+        format!("{}:{{login-failures}}:{kind}:{name}", self.prefix)
+    }
+
+    /// Returns the key of the connections of a user: a hash of numbers by instance.
+    pub(super) fn connections_key(&self, user: &str) -> String {
+        format!("{}:connections:{}", self.prefix, user_tag(user))
+    }
+
+    /// Returns the key of the rate of the user with this tag.
+    pub(super) fn rate_key(&self, user_tag: &str) -> String {
+        format!("{}:rate:{user_tag}", self.prefix)
+    }
+
     /// Returns the keys of the revocations: what is revoked (hash), and when it expires (sorted set). One hash tag, so that one
     /// script may use both.
-    pub(super) fn revocation_keys(&self) -> &[String; 2] {
+    pub(super) fn revocation_hash_and_expiries(&self) -> &[String; 2] {
         &self.revocations
     }
 
     /// Returns the key of the hash of revocations. Its slot decides which server keeps them.
-    pub(super) fn revocations_key(&self) -> &str {
+    pub(super) fn revocation_hash(&self) -> &str {
         &self.revocations[0]
     }
 

@@ -177,7 +177,7 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
 /// Returns whether Redis has fewer revocations than this instance.
 async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
     let own = context.deliver.revocations().count();
-    let key = context.names.revocations_key();
+    let key = context.names.revocation_hash();
     let mut count = redis::cmd("HMGET");
     count.arg(key).arg("");
     let Ok(server) = context.server_of_name(key) else { return false };
@@ -222,7 +222,7 @@ pub(super) async fn store(context: &RedisContext, revocations: &[Revocation]) ->
 
 /// `mode`: "merge", or "replace" for entries that another program has changed.
 async fn store_as(context: &RedisContext, revocations: &[Revocation], mode: &str) -> Result<(), BrokerError> {
-    let mut call = scripts::REVOKE.call(context.names.revocation_keys());
+    let mut call = scripts::REVOKE.call(context.names.revocation_hash_and_expiries());
     call.arg(context.deliver.revocations().max_entries()).arg(mode);
     for revocation in revocations {
         let StoredRevocation { target, expiry, issued_before } = StoredRevocation::new(revocation, &context.signer);
@@ -242,7 +242,7 @@ struct StoredList {
 
 /// Reads the list. What another program has written is left out and counted.
 async fn load(context: &RedisContext) -> Result<StoredList, BrokerError> {
-    let key = context.names.revocations_key();
+    let key = context.names.revocation_hash();
     let server = context.server_of_name(key)?;
     let (mut list, mut cursor) = (StoredList::default(), 0_u64);
     loop {
@@ -270,7 +270,7 @@ async fn load(context: &RedisContext) -> Result<StoredList, BrokerError> {
 }
 
 async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd) -> Result<T, BrokerError> {
-    let server = context.server_of_name(context.names.revocations_key())?;
+    let server = context.server_of_name(context.names.revocation_hash())?;
     server.query(call, context.timeout).await.map_err(|error| unavailable(&error))
 }
 

@@ -14,8 +14,9 @@ pub const NO_OPEN_CHANNEL: &str = "no channel is open, so users may subscribe on
 /// Returns whether the configuration lets clients subscribe to a channel, or shows that tokens do.
 pub fn opens_channels(config: &Config) -> bool {
     let mut options = config.namespaces.iter().map(|namespace| &namespace.channels).chain([&config.channels]);
-    options.any(|options| options.allow_subscribe != AllowSubscribe::None || options.subscribe_to_personal)
-        || config.auth.keys.iter().any(|key| key.purpose == KeyPurpose::Subscription)
+    options.any(|options| {
+        options.allow_subscribe != AllowSubscribe::None || options.subscribe_to_personal || options.subscribe_hook
+    }) || config.auth.keys.iter().any(|key| key.purpose == KeyPurpose::Subscription)
 }
 
 /// Checks the options of channels without a namespace, and of each namespace.

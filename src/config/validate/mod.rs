@@ -1,6 +1,7 @@
 //! Checks the configuration as a whole: rules between values, and bounds. Each error names its key and a remedy.
 
 mod channels;
+mod hooks;
 mod issuers;
 mod listeners;
 mod redis;
@@ -52,6 +53,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     check_login(config, environment, &mut errors);
     check_durations(config, &mut errors);
     check_limits(config, &mut errors);
+    hooks::check_hooks(config, &mut errors);
     redis::check_redis(config, &mut errors);
     errors.0
 }
@@ -81,6 +83,7 @@ fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCo
     for (key, secret) in [
         ("auth.hmac_secret", &auth.hmac_secret),
         ("api.key", &config.api.key),
+        ("hooks.secret", &config.hooks.secret),
         ("login.key", &login.key),
         ("broker.redis.bus_key", &config.broker.redis.bus_key),
         ("broker.redis.bus_key_accepted", &config.broker.redis.bus_key_accepted),

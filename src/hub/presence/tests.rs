@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     broker::{
         Broker, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh, LoginSelection,
-        NodeIdentity, PositionResult, PresenceCount, PublishOptions, PublishReceipt, Retention, SincePosition,
-        SurveyQuestion, SurveyResult,
+        NodeIdentity, PositionResult, PresenceCount, PublishOptions, PublishReceipt, Retention, SharedLimits,
+        SincePosition, SurveyQuestion, SurveyResult,
     },
     clock::WallTime,
     hub::{
@@ -101,7 +101,7 @@ impl Broker for RecordingBroker {
     fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
         unreachable!()
     }
-    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<()> {
+    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<Vec<EndedLogin>> {
         unreachable!()
     }
     fn refresh_login(&self, _: LoginId, _: u32, _: WallTime, _: LoginLimits) -> Answer<LoginRefresh> {
@@ -110,6 +110,10 @@ impl Broker for RecordingBroker {
     fn end_logins(&self, _: String, _: LoginSelection) -> Answer<Vec<EndedLogin>> {
         unreachable!()
     }
+    fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
+        None
+    }
+
     fn check_ready(&self) -> Answer<()> {
         unreachable!()
     }

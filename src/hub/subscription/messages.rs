@@ -68,7 +68,7 @@ pub enum SubscribeError {
     #[error("token expired")]
     TokenExpired,
     /// The session may not be subscribed.
-    #[error("{}", .0.code())]
+    #[error("{}", .0.message())]
     Refused(WireError),
     /// The broker failed.
     #[error("{0}")]

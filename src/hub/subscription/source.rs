@@ -15,6 +15,8 @@ pub enum SubscriptionSource {
     Client,
     /// The client asked with a subscription token.
     SubscriptionToken(Box<SubscriptionTerms>),
+    /// The client asked, and the subscribe hook of the backend allows it, whatever newer tokens of the session say.
+    Hook(Box<SubscriptionTerms>),
     /// Server-side: the session's own token names the channel.
     ConnectionToken(Box<SubscriptionTerms>),
     /// Server-side: the configuration subscribes each session of the user (`subscribe_to_personal`).
@@ -42,7 +44,10 @@ impl SubscriptionSource {
     fn terms(&self) -> Option<&SubscriptionTerms> {
         match self {
             Self::Client | Self::Personal | Self::Restored => None,
-            Self::SubscriptionToken(terms) | Self::ConnectionToken(terms) | Self::ServerApi(terms) => Some(terms),
+            Self::SubscriptionToken(terms)
+            | Self::Hook(terms)
+            | Self::ConnectionToken(terms)
+            | Self::ServerApi(terms) => Some(terms),
         }
     }
 
@@ -60,14 +65,19 @@ impl SubscriptionSource {
     pub fn token(&self) -> Option<&TokenIdentity> {
         match self {
             Self::SubscriptionToken(terms) => Some(&terms.token),
-            Self::Client | Self::ConnectionToken(_) | Self::Personal | Self::Restored | Self::ServerApi(_) => None,
+            Self::Client
+            | Self::Hook(_)
+            | Self::ConnectionToken(_)
+            | Self::Personal
+            | Self::Restored
+            | Self::ServerApi(_) => None,
         }
     }
 
     /// Returns whether the session is subscribed without the client having asked.
     pub fn is_server_side(&self) -> bool {
         match self {
-            Self::Client | Self::SubscriptionToken(_) => false,
+            Self::Client | Self::SubscriptionToken(_) | Self::Hook(_) => false,
             Self::ConnectionToken(_) | Self::Personal | Self::Restored | Self::ServerApi(_) => true,
         }
     }

@@ -47,6 +47,11 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
             Reply::Presence(members) => reply_object.object("presence", |object| write_presence(object, members)),
             Reply::PresenceStats(stats) => reply_object.value("presence_stats", stats),
             Reply::History(result) => reply_object.object("history", |object| write_history_result(object, result)),
+            Reply::Rpc(data) => reply_object.object("rpc", |object| {
+                if let Some(data) = data {
+                    object.raw("data", data);
+                }
+            }),
             Reply::Ping => reply_object.object("ping", |_| ()),
             Reply::Refresh(result) => reply_object.object("refresh", |object| write_refresh_result(object, result)),
             Reply::SubRefresh(expiry) => reply_object.value("sub_refresh", expiry),

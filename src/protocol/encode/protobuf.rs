@@ -18,7 +18,7 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
     match reply {
         Reply::Error(error) => {
             let (code, message) = (error.code(), error.message().to_owned());
-            into.error = Some(schema::Error { code: code.code(), message, temporary: code.is_temporary() });
+            into.error = Some(schema::Error { code, message, temporary: error.is_temporary() });
         }
         Reply::Connect(result) => into.connect = Some(connect_result(result)),
         Reply::Subscribe(result) => into.subscribe = Some(subscribe_result(result)),
@@ -33,6 +33,9 @@ pub(in crate::protocol) fn encode_reply(id: u32, reply: &Reply<'_>) -> Vec<u8> {
             into.presence_stats = Some(schema::PresenceStatsResult { num_clients, num_users });
         }
         Reply::History(result) => into.history = Some(history_result(result)),
+        Reply::Rpc(data) => {
+            into.rpc = Some(schema::RpcResult { data: data.cloned().unwrap_or_default() });
+        }
         Reply::Ping => into.ping = Some(schema::PingResult {}),
         Reply::Refresh(result) => into.refresh = Some(refresh_result(result)),
         Reply::SubRefresh(expiry) => {

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
+use super::hooks::HookAnswer;
 use crate::{
+    hooks::SubscribeApproval,
     protocol::{Format, MalformedCommand},
     session::rate_limiter::RateVerdict,
 };
@@ -21,11 +23,20 @@ pub(in crate::session) struct CommandBuffer {
 }
 
 /// A command as its client sent it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::session) struct BufferedCommand {
     pub(super) message: Result<Bytes, MalformedCommand>,
     /// What the rate limit has said of it; `None`: it was not counted yet.
     pub(super) verdict: Option<RateVerdict>,
+    /// What the subscribe hook has said of it; `None`: it was not asked.
+    pub(super) approval: Option<Box<HookAnswer<SubscribeApproval>>>,
+}
+
+impl BufferedCommand {
+    /// Returns a command that the rate limit has counted.
+    pub(super) fn counted(message: &Bytes, verdict: RateVerdict) -> Self {
+        Self { message: Ok(message.clone()), verdict: Some(verdict), approval: None }
+    }
 }
 
 impl CommandBuffer {
@@ -55,7 +66,7 @@ impl CommandBuffer {
             self.frame = Some(frame);
             message
         });
-        Some(BufferedCommand { message, verdict: None })
+        Some(BufferedCommand { message, verdict: None, approval: None })
     }
 
     /// Puts commands back: `next` returns them again, before all others and in this order.
@@ -65,9 +76,11 @@ impl CommandBuffer {
         self.put_back = (!commands.is_empty()).then(|| Box::new(commands));
     }
 
-    /// Returns whether commands that were put back are still to be handled.
-    pub(super) fn has_put_back(&self) -> bool {
-        self.put_back.as_ref().is_some_and(|put_back| !put_back.is_empty())
+    /// Returns whether a command comes next that was put back because its client has to read replies first. A hook may have
+    /// answered the others.
+    pub(super) fn has_postponed(&self) -> bool {
+        let next = self.put_back.as_ref().and_then(|put_back| put_back.front());
+        next.is_some_and(|command| command.approval.is_none())
     }
 }
 
@@ -102,11 +115,11 @@ mod tests {
         let taken: Vec<BufferedCommand> = (0..2).map(|_| commands.next(Format::Json).unwrap()).collect();
         let counted = |command: BufferedCommand| BufferedCommand { verdict: Some(RateVerdict::Allowed), ..command };
         commands.put_back(taken.into_iter().map(counted));
-        assert!(commands.has_put_back());
+        assert!(commands.has_postponed());
         let first = commands.next(Format::Json).unwrap();
         commands.put_back([first]);
         let expected = [("a", true), ("b", true), ("c", false)].map(|(text, counted)| (text.to_owned(), counted));
         assert_eq!(take_all(&mut commands), expected);
-        assert!(!commands.has_put_back());
+        assert!(!commands.has_postponed());
     }
 }

@@ -45,7 +45,7 @@ impl Session {
                 self.send_connect_push(change)
             }
             // Text has no id that a reply could carry.
-            Err(CommandFailure::Error(error)) if error.code() == ErrorCode::Internal => {
+            Err(CommandFailure::Error(error)) if error.has_code(ErrorCode::Internal) => {
                 self.fail(0, CommandFailure::Close(Disconnect::INTERNAL))
             }
             Err(CommandFailure::Error(_)) => self.fail(0, CommandFailure::Close(Disconnect::EXPIRED_TOKEN)),

@@ -6,6 +6,7 @@ mod buffer;
 mod channel_events;
 mod connect;
 mod history;
+mod hooks;
 mod presence;
 mod publish;
 mod refresh;
@@ -24,12 +25,16 @@ use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
-use self::buffer::BufferedCommand;
+use self::{
+    buffer::BufferedCommand,
+    hooks::{HookAnswer, HookQuestion},
+};
 pub(super) use self::{buffer::CommandBuffer, subscribe_group::SubscribeGroup};
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
     channel::Channel,
+    hooks::SubscribeApproval,
     hub::{GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
     protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, WireError},
 };
@@ -53,6 +58,8 @@ pub(super) enum CommandOutcome {
     Finished,
     /// It is a subscribe command: this is the request to the hub.
     Subscribe(SubscribeRequest),
+    /// It is a subscribe command about which the hook is asked.
+    AskHook(Channel, HookQuestion<SubscribeApproval>),
     /// It is a subscribe command, and waits for others like it.
     Grouped,
     /// It is answered when this is ready.
@@ -180,11 +187,11 @@ impl Session {
         true
     }
 
-    fn handle_command(&mut self, BufferedCommand { message, verdict }: BufferedCommand) -> CommandOutcome {
+    fn handle_command(&mut self, BufferedCommand { message, verdict, approval }: BufferedCommand) -> CommandOutcome {
         let parsed = message.as_ref().map(|message| self.format.parse_command(message));
         if self.has_group() && !matches!(&parsed, Ok(Ok(command)) if self.joins_group(command)) {
             // What follows a group is handled when the group is answered.
-            self.commands.put_back([BufferedCommand { message, verdict }]);
+            self.commands.put_back([BufferedCommand { message, verdict, approval }]);
             return self.send_group();
         }
         let verdict = verdict.unwrap_or_else(|| self.charge_command());
@@ -215,12 +222,13 @@ impl Session {
             }
             (_, Ok(Command { id, .. })) if id > 0 && verdict == RateVerdict::Limited => {
                 let limited = Err(ErrorCode::TooManyRequests.into());
-                self.answer_or_group(id, message, verdict, limited)
+                self.answer_or_group(id, BufferedCommand::counted(message, verdict), limited)
             }
             (_, Ok(command)) => {
                 let id = command.id;
-                let outcome = self.authorize_command(command, message, verdict);
-                self.answer_or_group(id, message, verdict, outcome)
+                let buffered = BufferedCommand { approval, ..BufferedCommand::counted(message, verdict) };
+                let outcome = self.authorize_command(command, message, &buffered);
+                self.answer_or_group(id, buffered, outcome)
             }
             (_, Err(_)) => {
                 let format = self.format;
@@ -234,14 +242,13 @@ impl Session {
     fn answer_or_group(
         &mut self,
         id: u32,
-        message: &Bytes,
-        verdict: RateVerdict,
+        command: BufferedCommand,
         outcome: Result<CommandOutcome, CommandFailure>,
     ) -> CommandOutcome {
-        let command = || BufferedCommand { message: Ok(message.clone()), verdict: Some(verdict) };
         match outcome {
-            Ok(CommandOutcome::Subscribe(request)) => self.add_to_group(command(), request),
-            Err(CommandFailure::Error(error)) if self.has_group() => self.add_refused_to_group(command(), id, error),
+            Ok(CommandOutcome::Subscribe(request)) => self.add_to_group(command, request),
+            Ok(CommandOutcome::AskHook(channel, question)) => self.add_question_to_group(command, channel, question),
+            Err(CommandFailure::Error(error)) if self.has_group() => self.add_refused_to_group(command, id, error),
             Ok(outcome) => return outcome,
             Err(failure) => return self.fail(id, failure),
         }
@@ -275,7 +282,7 @@ impl Session {
         &mut self,
         Command { id, token, method }: Command<'_>,
         message: &Bytes,
-        verdict: RateVerdict,
+        buffered: &BufferedCommand,
     ) -> Result<CommandOutcome, CommandFailure> {
         if matches!(method, CommandMethod::OtherType) {
             return Err(ErrorCode::NotAvailable.with_detail("type other than 0").into());
@@ -295,8 +302,7 @@ impl Session {
                 let outcome = self.adopt_command_token(id, &token)?;
                 if let CommandOutcome::Pending(_) = outcome {
                     // The command is handled when the session has the subscriptions of its new token, and no others.
-                    let command = BufferedCommand { message: Ok(message.clone()), verdict: Some(verdict) };
-                    self.commands.put_back([command]);
+                    self.commands.put_back([buffered.clone()]);
                     return Ok(outcome);
                 }
             }
@@ -306,7 +312,7 @@ impl Session {
             None => {}
         }
         let Some(claims) = self.auth_state.claims().cloned() else { return Ok(CommandOutcome::Finished) };
-        self.run_command(id, method, message, &claims)
+        self.run_command(id, method, message, buffered.approval.as_deref(), &claims)
     }
 
     fn run_command(
@@ -314,10 +320,11 @@ impl Session {
         id: u32,
         method: CommandMethod<'_>,
         message: &Bytes,
+        approval: Option<&HookAnswer<SubscribeApproval>>,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         match method {
-            CommandMethod::Subscribe(command) => self.subscribe(id, &command, claims),
+            CommandMethod::Subscribe(command) => self.subscribe(id, &command, approval, claims),
             CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             CommandMethod::Unsubscribe { channel } => Ok(self.unsubscribe(id, &channel)),
             CommandMethod::Publish { channel, data } => {
@@ -336,8 +343,8 @@ impl Session {
                 self.outbox.note_pong();
                 Ok(CommandOutcome::Finished)
             }
-            // There is no backend. `send` has no reply that could say so.
-            CommandMethod::Rpc { .. } => Err(ErrorCode::NotAvailable.with_detail("rpc needs a backend").into()),
+            CommandMethod::Rpc { method, data } => self.rpc(id, &method, data, claims),
+            // No hook takes it, and it has no reply that could say so.
             CommandMethod::Send { .. } => Err(CommandFailure::Close(Disconnect::NOT_AVAILABLE)),
             // Handled with their tokens, unless a required token is missing.
             CommandMethod::Connect(_) | CommandMethod::Refresh { .. } | CommandMethod::OtherType => {
@@ -388,7 +395,7 @@ impl Session {
             Ok(CommandReply::SentByHub) => {}
             Ok(CommandReply::Postponed(commands)) => self.commands.put_back(commands),
             Err(CommandFailure::Error(error)) => {
-                self.services.metrics.count_error(error.code().code());
+                self.services.metrics.count_error(error.code());
                 self.reply(id, &protocol::Reply::Error(&error));
             }
             Err(CommandFailure::Close(disconnect)) => self.close(&disconnect),

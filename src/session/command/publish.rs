@@ -9,6 +9,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     broker::{PublishOptions, Retention},
     channel::Channel,
+    hooks::{HookRequest, PublishApproval},
     protocol::{self, ErrorCode, ExceededLimit},
     publication::{ClientInfo, Publication},
     session::{Session, rate_limiter::RateVerdict},
@@ -36,13 +37,36 @@ impl Session {
             conn_info: claims.info.clone(),
             chan_info: None,
         };
+        let question = services.permissions.asks_publish_hook(&channel).then(|| {
+            self.ask_hook::<PublishApproval>(
+                &services.hooks.publish,
+                HookRequest {
+                    channel: Some(channel.as_str()),
+                    data: serde_json::from_slice(&data).ok(),
+                    ..self.hook_request(claims)
+                },
+            )
+        });
+        let outbox = self.outbox.clone();
         // Other clients see the info of the publisher's subscription.
         let allowed = self.check_right(ChannelRight::Publish, &channel, claims, self.has_subscription_info);
         Ok(CommandOutcome::pending(id, async move {
             info.chan_info = allowed.await?.and_then(|source| source.info().cloned());
+            let (data, skip_history) = match question {
+                None => (data, false),
+                Some(question) => {
+                    let approval = question.await.map_err(CommandFailure::from_hook)?;
+                    // The session may have been closed while the backend answered.
+                    if outbox.is_closing() || outbox.check_token(services.clock.now()).is_err() {
+                        return Err(ErrorCode::PermissionDenied.into());
+                    }
+                    (approval.data.unwrap_or(data), approval.skip_history)
+                }
+            };
+            ExceededLimit::check("limits.publication_bytes", services.config.limits.publication_bytes, data.len())?;
             services.metrics.publications.inc();
             let channel_options = services.permissions.channel_options(&channel).ok();
-            let retention = channel_options.and_then(Retention::from_options);
+            let retention = channel_options.and_then(Retention::from_options).filter(|_| !skip_history);
             let use_delta = channel_options.is_some_and(|options| options.delta_publish);
             let publication = Publication { info: Some(info.into()), use_delta, ..Publication::new(channel, data) };
             services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;

@@ -19,7 +19,7 @@ impl Session {
     pub(super) fn refresh(&mut self, id: u32, token: Option<Cow<'_, str>>) -> Result<CommandOutcome, CommandFailure> {
         let token = token.ok_or(CommandFailure::Close(Disconnect::BAD_REQUEST))?;
         let claims = self.verify_token(&token, None).map_err(|failure| match failure {
-            CommandFailure::Error(error) if error.code() == ErrorCode::TokenExpired => {
+            CommandFailure::Error(error) if error.has_code(ErrorCode::TokenExpired) => {
                 CommandFailure::Close(Disconnect::EXPIRED)
             }
             other => other,

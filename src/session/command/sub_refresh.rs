@@ -24,7 +24,7 @@ impl Session {
         let token = token.ok_or(ErrorCode::PermissionDenied)?;
         let extension = match self.verify_subscription_token(token, &channel, claims) {
             Ok(token) => Some((self.client_expiry(token.expires_at), self.source_from_token(token))),
-            Err(CommandFailure::Error(error)) if error.code() == ErrorCode::TokenExpired => None,
+            Err(CommandFailure::Error(error)) if error.has_code(ErrorCode::TokenExpired) => None,
             Err(failure) => return Err(failure),
         };
         Ok(CommandOutcome::pending(id, async move {

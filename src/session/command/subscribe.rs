@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{CommandFailure, CommandOutcome};
+use super::{CommandFailure, CommandOutcome, hooks::HookAnswer};
 use crate::{
     audit::AuditFields,
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
     config::{DeltaType, OptionOverrides, RecoveryMode},
+    hooks::SubscribeApproval,
     hub::{
         RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest, Subscription,
         SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
@@ -29,6 +30,15 @@ pub(super) struct SubscribeResultTemplate {
     is_positioned: bool,
     is_recoverable: bool,
     has_deltas: bool,
+}
+
+/// What a subscription token or the subscribe hook adds to a subscription; by default nothing.
+#[derive(Default)]
+struct GrantedTerms {
+    source: SubscriptionSource,
+    expiry: Expiry,
+    overrides: OptionOverrides,
+    data: Option<Bytes>,
 }
 
 impl SubscribeResultTemplate {
@@ -81,16 +91,25 @@ impl Session {
         &mut self,
         id: u32,
         command: &SubscribeCommand<'_>,
+        approval: Option<&HookAnswer<SubscribeApproval>>,
         claims: &Claims,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(&command.channel)?;
-        let token = command.token.as_deref();
-        let token = token.map(|token| self.verify_subscription_token(token, &channel, claims)).transpose()?;
-        self.services.permissions.may_subscribe(claims, &channel, token.as_ref())?;
-        let expiry = token.as_ref().map_or(Expiry::NEVER, |token| self.client_expiry(token.expires_at));
-        let overrides = token.as_ref().map_or(OptionOverrides::default(), |token| token.overrides);
-        let data = token.as_ref().and_then(|token| token.data.clone());
-        let source = token.map_or(SubscriptionSource::Client, |token| self.source_from_token(token));
+        let terms = match command.token.as_deref() {
+            Some(token) => self.terms_of_token(token, &channel, claims)?,
+            None if self.services.permissions.asks_subscribe_hook(claims, &channel) => match approval {
+                Some(approval) => self.terms_of_approval(approval.clone().map_err(CommandFailure::from_hook)?, claims),
+                None => {
+                    let question = self.ask_subscribe_hook(&channel, command.data, claims);
+                    return Ok(CommandOutcome::AskHook(channel, question));
+                }
+            },
+            None => {
+                self.services.permissions.may_subscribe(claims, &channel, None)?;
+                GrantedTerms::default()
+            }
+        };
+        let GrantedTerms { source, expiry, overrides, data } = terms;
         let forced = self.forced_options(&channel, claims, source.info(), overrides);
         let options = self.requested_options(&channel, forced, overrides, command)?;
         let format = self.format;
@@ -98,6 +117,28 @@ impl Session {
             .into_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
         let subscription = Ok(Subscription::new(channel, source, options));
         Ok(CommandOutcome::Subscribe(SubscribeRequest { subscription, reply, refusal: self.refusal(id) }))
+    }
+
+    /// Returns the terms of a subscription with a token.
+    fn terms_of_token(
+        &mut self,
+        token: &str,
+        channel: &Channel,
+        claims: &Claims,
+    ) -> Result<GrantedTerms, CommandFailure> {
+        let token = self.verify_subscription_token(token, channel, claims)?;
+        self.services.permissions.may_subscribe(claims, channel, Some(&token))?;
+        let (expiry, overrides, data) = (self.client_expiry(token.expires_at), token.overrides, token.data.clone());
+        Ok(GrantedTerms { source: self.source_from_token(token), expiry, overrides, data })
+    }
+
+    /// Returns the terms of a subscription that the hook allows. The client does not learn when it ends, because it has no token
+    /// to refresh: it is unsubscribed with 2501 then, after which SDKs subscribe again, and the hook is asked again.
+    fn terms_of_approval(&mut self, approval: SubscribeApproval, claims: &Claims) -> GrantedTerms {
+        let SubscribeApproval { info, data, overrides, expires_at } = approval;
+        self.has_subscription_info |= info.is_some();
+        let source = SubscriptionSource::Hook(Box::new(SubscriptionTerms { expires_at, info, token: claims.token }));
+        GrantedTerms { source, expiry: Expiry::NEVER, overrides, data }
     }
 
     /// Returns the claims of a subscription token.

@@ -5,10 +5,12 @@
 
 use actix::prelude::*;
 use bytes::Bytes;
+use futures_util::{FutureExt, future::join_all};
 
-use super::{BufferedCommand, CommandOutcome, CommandReply};
+use super::{BufferedCommand, CommandOutcome, CommandReply, hooks::HookQuestion};
 use crate::{
     channel::Channel,
+    hooks::SubscribeApproval,
     hub::{RefusalBuilder, ReplyBuilder, SubscribeEach, SubscribeError, SubscribeRequest},
     protocol::{self, Command, CommandMethod, ErrorCode, WireError},
     session::Session,
@@ -18,13 +20,22 @@ use crate::{
 #[derive(Default)]
 pub(in crate::session) struct SubscribeGroup {
     commands: Vec<BufferedCommand>,
-    /// One for each command.
+    /// One for each command that needs no hook.
     requests: Vec<SubscribeRequest>,
     channels: Vec<Channel>,
+    /// Questions to the subscribe hook, each with the index of its command.
+    questions: Vec<(usize, HookQuestion<SubscribeApproval>)>,
     /// Bytes of `commands`.
     command_bytes: usize,
     /// The session sends the group when it has handled all frames that have arrived.
     is_scheduled: bool,
+}
+
+impl SubscribeGroup {
+    fn push(&mut self, command: BufferedCommand) {
+        self.command_bytes += command.message.as_ref().map_or(0, Bytes::len);
+        self.commands.push(command);
+    }
 }
 
 impl Session {
@@ -47,9 +58,21 @@ impl Session {
     pub(super) fn add_to_group(&mut self, command: BufferedCommand, request: SubscribeRequest) {
         let group = self.subscribe_group.get_or_insert_default();
         group.channels.extend(request.subscription.as_ref().ok().map(|subscription| subscription.channel().clone()));
-        group.command_bytes += command.message.as_ref().map_or(0, Bytes::len);
-        group.commands.push(command);
+        group.push(command);
         group.requests.push(request);
+    }
+
+    /// Adds a command about which the subscribe hook is asked, or begins a group.
+    pub(super) fn add_question_to_group(
+        &mut self,
+        command: BufferedCommand,
+        channel: Channel,
+        question: HookQuestion<SubscribeApproval>,
+    ) {
+        let group = self.subscribe_group.get_or_insert_default();
+        group.channels.push(channel);
+        group.questions.push((group.commands.len(), question));
+        group.push(command);
     }
 
     /// Adds a command that has failed: the hub only answers it, in its turn.
@@ -73,7 +96,7 @@ impl Session {
                 SubscribeError::Refused(error) => error.clone(),
                 SubscribeError::Broker(error) => error.clone().into(),
             };
-            metrics.count_error(error.code().code());
+            metrics.count_error(error.code());
             Some(format.encode_reply(id, &protocol::Reply::Error(&error)))
         })
     }
@@ -86,7 +109,7 @@ impl Session {
             group.commands.len() >= limits.concurrent_subscribes || group.command_bytes >= limits.message_bytes
         });
         // Commands were put back because their client reads slowly: its outbox may have room for one more reply only.
-        is_full || self.commands.has_put_back()
+        is_full || self.commands.has_postponed()
     }
 
     /// Has the group carried out when all frames have been handled that have arrived.
@@ -103,7 +126,17 @@ impl Session {
     /// Has the hub carry out the group, if there is one.
     pub(super) fn send_group(&mut self) -> CommandOutcome {
         let Some(group) = self.subscribe_group.take() else { return CommandOutcome::Finished };
-        let SubscribeGroup { mut commands, requests, .. } = *group;
+        let SubscribeGroup { mut commands, requests, questions, .. } = *group;
+        if !questions.is_empty() {
+            // The commands are handled again when the hook has answered all of them at once.
+            return CommandOutcome::pending(0, async move {
+                let questions = questions.into_iter().map(|(at, question)| question.map(move |answer| (at, answer)));
+                for (at, answer) in join_all(questions).await {
+                    commands[at].approval = Some(Box::new(answer));
+                }
+                Ok(CommandReply::Postponed(commands))
+            });
+        }
         let finished = self.services.hub.send(SubscribeEach { key: self.key, requests });
         CommandOutcome::pending(0, async move {
             let finished = finished.await.map_err(|_| ErrorCode::Internal)?;

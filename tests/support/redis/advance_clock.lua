@@ -18,6 +18,10 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
                 fields[2] = string.format('%.0f', fields[2] - by)
                 redis.call('XADD', key, entry[1], unpack(fields))
             end
+        elseif kind == 'string' and string.find(key, ':{login-failures}:', 1, true) then
+            -- Failed logins: the second number is the earliest time for the next attempt.
+            local failures, earliest = string.match(redis.call('GET', key), '^(%d+) (%d+)$')
+            redis.call('SET', key, string.format('%s %.0f', failures, math.max(earliest - by, 0)), 'KEEPTTL')
         elseif kind == 'hash' then
             -- Position: the field `x` is the time when its lifetime was renewed.
             local renewed = redis.call('HGET', key, 'x')

@@ -165,6 +165,7 @@ fn more_channels_than_a_session_may_have_are_refused_before_they_are_checked() {
     assert_eq!(grants_of(json!({"channels": names(128)})).expect("grants").subscriptions.len(), 128);
     assert_eq!(error_of(json!({"channels": names(129)})), TokenError::TooManySubscriptions);
     assert_eq!(error_of(json!({"channels": names(128), "subs": {"a": {}}})), TokenError::TooManySubscriptions);
+    assert_eq!(error_of(json!({"channels": names(1_000_000)})), TokenError::TooManySubscriptions);
     let with_invalid_name = [vec!["no*name".to_owned()], names(128)].concat();
     assert_eq!(error_of(json!({"channels": with_invalid_name})), TokenError::TooManySubscriptions);
 }

@@ -186,6 +186,15 @@ fn sub_must_be_a_short_string_without_control_characters() {
 }
 
 #[test]
+fn an_id_of_a_wrong_type_refuses_the_token() {
+    for id in [json!(7), json!(["1"]), json!({"id": "1"}), json!(true)] {
+        for claim in ["jti", "sid", "iss"] {
+            assert_eq!(error_of(json!({claim: id})), TokenError::MalformedPayload, "{claim}: {id}");
+        }
+    }
+}
+
+#[test]
 fn configured_issuer_and_audience_must_match_exactly() {
     let claims_of = |iss: Value, aud: Value| {
         claims_with(payload(json!({"iss": iss, "aud": aud})), |config| {

@@ -81,6 +81,8 @@ pub(super) enum BusMessage {
     },
     /// The publications of the channel's history were removed.
     HistoryRemoved(Channel),
+    /// Another instance has checked whether this one receives what is sent to it. Nothing has to be done.
+    ReceiverCheck,
     /// A survey question of another instance, or of this one.
     Question {
         /// Has to be repeated in the answer.

@@ -72,6 +72,7 @@ pub(in crate::broker::redis) fn decode(
         (HEARTBEAT, MessageSource::Control) => reader.decode_heartbeat(),
         (LAYOUT, MessageSource::Control) => reader.decode_layout(),
         (PROBE, MessageSource::Probe) => reader.decode_probe(),
+        (PROBE, MessageSource::Replies) => reader.decode_probe().map(|_| BusMessage::ReceiverCheck),
         (
             PUBLICATION | JOIN | LEAVE | HISTORY_REMOVED | STORED_CLIENT | QUESTION | ANSWER | CONTROL | COMMANDS
             | PROBE | HEARTBEAT | LAYOUT,

@@ -30,6 +30,10 @@ local function each_login(visit)
     until cursor == '0'
 end
 
+local function ended_login(id, login)
+    return { id, string.format('%.0f', login and login.refreshed or 0), login and login.user or '' }
+end
+
 -- Lets the hash live as long as the login may.
 local function live_until(now, idle, ends)
     local left = math.max(math.min(idle, ends - now), 1)

@@ -48,6 +48,14 @@ scripts! {
     LOGIN_REFRESH = "logins.lua", "login_refresh.lua";
     /// Ends logins.
     LOGIN_END = "logins.lua", "login_end.lua";
+    /// Starts a login attempt, unless earlier failures delay it.
+    LOGIN_BEGIN = "login_failures.lua", "login_begin.lua";
+    /// Undoes a login attempt.
+    LOGIN_FORGIVE = "login_failures.lua", "login_forgive.lua";
+    /// Counts the connections of users.
+    CONNECTIONS = "connections.lua";
+    /// Charges events to users.
+    RATES = "rates.lua";
     /// Keeps revocations.
     REVOKE = "revoke.lua";
 }

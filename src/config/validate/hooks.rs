@@ -1,0 +1,120 @@
+//! Checks `[hooks]`, and that a namespace that asks a hook has one.
+
+use std::time::Duration;
+
+use super::{ErrorCollector, SECOND};
+use crate::config::{ChannelOptions, Config};
+
+/// Headers that the hub writes itself, and those that belong to the connection of the client.
+const UNFORWARDED_HEADERS: [&str; 13] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "x-wardcast-signature",
+];
+
+/// Checks the hooks.
+pub(super) fn check_hooks(config: &Config, errors: &mut ErrorCollector) {
+    let hooks = &config.hooks;
+    for (key, value) in [
+        ("hooks.response_bytes", hooks.response_bytes),
+        ("hooks.failures", hooks.failures as usize),
+        ("hooks.waiting", hooks.waiting),
+    ] {
+        errors.require(value >= 1, key, "must be at least 1");
+    }
+    errors.require(
+        hooks.response_bytes <= config.limits.outbox_bytes / 2,
+        "hooks.response_bytes",
+        "must be at most half of limits.outbox_bytes",
+    );
+    errors.require(
+        (Duration::from_millis(100)..=3600 * SECOND).contains(&hooks.pause),
+        "hooks.pause",
+        "must be at least 100ms and at most 1h",
+    );
+    for (name, hook) in hooks.named() {
+        let key = |key: &str| format!("hooks.{name}.{key}");
+        errors.require(hook.concurrency >= 1, &key("concurrency"), "must be at least 1");
+        errors.require(
+            (Duration::from_millis(10)..=30 * SECOND).contains(&hook.timeout),
+            &key("timeout"),
+            "must be at least 10ms and at most 30s: the client's later commands wait for it",
+        );
+        for header in &hook.headers {
+            let is_name = hyper::header::HeaderName::from_bytes(header.as_bytes()).is_ok();
+            let lower = header.to_ascii_lowercase();
+            let is_forwarded = !UNFORWARDED_HEADERS.contains(&lower.as_str()) && !lower.starts_with("sec-websocket-");
+            errors.require(
+                is_name && is_forwarded,
+                &key("headers"),
+                format!("{header:?} cannot be forwarded; name headers like \"cookie\" or \"x-forwarded-for\""),
+            );
+        }
+    }
+    check_channels(config, "channels", &config.channels, errors);
+    for namespace in &config.namespaces {
+        check_channels(config, &format!("namespaces {:?}", namespace.name), &namespace.channels, errors);
+    }
+}
+
+fn check_channels(config: &Config, section: &str, options: &ChannelOptions, errors: &mut ErrorCollector) {
+    for (key, is_set, name, hook) in [
+        ("subscribe_hook", options.subscribe_hook, "subscribe", &config.hooks.subscribe),
+        ("publish_hook", options.publish_hook, "publish", &config.hooks.publish),
+    ] {
+        errors.require(
+            !is_set || hook.endpoint.is_some(),
+            &format!("{section}.{key}"),
+            format!("requires a hook: set hooks.{name}.endpoint"),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, HookEndpoint, Secret, validate::validate};
+
+    fn errors(environment: Environment, change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        validate(&config, environment).iter().map(|error| format!("{error}\n")).collect()
+    }
+
+    #[test]
+    fn hook_of_a_namespace_requires_an_endpoint_and_headers_of_the_connection_are_not_forwarded() {
+        let development = |change: fn(&mut Config)| errors(Environment::Development, change);
+        for (change, key) in [
+            (
+                (|config: &mut Config| config.channels.subscribe_hook = true) as fn(&mut Config),
+                "channels.subscribe_hook (",
+            ),
+            (|config: &mut Config| config.channels.publish_hook = true, "channels.publish_hook ("),
+            (|config: &mut Config| config.hooks.secret = Secret::new("short"), "hooks.secret ("),
+            (|config: &mut Config| config.hooks.rpc.headers = vec!["Host".to_owned()], "hooks.rpc.headers ("),
+            (|config: &mut Config| config.hooks.rpc.headers = vec!["a b".to_owned()], "hooks.rpc.headers ("),
+            (|config: &mut Config| config.hooks.rpc.timeout = 31 * SECOND, "hooks.rpc.timeout ("),
+            (|config: &mut Config| config.hooks.rpc.concurrency = 0, "hooks.rpc.concurrency ("),
+            (|config: &mut Config| config.hooks.failures = 0, "hooks.failures ("),
+            (|config: &mut Config| config.hooks.response_bytes = usize::MAX, "hooks.response_bytes ("),
+        ] {
+            assert!(development(change).contains(key), "{key}: {}", development(change));
+        }
+        let complete = development(|config| {
+            config.channels.subscribe_hook = true;
+            config.hooks.subscribe.endpoint = HookEndpoint::parse("http://127.0.0.1:3000/").ok();
+            config.hooks.subscribe.headers = vec!["Cookie".to_owned()];
+        });
+        assert_eq!(complete, "");
+    }
+}

@@ -1,0 +1,150 @@
+//! One hook: its limits, its circuit breaker, and what its answers come to.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use bytes::Bytes;
+use hyper::{
+    HeaderMap,
+    header::{HeaderName, HeaderValue},
+};
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{
+    circuit_breaker::{CircuitBreaker, Transition},
+    client::{HookClient, HookError},
+    headers::ForwardedHeaders,
+    reply::{HookResult, parse_reply},
+};
+use crate::{
+    certificate::CertificateError,
+    clock::Clock,
+    config::{HookConfig, HooksConfig},
+    metrics::Metrics,
+    protocol::{Disconnect, ErrorCode, WireError},
+};
+
+/// The header that carries the signature of a call.
+const SIGNATURE: HeaderName = HeaderName::from_static("x-wardcast-signature");
+
+/// A hook of the backend.
+pub struct Hook {
+    name: &'static str,
+    client: HookClient,
+    timeout: Duration,
+    /// Calls at the same time.
+    permits: Semaphore,
+    /// Calls at the same time and those that wait.
+    places: Semaphore,
+    breaker: CircuitBreaker,
+    allowed_headers: Vec<String>,
+    signing_key: Option<Key>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a command that needed a hook fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookRefusal {
+    /// The client gets this error.
+    Error(WireError),
+    /// The connection is closed.
+    Disconnect(Disconnect),
+}
+
+impl Hook {
+    /// Creates the hook if it has an endpoint.
+    pub(super) fn from_config(
+        name: &'static str,
+        hook: &HookConfig,
+        common: &HooksConfig,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Arc<Self>>, CertificateError> {
+        let Some(endpoint) = hook.endpoint.clone() else { return Ok(None) };
+        let secret = Some(&common.secret).filter(|secret| !secret.is_empty());
+        Ok(Some(Arc::new(Self {
+            name,
+            client: HookClient::new(endpoint, common.ca.as_deref(), common.response_bytes)?,
+            timeout: hook.timeout,
+            permits: Semaphore::new(hook.concurrency.min(Semaphore::MAX_PERMITS)),
+            places: Semaphore::new(hook.concurrency.saturating_add(common.waiting).min(Semaphore::MAX_PERMITS)),
+            breaker: CircuitBreaker::new(common.failures, common.pause),
+            allowed_headers: hook.headers.clone(),
+            signing_key: secret.map(|secret| Key::new(HMAC_SHA256, secret.expose().as_bytes())),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        })))
+    }
+
+    /// Asks the backend. `body` is an encoded [`super::HookRequest`].
+    ///
+    /// # Errors
+    /// The error or the close that the backend wants, or a temporary error if it does not answer.
+    pub async fn ask<R: HookResult>(self: Arc<Self>, body: Bytes, headers: ForwardedHeaders) -> Result<R, HookRefusal> {
+        let response = self.call(&body, &headers).await;
+        let reply = response.and_then(|response| parse_reply(&response).map_err(HookError::Malformed));
+        self.note_result(reply.as_ref().err());
+        let (outcome, answer) = match reply {
+            Ok(Ok(result)) => ("answered", Ok(result)),
+            Ok(Err(refusal)) => ("refused", Err(refusal)),
+            Err(HookError::Busy) => ("busy", Err(HookRefusal::Error(ErrorCode::TooManyRequests.into()))),
+            Err(error) => (error.outcome(), Err(HookRefusal::Error(ErrorCode::Internal.into()))),
+        };
+        self.metrics.count_hook_call(self.name, outcome);
+        answer
+    }
+
+    async fn call(&self, body: &Bytes, headers: &ForwardedHeaders) -> Result<Bytes, HookError> {
+        let _place = self.places.try_acquire().map_err(|_| HookError::Busy)?;
+        let exchange = async {
+            // The semaphore is never closed.
+            let _permit = self.permits.acquire().await;
+            if !self.breaker.admits(self.clock.monotonic_now()) {
+                return Err(HookError::Paused);
+            }
+            self.client.post(body, &self.headers(body, headers)).await
+        };
+        timeout(self.timeout, exchange).await.unwrap_or(Err(HookError::TimedOut))
+    }
+
+    fn headers(&self, body: &[u8], forwarded: &ForwardedHeaders) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in forwarded.allowed_by(&self.allowed_headers) {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        }
+        if let Some(key) = &self.signing_key {
+            let time = self.clock.now().unix_seconds();
+            let signed = [format!("{time}.").as_bytes(), body].concat();
+            let signature = sign(key, &signed).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            if let Ok(value) = HeaderValue::try_from(format!("t={time},v1={signature}")) {
+                headers.insert(SIGNATURE, value);
+            }
+        }
+        headers
+    }
+
+    /// Tells the breaker, and logs what changes.
+    fn note_result(&self, error: Option<&HookError>) {
+        if error.is_some_and(|error| !error.is_of_backend()) {
+            return;
+        }
+        let (name, endpoint) = (self.name, self.client.endpoint());
+        let transition = self.breaker.record(error.is_none(), self.clock.monotonic_now());
+        match (transition, error) {
+            (Some(Transition::BeganToFail), Some(error)) => {
+                log::warn!("hook failed hook={name} endpoint={endpoint} error={:?}", error.to_string());
+            }
+            (Some(Transition::Opened), Some(error)) => {
+                log::error!("hook paused hook={name} endpoint={endpoint} error={:?}", error.to_string());
+            }
+            (Some(Transition::Recovered), _) => log::info!("hook works again hook={name} endpoint={endpoint}"),
+            (_, Some(error)) => {
+                log::debug!("hook failed hook={name} endpoint={endpoint} error={:?}", error.to_string());
+            }
+            _ => {}
+        }
+    }
+}

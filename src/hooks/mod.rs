@@ -1,0 +1,60 @@
+//! Backend hooks: HTTP calls by which the hub asks the operator's backend, in the JSON of Centrifugo's proxies. A session
+//! waits for the answer to its own command; nothing else waits. Each hook has a limit on time, on calls at once and on waiting
+//! ones, and a circuit breaker, so that a backend that hangs costs its callers an error and the hub nothing.
+
+mod circuit_breaker;
+mod client;
+mod headers;
+mod hook;
+mod reply;
+mod request;
+
+use std::sync::Arc;
+
+pub use self::{
+    headers::{ForwardedHeaders, TooManyHeaderBytes},
+    hook::{Hook, HookRefusal},
+    reply::{HookResult, PublishApproval, RpcAnswer, SubscribeApproval},
+    request::HookRequest,
+};
+use crate::{certificate::CertificateError, clock::Clock, config::HooksConfig, metrics::Metrics};
+
+/// The configured hooks of an instance, shared by all workers. By default none.
+#[derive(Default)]
+pub struct Hooks {
+    /// Asked before a subscription in channels with `subscribe_hook`.
+    pub subscribe: Option<Arc<Hook>>,
+    /// Asked before a publication of a client in channels with `publish_hook`.
+    pub publish: Option<Arc<Hook>>,
+    /// Answers `rpc`.
+    pub rpc: Option<Arc<Hook>>,
+    /// The headers that some hook gets.
+    forwarded_headers: Vec<String>,
+}
+
+impl Hooks {
+    /// Creates the hooks that have an endpoint.
+    ///
+    /// # Errors
+    /// If the certificate authorities for an https endpoint cannot be read.
+    pub fn new(config: &HooksConfig, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Self, CertificateError> {
+        let hook = |name, hook| Hook::from_config(name, hook, config, clock, metrics);
+        Ok(Self {
+            subscribe: hook("subscribe", &config.subscribe)?,
+            publish: hook("publish", &config.publish)?,
+            rpc: hook("rpc", &config.rpc)?,
+            forwarded_headers: config.forwarded_headers(),
+        })
+    }
+
+    /// Returns those headers of a request that some hook gets. `values` returns the values of a header.
+    ///
+    /// # Errors
+    /// If they are too long to be kept for a connection.
+    pub fn collect_headers<'a, V: Iterator<Item = &'a [u8]>>(
+        &self,
+        values: impl Fn(&str) -> V,
+    ) -> Result<ForwardedHeaders, TooManyHeaderBytes> {
+        ForwardedHeaders::collect(&self.forwarded_headers, values)
+    }
+}

@@ -1,0 +1,287 @@
+//! The answers of hooks, in the JSON of Centrifugo's proxies: an object with `result`, `error` or `disconnect`. Pure.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::hook::HookRefusal;
+use crate::{
+    clock::{NEVER, WallTime},
+    config::OptionOverrides,
+    protocol::{Disconnect, WireError},
+    publication::MAX_INFO_BYTES,
+};
+
+/// What a hook answers if it does not refuse.
+pub trait HookResult: Sized {
+    /// `result` in JSON.
+    type Json: DeserializeOwned;
+
+    /// Checks the result.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn from_json(json: Self::Json) -> Result<Self, String>;
+}
+
+/// The answer of the rpc hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RpcAnswer {
+    /// Raw JSON for the client, on one line.
+    pub data: Option<Bytes>,
+}
+
+/// The answer of the publish hook: the client may publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishApproval {
+    /// Raw JSON that is published instead of the client's data, on one line.
+    pub data: Option<Bytes>,
+    /// Whether the publication stays out of the history.
+    pub skip_history: bool,
+}
+
+/// The answer of the subscribe hook: the client may subscribe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribeApproval {
+    /// Raw JSON that other clients see of the subscription.
+    pub info: Option<Bytes>,
+    /// Raw JSON for the client.
+    pub data: Option<Bytes>,
+    /// Options that the subscription has instead of those of its channel.
+    pub overrides: OptionOverrides,
+    /// When the subscription ends.
+    pub expires_at: WallTime,
+}
+
+#[derive(Deserialize)]
+struct ReplyJson<R> {
+    result: Option<R>,
+    error: Option<ErrorJson>,
+    disconnect: Option<DisconnectJson>,
+}
+
+#[derive(Deserialize)]
+struct ErrorJson {
+    #[serde(default)]
+    code: u32,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    temporary: bool,
+}
+
+#[derive(Deserialize)]
+struct DisconnectJson {
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Deserialize)]
+pub struct RpcJson {
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct PublishJson {
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    #[serde(default)]
+    skip_history: bool,
+}
+
+#[derive(Deserialize)]
+pub struct SubscribeJson {
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    #[serde(default, rename = "override")]
+    overrides: Option<OverridesJson>,
+    #[serde(default)]
+    expire_at: i64,
+}
+
+#[derive(Deserialize)]
+struct OverridesJson {
+    presence: Option<FlagJson>,
+    join_leave: Option<FlagJson>,
+    force_push_join_leave: Option<FlagJson>,
+    force_positioning: Option<FlagJson>,
+    force_recovery: Option<FlagJson>,
+}
+
+/// Encoders of Protobuf leave out a `false`.
+#[derive(Deserialize)]
+struct FlagJson {
+    #[serde(default)]
+    value: bool,
+}
+
+/// Parses the body of a response.
+///
+/// # Errors
+/// What is wrong with it. A reply without `result`, `error` and `disconnect` allows nothing.
+pub(super) fn parse_reply<R: HookResult>(body: &[u8]) -> Result<Result<R, HookRefusal>, String> {
+    // serde would accept an array for a struct, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("it is not a JSON object".to_owned());
+    }
+    let reply: ReplyJson<R::Json> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    match reply {
+        ReplyJson { disconnect: Some(DisconnectJson { code, reason }), .. } => Disconnect::custom(code, &reason)
+            .map(|disconnect| Err(HookRefusal::Disconnect(disconnect)))
+            .ok_or_else(|| {
+                format!("disconnect has code {code}; it must be 3000 to 4999, and the reason at most 123 bytes that are not JSON")
+            }),
+        ReplyJson { error: Some(ErrorJson { code, message, temporary }), .. } => {
+            WireError::custom(code, message, temporary)
+                .map(|error| Err(HookRefusal::Error(error)))
+                .ok_or_else(|| format!("error has code {code}; it must be 100 to 1999"))
+        }
+        ReplyJson { result: Some(result), .. } => R::from_json(result).map(Ok),
+        _ => Err("it has neither result nor error nor disconnect".to_owned()),
+    }
+}
+
+/// Returns JSON that may be there as it is or in Base64, on one line. The Base64 takes precedence unless it is empty.
+fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, String> {
+    let replace =
+        |text: &str| text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }).collect();
+    let Some(encoded) = base64.filter(|encoded| !encoded.is_empty()) else {
+        return Ok(json.map(|json| replace(json.get())));
+    };
+    let decoded = BASE64_STANDARD.decode(encoded).map_err(|error| format!("Base64: {error}"))?;
+    let json: &RawValue = serde_json::from_slice(&decoded).map_err(|error| format!("the decoded Base64: {error}"))?;
+    Ok(Some(replace(json.get())))
+}
+
+/// Checks the size of what the hub stores for a subscription.
+fn check_size(name: &str, json: Option<Bytes>) -> Result<Option<Bytes>, String> {
+    match json {
+        Some(json) if json.len() > MAX_INFO_BYTES => Err(format!("{name} is longer than {MAX_INFO_BYTES} bytes")),
+        json => Ok(json),
+    }
+}
+
+impl HookResult for RpcAnswer {
+    type Json = RpcJson;
+
+    fn from_json(json: RpcJson) -> Result<Self, String> {
+        Ok(Self { data: single_line(json.data, json.b64data)? })
+    }
+}
+
+impl HookResult for PublishApproval {
+    type Json = PublishJson;
+
+    fn from_json(json: PublishJson) -> Result<Self, String> {
+        Ok(Self { data: single_line(json.data, json.b64data)?, skip_history: json.skip_history })
+    }
+}
+
+impl HookResult for SubscribeApproval {
+    type Json = SubscribeJson;
+
+    fn from_json(json: SubscribeJson) -> Result<Self, String> {
+        let value = |flag: Option<FlagJson>| flag.map(|flag| flag.value);
+        Ok(Self {
+            info: check_size("info", single_line(json.info, json.b64info)?)?,
+            data: check_size("data", single_line(json.data, json.b64data)?)?,
+            overrides: json.overrides.map_or_else(OptionOverrides::default, |overrides| OptionOverrides {
+                presence: value(overrides.presence),
+                join_leave: value(overrides.join_leave),
+                force_push_join_leave: value(overrides.force_push_join_leave),
+                force_positioning: value(overrides.force_positioning),
+                force_recovery: value(overrides.force_recovery),
+            }),
+            expires_at: if json.expire_at == 0 { NEVER } else { WallTime::from_unix_seconds(json.expire_at) },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rpc(body: &str) -> Result<Result<RpcAnswer, HookRefusal>, String> {
+        parse_reply(body.as_bytes())
+    }
+
+    #[test]
+    fn result_is_taken_as_json_or_base64_on_one_line() {
+        for (body, data) in [
+            (r#"{"result":{}}"#, None),
+            (r#"{"result":{"data":null}}"#, None),
+            ("{\"result\":{\"data\":{\n\"a\": 1\r\n}}}", Some("{ \"a\": 1  }")),
+            (r#"{"result":{"data":1,"b64data":""},"error":null,"disconnect":null}"#, Some("1")),
+            (r#"{"result":{"data":1,"b64data":"eyJiIjoyfQ=="},"unknown":[]}"#, Some(r#"{"b":2}"#)),
+        ] {
+            let data = data.map(|data: &str| Bytes::copy_from_slice(data.as_bytes()));
+            assert_eq!(rpc(body), Ok(Ok(RpcAnswer { data })), "{body}");
+        }
+    }
+
+    #[test]
+    fn error_and_disconnect_of_the_backend_are_passed_on() {
+        let error = WireError::custom(1000, "no funds", true).unwrap();
+        let body = r#"{"error":{"code":1000,"message":"no funds","temporary":true},"result":{}}"#;
+        assert_eq!(rpc(body), Ok(Err(HookRefusal::Error(error))));
+        let disconnect = Disconnect::custom(4500, "banned").unwrap();
+        let body = r#"{"disconnect":{"code":4500,"reason":"banned"},"error":{"code":1}}"#;
+        assert_eq!(rpc(body), Ok(Err(HookRefusal::Disconnect(disconnect))));
+    }
+
+    #[test]
+    fn replies_that_are_not_valid_allow_nothing() {
+        let deep = format!(r#"{{"result":{{"skip":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        for body in [
+            "",
+            "{}",
+            "null",
+            "ok",
+            "[{}]",
+            r#"{"result":null}"#,
+            r#"{"result":1}"#,
+            r#"{"result":{"data":}}"#,
+            r#"{"result":{"b64data":"%"}}"#,
+            r#"{"result":{"b64data":"eyI="}}"#,
+            r#"{"result":{}} {}"#,
+            r#"{"error":{}}"#,
+            r#"{"error":{"code":99}}"#,
+            r#"{"error":{"code":2000}}"#,
+            r#"{"error":{"code":-1}}"#,
+            r#"{"disconnect":{"code":1000,"reason":"x"}}"#,
+            r#"{"disconnect":{"code":70000,"reason":"x"}}"#,
+            r#"{"disconnect":{"code":4000,"reason":"{}"}}"#,
+            "<html>",
+        ] {
+            assert!(rpc(body).is_err(), "{body}");
+        }
+        // Ignored members are not followed into their depth.
+        let _ = rpc(&deep);
+        assert!(parse_reply::<SubscribeApproval>(br#"{"result":{"expire_at":"soon"}}"#).is_err());
+        let long = format!(r#"{{"result":{{"info":"{}"}}}}"#, "x".repeat(MAX_INFO_BYTES));
+        assert!(parse_reply::<SubscribeApproval>(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn approval_of_a_subscription_has_info_data_options_and_expiry() {
+        let body = br#"{"result":{"info":{"n":1},"data":[2],"expire_at":7,
+            "override":{"presence":{"value":true},"force_recovery":{}}}}"#;
+        let approval = parse_reply::<SubscribeApproval>(body).unwrap().unwrap();
+        let overrides =
+            OptionOverrides { presence: Some(true), force_recovery: Some(false), ..OptionOverrides::default() };
+        let expected = SubscribeApproval {
+            info: Some(Bytes::from_static(br#"{"n":1}"#)),
+            data: Some(Bytes::from_static(b"[2]")),
+            overrides,
+            expires_at: WallTime::from_unix_seconds(7),
+        };
+        assert_eq!(approval, expected);
+        assert_eq!(parse_reply::<SubscribeApproval>(br#"{"result":{}}"#).unwrap().unwrap().expires_at, NEVER);
+    }
+}

@@ -1,0 +1,44 @@
+//! What the hub tells a hook, in the JSON of Centrifugo's proxies.
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// The body of a call.
+#[derive(Default, Serialize)]
+pub struct HookRequest<'a> {
+    /// The id of the connection; nil, and left out, for a publication over REST.
+    #[serde(skip_serializing_if = "Uuid::is_nil", serialize_with = "as_text")]
+    pub client: Uuid,
+    /// `websocket`, `sse` or `http_stream`, or `http` for a publication over REST.
+    pub transport: &'static str,
+    /// `json` or `protobuf`.
+    pub protocol: &'static str,
+    /// The encoding of `data`, `json`: data of Protobuf clients is JSON, too.
+    pub encoding: &'static str,
+    /// The user; empty for anonymous sessions.
+    pub user: &'a str,
+    /// The channel, for `subscribe` and `publish`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel: Option<&'a str>,
+    /// The method, for `rpc`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    /// The data of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+}
+
+impl HookRequest<'_> {
+    /// Encodes the request.
+    pub fn encode(&self) -> Bytes {
+        // Texts and raw JSON can always be written.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+}
+
+/// Writes an id as clients know it.
+fn as_text<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}

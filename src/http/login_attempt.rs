@@ -1,0 +1,99 @@
+//! One attempt to log in: whether earlier failures delay it, on this instance or on any other, and what its end changes.
+//!
+//! Where the broker connects instances, failures are counted there, and the table of this instance is a copy of what the broker
+//! has said last: it refuses what is delayed without a call, and decides alone while the broker does not answer.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::web::{self, Data};
+use tokio::time::timeout;
+
+use super::{HttpContext, HttpError};
+use crate::{
+    address::ClientAddress,
+    auth::{
+        login_backoff::LoginAttempt,
+        users::{User, Users},
+    },
+    broker::{LoginFailureNames, SharedLoginAttempt},
+};
+
+/// Maximum time for which a login waits for the broker. Meanwhile it keeps others from being checked.
+const BROKER_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Why no password was checked.
+pub(super) struct LoginFailure {
+    /// The label of the metric.
+    pub(super) outcome: &'static str,
+    pub(super) error: HttpError,
+}
+
+impl LoginFailure {
+    fn delayed(wait: Duration) -> Self {
+        Self { outcome: "delayed", error: HttpError::too_many("too many failed logins", wait) }
+    }
+}
+
+/// Checks a password, unless earlier failures delay that. Returns the user if it is right.
+pub(super) async fn check_password(
+    users: Arc<Users>,
+    username: &str,
+    password: String,
+    address: ClientAddress,
+    context: &Data<HttpContext>,
+) -> Result<Option<Arc<User>>, LoginFailure> {
+    let backoff = &context.login_backoff;
+    let attempt = backoff.begin(context.clock.monotonic_now(), username, address).map_err(LoginFailure::delayed)?;
+    // No queue: a flood of logins would fill it, and each one costs a hash.
+    let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {
+        backoff.withdraw(attempt);
+        let error = HttpError::at_capacity("too many logins at the same time; try again soon");
+        return Err(LoginFailure { outcome: "busy", error });
+    };
+    let (username, context) = (username.to_owned(), context.clone());
+    // A task of its own: the result is counted also if the client disconnects meanwhile.
+    let checked = actix_rt::spawn(async move {
+        let names = context.failure_names.of(&username, address);
+        let (attempt, shared) = begin_shared(attempt, &names, &context).await?;
+        let hashing_context = context.clone();
+        let checked = web::block(move || {
+            let _permit = permit;
+            let user = users.verify(&username, &password);
+            if user.is_some() {
+                hashing_context.login_backoff.succeed(attempt);
+            }
+            user
+        });
+        let user = checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })?;
+        if let Some(shared) = shared.filter(|_| user.is_some()) {
+            forgive_shared(shared, names, &context).await;
+        }
+        Ok(user)
+    });
+    checked.await.unwrap_or_else(|_| Err(LoginFailure { outcome: "unavailable", error: HttpError::internal() }))
+}
+
+/// Starts an attempt for all instances, if the broker connects some and answers.
+async fn begin_shared(
+    attempt: LoginAttempt,
+    names: &LoginFailureNames,
+    context: &HttpContext,
+) -> Result<(LoginAttempt, Option<SharedLoginAttempt>), LoginFailure> {
+    let backoff = &context.login_backoff;
+    let Some(limits) = context.broker.shared_limits() else { return Ok((attempt, None)) };
+    let verdict = timeout(BROKER_TIMEOUT, limits.begin_login(names.clone(), backoff.delay_rule())).await;
+    // Without one, the table of this instance decides.
+    let Ok(Ok(verdict)) = verdict else { return Ok((attempt, None)) };
+    let attempt = backoff.adopt(context.clock.monotonic_now(), attempt, &verdict);
+    match verdict.attempt {
+        Some(shared) => Ok((attempt, Some(shared))),
+        None => Err(LoginFailure::delayed(verdict.pair.wait.max(verdict.address.wait))),
+    }
+}
+
+async fn forgive_shared(attempt: SharedLoginAttempt, names: LoginFailureNames, context: &HttpContext) {
+    if let Some(limits) = context.broker.shared_limits() {
+        // It goes on if it takes longer.
+        _ = timeout(BROKER_TIMEOUT, limits.forgive_login(names, attempt)).await;
+    }
+}

@@ -1,0 +1,176 @@
+//! The operator's backend: an HTTP server with kept connections, whose answers to hooks the test chooses.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use actix_rt::task::JoinHandle;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use wardcast::config::{HookConfig, HookEndpoint};
+
+/// What the backend answers on a path.
+#[derive(Clone)]
+pub enum Answer {
+    /// 200 with this JSON.
+    Json(Value),
+    /// These bytes, from the status line on; the connection is closed then.
+    Raw(Vec<u8>),
+    /// Nothing, and the connection stays open.
+    Silence,
+    /// 200 with `{"result":{}}`, but only when the path has had so many calls.
+    WhenCalled(usize),
+}
+
+/// A call of a hook.
+#[derive(Clone)]
+pub struct Call {
+    path: String,
+    head: String,
+    pub body: String,
+}
+
+impl Call {
+    /// The values of a header.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+#[derive(Default)]
+struct Served {
+    answers: HashMap<String, Answer>,
+    calls: Vec<Call>,
+    connections: usize,
+}
+
+type Shared = Arc<(Mutex<Served>, watch::Sender<()>)>;
+
+pub struct Backend {
+    address: SocketAddr,
+    served: Shared,
+    accepting: JoinHandle<()>,
+}
+
+impl Backend {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, served) = (listener.local_addr().unwrap(), Shared::default());
+        let shared = served.clone();
+        let accepting = actix_rt::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                shared.0.lock().unwrap().connections += 1;
+                actix_rt::spawn(serve(stream, shared.clone()));
+            }
+        });
+        Self { address, served, accepting }
+    }
+
+    /// Has a hook ask this path.
+    pub fn configure(&self, hook: &mut HookConfig, path: &str) {
+        hook.endpoint = Some(HookEndpoint::parse(&format!("http://{}{path}", self.address)).unwrap());
+        hook.timeout = std::time::Duration::from_secs(10);
+    }
+
+    pub fn answer(&self, path: &str, answer: Answer) {
+        self.served.0.lock().unwrap().answers.insert(path.to_owned(), answer);
+        self.served.1.send_replace(());
+    }
+
+    pub fn answer_json(&self, path: &str, json: Value) {
+        self.answer(path, Answer::Json(json));
+    }
+
+    /// The calls of a path so far.
+    pub fn calls(&self, path: &str) -> Vec<Call> {
+        let served = self.served.0.lock().unwrap();
+        served.calls.iter().filter(|call| call.path == path).cloned().collect()
+    }
+
+    /// Waits until a path has had so many calls.
+    pub async fn wait_for_calls(&self, path: &str, count: usize) {
+        let mut changes = self.served.1.subscribe();
+        let wait = async {
+            while self.calls(path).len() < count {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(super::PATIENCE, wait).await.expect("the calls in time");
+    }
+
+    pub fn connections(&self) -> usize {
+        self.served.0.lock().unwrap().connections
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, served: Shared) {
+    while let Some(call) = read_call(&mut stream).await {
+        let path = call.path.clone();
+        served.0.lock().unwrap().calls.push(call);
+        served.1.send_replace(());
+        let bytes = match answer(&path, &served).await {
+            Answer::Raw(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                return;
+            }
+            Answer::Json(json) => json.to_string(),
+            Answer::Silence | Answer::WhenCalled(_) => unreachable!("waited for"),
+        };
+        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{bytes}", bytes.len());
+        if stream.write_all(response.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The answer on a path, as soon as it is one that can be written.
+async fn answer(path: &str, served: &Shared) -> Answer {
+    let mut changes = served.1.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let (answer, calls) = {
+            let served = served.0.lock().unwrap();
+            let calls = served.calls.iter().filter(|call| call.path == path).count();
+            (served.answers.get(path).cloned(), calls)
+        };
+        match answer {
+            None => return Answer::Raw(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec()),
+            Some(Answer::WhenCalled(count)) if calls >= count => return Answer::Json(json!({"result": {}})),
+            Some(Answer::Silence | Answer::WhenCalled(_)) => changes.changed().await.unwrap(),
+            Some(answer) => return answer,
+        }
+    }
+}
+
+async fn read_call(stream: &mut TcpStream) -> Option<Call> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let (path, body) = (head.split(' ').nth(1).unwrap().to_owned(), String::new());
+    let mut call = Call { path, head, body };
+    let length = call.headers("content-length").first().map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    call.body = String::from_utf8(body).unwrap();
+    Some(call)
+}
