@@ -50,6 +50,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "hooks::ForwardedHeaders",
             "broker::LoginDelayRule",
             "broker::LoginFailureNames",
+            "broker::LoginFailures",
             "broker::SharedLoginVerdict",
         ],
     ),

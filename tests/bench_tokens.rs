@@ -42,11 +42,11 @@ async fn refresh_counts_refreshes_and_no_session_ends_with_its_first_token() {
 #[actix_rt::test]
 async fn forged_tokens_of_either_algorithm_are_refused_for_their_signature() {
     for options in ["--algorithm hs256 --source-addresses 20", "--algorithm es256"] {
-        let report = report(bench(&format!("forged -n 60 --others 5 --rate 40 --margin 0.2 {options}"))).await;
+        let report = report(bench(&format!("forged -n 400 --others 5 --rate 200 --margin 0.2 {options}"))).await;
         let refused = report["failures"].as_object().unwrap();
         let is_401 = |reason: &String| reason.contains("HTTP/1.1 401") && reason.contains("invalid token");
         assert!(
-            refused.keys().all(is_401) && refused.values().filter_map(Value::as_u64).sum::<u64>() == 60,
+            refused.keys().all(is_401) && refused.values().filter_map(Value::as_u64).sum::<u64>() == 400,
             "{report}"
         );
         assert_eq!(count(&report, "connected"), 0, "{report}");

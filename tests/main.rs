@@ -21,6 +21,7 @@ mod docs;
 // Authentication and permissions.
 mod anonymous;
 mod audit;
+mod audit_logins;
 mod backchannel_logout;
 mod credentials;
 mod credentials_by_door;

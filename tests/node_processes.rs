@@ -83,7 +83,8 @@ async fn nodes_that_name_the_same_servers_differently_say_so_in_their_logs() {
     let redis = PrefixedRedis::whole(RedisForm::several_servers().await);
     let urls = redis.form.masters().iter().map(|server| format!("redis://localhost:{}", server.port()));
     let urls = format!("broker.redis.urls={:?}", urls.collect::<Vec<_>>());
-    for node in [Node::start(&redis, &[]).await, Node::start(&redis, &[&urls]).await] {
+    let nodes = [Node::start(&redis, &[]).await, Node::start(&redis, &[&urls]).await];
+    for node in &nodes {
         node.wait_for_log("node uses other redis servers for the same channels");
     }
 }

@@ -62,7 +62,7 @@ const REMEDIES: &[(&[&str], &str)] = &[
     (&["HTTP/1.1 503"], "the hub was too busy to answer: lower --concurrency"),
     (
         &["server.internal_bind"],
-        "this listener serves no API: start the hub with --set server.internal_bind= (WARDCAST_SERVER__INTERNAL_BIND) for the \
+        "this listener serves no API: start the hub with server.internal_bind = \"\" (WARDCAST_SERVER__INTERNAL_BIND) for the \
          measurement",
     ),
     (&["\"code\":102"], "the namespace of the channel is not in the hub's [[namespaces]]: use another --channel"),

@@ -74,7 +74,9 @@ fn es256_key() -> Result<(EncodingKey, serde_json::Value)> {
     let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
     let [x, y] = [x, y].map(|coordinate| URL_SAFE_NO_PAD.encode(coordinate));
     let jwk = json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "x": x, "y": y}).to_string();
-    Ok((EncodingKey::from_ec_der(pkcs8.as_ref()), json!({"id": "bench", "algorithm": "ES256", "jwk": jwk})))
+    // Without an audience the hub would warn.
+    let entry = json!({"id": "bench", "algorithm": "ES256", "jwk": jwk, "audience": "bench"});
+    Ok((EncodingKey::from_ec_der(pkcs8.as_ref()), entry))
 }
 
 /// Tokens that are right but for their key.
