@@ -223,18 +223,19 @@ impl Hub {
 
     /// Does the work of one tick.
     pub(super) fn on_tick(&mut self, ctx: &mut <Self as Actor>::Context) {
-        let now = Instant::now();
+        let (now, wall_now) = (Instant::now(), self.clock.now());
         self.hold_after_freeze(now);
         let _ = self.obey_revocations();
         self.end_long_hold(now);
-        self.write_gate.note_run(self.clock.now());
+        self.write_gate.note_run(wall_now);
         let (tick, keys) = self.wheel.advance();
         for key in keys {
             if self.registry.session(key).is_some_and(|session| session.scheduled_tick == tick) {
                 self.check_deadlines(key);
             }
         }
-        if self.liveness.has_clock_jumped(Instant::now(), self.clock.now()) {
+        // The times of its beginning: a freeze in the middle of this tick is noticed by the next.
+        if self.liveness.has_clock_jumped(now, wall_now) {
             let all: Vec<SessionKey> = self.registry.keys().collect();
             all.into_iter().for_each(|key| self.check_deadlines(key));
         }

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::support::{http, poll_until, redis::RedisServer};
 
-const SIGSTOP: u32 = 19;
 const SIGCONT: u32 = 18;
 
 struct Node {
@@ -79,7 +78,7 @@ async fn frozen_hub_is_named_while_the_others_answer_and_is_back_when_it_continu
     let of_third = |node: &&Value| node["num_clients"] == 1 && node["num_subs"] == 0;
     let third_uid = nodes.iter().find(of_third).unwrap()["uid"].as_str().unwrap();
 
-    third.process.signal(SIGSTOP);
+    third.process.freeze();
     let frozen = [third_uid.to_owned()];
     let others: BTreeSet<String> = all.iter().filter(|uid| *uid != third_uid).cloned().collect();
     for round in 1..=3 {

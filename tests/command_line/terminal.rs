@@ -167,6 +167,8 @@ fn failures_name_what_is_wrong_and_what_to_do() {
     run(hub.command(&["sub", "news"]).env("WARDCAST_AUTH__HMAC_SECRET", SECRET))
         .assert_failed_with(&["3500", "the hub has another secret"]);
     run(&mut wardcast(&["pub", "news", "1"])).assert_failed_with(&["api.key is not set", "--config FILE"]);
+    // No other machine gets the kept key; that of a documentation network would not answer.
+    hub.run(&["api", "info", "--url", "http://192.0.2.1"]).assert_failed_with(&["api.key is not set"]);
     run(&mut wardcast(&["sub", "news"])).assert_failed_with(&["auth.hmac_secret is not set", "--token-file"]);
     let file = hub.home.path().join("token");
     let expired = run(wardcast(&["token", "--user", "ann", "--ttl", "1s"]).env("WARDCAST_AUTH__HMAC_SECRET", SECRET));

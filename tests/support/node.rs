@@ -13,7 +13,6 @@ use super::{
 };
 
 const SIGTERM: u32 = 15;
-const SIGSTOP: u32 = 19;
 const SIGCONT: u32 = 18;
 
 /// A running node. What concerns the inside of a [`TestHub`] is not available.
@@ -56,7 +55,7 @@ impl Node {
 
     /// Stops the process without closing anything.
     pub fn freeze(&self) {
-        self.process.signal(SIGSTOP);
+        self.process.freeze();
     }
 
     /// Continues a frozen process.

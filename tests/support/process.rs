@@ -13,6 +13,8 @@ use std::{
 
 use super::{PATIENCE, mark_secret, trace_log};
 
+const SIGSTOP: u32 = 19;
+
 /// A run of the binary. It is killed when dropped.
 pub struct Process {
     pub child: Child,
@@ -152,6 +154,23 @@ impl Process {
     pub fn signal(&self, number: u32) {
         let status = Command::new("kill").args([format!("-{number}"), self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// Stops the process without closing anything. Returns when all of its threads have stopped: the signal reaches one of them, which
+    /// has to run to stop the others.
+    pub fn freeze(&self) {
+        self.signal(SIGSTOP);
+        let deadline = Instant::now() + PATIENCE;
+        let is_stopped = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // After the name, which is in parentheses.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        let tasks = || fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        while !tasks().all(|task| is_stopped(task.unwrap())) {
+            assert!(Instant::now() < deadline, "the process does not stop");
+            thread::yield_now();
+        }
     }
 
     /// Waits until the process exits.

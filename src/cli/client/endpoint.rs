@@ -120,6 +120,11 @@ impl Endpoint {
         })
     }
 
+    /// Returns whether it is on this machine.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|host: IpAddr| host.is_loopback())
+    }
+
     pub(super) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }

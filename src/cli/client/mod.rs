@@ -49,24 +49,27 @@ impl Hub {
     /// An invalid configuration or URL, or no address to connect to.
     pub(super) fn find(arguments: &HubArguments, inputs: &ConfigInputs) -> Result<Self, String> {
         let (mut config, running) = inputs.load_for_client()?;
+        if let Some(url) = &arguments.url {
+            let endpoint = Endpoint::from_url(url, ServerIdentity::SignedBy(arguments.ca.clone()))?;
+            // No other machine gets the secrets of development hubs.
+            if endpoint.is_loopback() {
+                inputs.fill_with_kept_secrets(&mut config)?;
+            }
+            return Ok(Self { config, public: endpoint.clone(), internal: endpoint });
+        }
         inputs.fill_with_kept_secrets(&mut config)?;
-        let Some(url) = &arguments.url else {
-            return Ok(match running {
-                Some(running) => Self {
-                    public: Endpoint::from_url(&running.url, ServerIdentity::Any)?,
-                    internal: Endpoint::from_url(&running.api_url, ServerIdentity::Any)?,
-                    config,
-                },
-                None => Self {
-                    public: Endpoint::of_public_listener(&config)?,
-                    internal: Endpoint::of_api_listener(&config)?,
-                    config,
-                },
-            });
-        };
-        let identity = ServerIdentity::SignedBy(arguments.ca.clone());
-        let endpoint = Endpoint::from_url(url, identity)?;
-        Ok(Self { config, public: endpoint.clone(), internal: endpoint })
+        Ok(match running {
+            Some(running) => Self {
+                public: Endpoint::from_url(&running.url, ServerIdentity::Any)?,
+                internal: Endpoint::from_url(&running.api_url, ServerIdentity::Any)?,
+                config,
+            },
+            None => Self {
+                public: Endpoint::of_public_listener(&config)?,
+                internal: Endpoint::of_api_listener(&config)?,
+                config,
+            },
+        })
     }
 
     /// Returns the API key.

@@ -125,6 +125,11 @@ impl Hub {
                 return true;
             }
             self.fanout.take_deliveries();
+            // A freeze in the middle of a run: other threads may have queued what came meanwhile.
+            self.hold_after_freeze(Instant::now());
+            if self.revocations.state().is_held() {
+                continue;
+            }
             match self.fanout.next_step() {
                 Some(Step::Queue(flow, delivery)) => self.queue_to_subscribers(flow, &delivery),
                 Some(Step::Flush(flow, count)) => self.flush(flow, count),
