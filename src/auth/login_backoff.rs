@@ -31,7 +31,7 @@ const ADDRESS_FACTOR: u32 = 4;
 /// A user with more than this many times the free failures, from all addresses together, is under attack.
 const ATTACKED_USER_FACTOR: u32 = 20;
 
-/// Bytes of a MAC that name failures. Whoever has not the key cannot find two names that are the same.
+/// Bytes of a MAC that name failures. Without the key, an attacker cannot find two users or addresses with the same name.
 const NAME_BYTES: usize = 16;
 
 /// Counts failed logins per user and address, per address, and per user.
@@ -172,7 +172,7 @@ impl LoginBackoff {
     }
 }
 
-/// Makes the names under which a broker counts failed logins. They are MACs, so that whoever reads the store of the broker finds
+/// Makes the names under which a broker counts failed logins. They are MACs, so that a reader of the store of the broker finds
 /// neither users nor addresses in it, nor what was typed into the field for the user by mistake.
 pub struct FailureNames {
     key: Key,
@@ -207,7 +207,7 @@ fn table<K: Hash + Eq, V>() -> LruCache<K, V> {
     table
 }
 
-/// Returns the record of `key`. It is a new one if there is none, or if the last failure was more than `forget_after` ago.
+/// Returns the record of `key`, or a new record if `key` has none or its last failure was more than `forget_after` ago.
 fn current_record<K: Hash + Eq>(
     table: &mut LruCache<K, FailureRecord>,
     key: K,

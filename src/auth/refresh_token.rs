@@ -59,7 +59,7 @@ impl RefreshTokens {
 mod tests {
     use super::*;
 
-    /// Whoever has a signature of the secret, such as that of a JWT, has no MAC of a refresh token.
+    /// A signature by the secret, such as that of a JWT, is not the MAC of a refresh token.
     #[test]
     fn signature_by_the_secret_itself_makes_no_refresh_token() {
         let secret = "0123456789abcdef0123456789abcdef";

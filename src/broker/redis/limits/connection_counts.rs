@@ -67,9 +67,9 @@ pub(super) struct ConnectionHandle {
 /// The connections of one user, as a round asks for them.
 pub(super) struct RoundUser {
     pub(super) user: Arc<str>,
-    /// Those that Redis is told of.
+    /// The number of connections that is stored in Redis.
     pub(super) counted: usize,
-    /// Those that are asked for.
+    /// The connections that wait for an answer.
     pub(super) asking: Vec<Request>,
 }
 
@@ -179,7 +179,7 @@ impl ConnectionCounts {
                 _ = request.verdict.send(true);
             }
         }
-        // Those that Redis has are told it when it is back, even if they have left.
+        // Users whose number is stored in Redis stay, so that their number is sent again when Redis is back, also if it is 0.
         state.users.retain(|_, own| own.counted > 0 || own.is_stored);
     }
 
@@ -226,7 +226,7 @@ mod tests {
             self.0.add(&"ann".into(), LIMIT)
         }
 
-        /// Runs a round in which so many are allowed; returns what Redis is told and asked.
+        /// Runs a round in which Redis allows this number; returns the numbers and questions that are sent to Redis.
         fn round(&self, allowed: usize) -> (usize, usize) {
             let (mut users, limit) = self.0.take_round();
             assert_eq!((users.len(), limit), (1, LIMIT));
