@@ -294,9 +294,12 @@ async fn events_fill_one_bucket_over_one_server() {
     let form = redis.form.clone();
     events_of_a_user_on_all_instances_fill_one_bucket(redis).await;
     let RedisForm::OneServer(server) = &*form else { unreachable!() };
-    for key in server.run::<Vec<String>>(&["KEYS", "wardcast:rate:*"]).await {
+    let keys = server.run::<Vec<String>>(&["KEYS", "wardcast:rate:*"]).await;
+    assert!(keys.len() > 100, "{keys:?}");
+    for key in keys {
         let left: i64 = server.run(&["PTTL", &key]).await;
-        assert!((1..=60_001).contains(&left), "{key} lives for {left} ms");
+        // A bucket that is nearly full lives for a millisecond: it may be gone by now.
+        assert!(left == -2 || (0..=60_001).contains(&left), "{key} lives for {left} ms");
     }
 }
 
