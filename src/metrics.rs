@@ -1,11 +1,16 @@
 //! Metrics: one set per instance, shared by all its parts and served at `/metrics`. The fan-out updates them once per
 //! batch.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 
@@ -39,8 +44,25 @@ pub struct Metrics {
     pub revocations_unconfirmed: Counter,
     pub backchannel_logouts: Family<OutcomeLabel, Counter>,
     pub hook_calls: Family<HookLabel, Counter>,
+    pub hook_seconds: HookSeconds,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
     pub audit_lines: Family<OutcomeLabel, Counter>,
+}
+
+/// Durations of the calls of each hook, from a millisecond to the longest timeout.
+#[derive(Clone, Debug)]
+pub struct HookSeconds(Family<HookNameLabel, Histogram, fn() -> Histogram>);
+
+impl Default for HookSeconds {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16))))
+    }
+}
+
+/// The label `hook`: one word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HookNameLabel {
+    hook: &'static str,
 }
 
 /// The label `reason`: one word.
@@ -150,6 +172,11 @@ impl Metrics {
         self.hook_calls.get_or_create(&HookLabel { hook, outcome }).inc();
     }
 
+    /// Notes how long a call of a hook took, from the question to the answer or failure, waiting included.
+    pub fn observe_hook(&self, hook: &'static str, duration: Duration) {
+        self.hook_seconds.0.get_or_create(&HookNameLabel { hook }).observe(duration.as_secs_f64());
+    }
+
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
     pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
         self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
@@ -217,6 +244,11 @@ impl Metrics {
             "hook_calls",
             "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed",
             self.hook_calls.clone(),
+        );
+        registry.register(
+            "hook_seconds",
+            "Durations of calls of backend hooks, by hook, waiting included",
+            self.hook_seconds.0.clone(),
         );
         self.register_traffic(registry);
         self.register_broker(registry);

@@ -39,7 +39,8 @@ const SHARED_MODULES: [&str; 17] = [
 const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
     ("protocol", &[]),
     // A denied permission has one error code on every path. The verifier has errors of its own, and http and session translate
-    // them to codes. An Admission holds the format that the connection speaks, and the headers for hooks. Failed logins have one rule, for the table of an
+    // them to codes. An Admission holds the format that the connection speaks, the headers for hooks, and the close code of a refused client. The answer of the connect hook
+    // becomes claims. Failed logins have one rule, for the table of an
     // instance and for the broker.
     (
         "auth",
@@ -47,7 +48,8 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "protocol::Format",
             "protocol::ErrorCode",
             "protocol::WireError",
-            "hooks::ForwardedHeaders",
+            "protocol::Disconnect",
+            "hooks",
             "broker::LoginDelayRule",
             "broker::LoginFailureNames",
             "broker::LoginFailures",

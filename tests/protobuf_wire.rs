@@ -73,6 +73,7 @@ fn results(sink: Sink<'_>) {
         client: "c",
         version: "wardcast 0",
         expiry: Expiry::after(3600),
+        data: Some(&data),
         subs: BTreeMap::from([("news", SubscribeResult { data: Some(&data), ..Default::default() })]),
         ping: 25,
         pong: true,

@@ -94,8 +94,9 @@ async fn ask_publish_hook(
         transport: "http",
         protocol: "json",
         encoding: "json",
-        user: &claims.user,
+        user: Some(&claims.user),
         channel: Some(channel),
+
         data: serde_json::from_slice(publication.data()).ok(),
         ..HookRequest::default()
     };

@@ -56,7 +56,8 @@ macro_rules! audit_events {
 }
 
 audit_events! {
-    /// A client was let in: the credential of its handshake or of its first message was accepted.
+    /// A client was let in: the credential of its handshake or of its first message was accepted, or the connect hook has named its
+    /// user.
     Connected = "connected", None;
     /// A session of a client that was let in has ended, `seconds` after its handshake. `code` and `reason` are those of the close,
     /// by either side; without a `code` the connection was lost.
@@ -151,7 +152,7 @@ audit_fields! {
     origin: &'a str,
     /// Method of the server API.
     method: &'a str,
-    /// Who caused it: `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse`, `logins_per_user` or `users_file`.
+    /// Who caused it: `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse`, `logins_per_user`, `users_file` or `connect_hook`.
     by: &'a str,
     /// Certificate of the caller of the server API (`server.internal_tls.client_ca`): its first DNS name, or else the SHA-256 of it.
     certificate: &'a str,

@@ -1,9 +1,10 @@
-//! The claims of a verified token.
+//! The claims of a verified token, or of an answer of the connect hook.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::value::RawValue;
 
 use crate::{
     channel::{Channel, Pattern},
@@ -26,6 +27,15 @@ pub struct Claims {
     pub info: Option<Bytes>,
     /// `caps`, `channels` and `subs`, which most tokens do not have.
     pub grants: Option<Box<Grants>>,
+    /// What the connect hook has said beside, if it and no token made these claims.
+    pub hook: Option<Box<HookClaims>>,
+}
+
+/// What only the connect hook says of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookClaims {
+    /// Raw JSON for later calls of hooks about the session.
+    pub meta: Option<Bytes>,
 }
 
 /// What a connection token grants beyond the configuration.
@@ -89,7 +99,14 @@ pub struct SubscriptionClaims {
 impl Claims {
     /// Returns the claims of a session without token and user (`auth.anonymous = "always"`), which never expires.
     pub fn anonymous() -> Self {
-        Self { user: "".into(), expires_at: NEVER, token: TokenIdentity::default(), info: None, grants: None }
+        let (user, token) = ("".into(), TokenIdentity::default());
+        Self { user, expires_at: NEVER, token, info: None, grants: None, hook: None }
+    }
+
+    /// Returns what the connect hook wants to hear in later calls about the session.
+    pub fn meta(&self) -> Option<&RawValue> {
+        let meta = self.hook.as_ref()?.meta.as_ref()?;
+        serde_json::from_slice(meta).ok()
     }
 
     /// Returns whether there is no user.

@@ -3,6 +3,7 @@
 //! [`TokenError`] the result. No error and no log line contains a token.
 
 mod claims;
+mod connect_hook;
 pub mod credentials;
 mod grants;
 mod ignored_claims;
@@ -33,12 +34,13 @@ use crate::{
     channel::Channel,
     connection_limit::{KeyedPermit, Permit},
     emulation::CommandReceiver,
-    hooks::ForwardedHeaders,
+    hooks::{ForwardedHeaders, SubscribeApproval},
     position::Position,
-    protocol::Format,
+    protocol::{Disconnect, Format},
 };
 
-pub use claims::{Capability, Claims, Grants, ServerSideSubscription, SubscriptionClaims};
+pub use claims::{Capability, Claims, Grants, HookClaims, ServerSideSubscription, SubscriptionClaims};
+pub use connect_hook::{CONNECT_HOOK, ConnectGrant, ask_connect_hook};
 pub use ignored_claims::ignored_members;
 pub use key::{KeyChange, KeyError};
 pub use key_sets::{FetchError, KeySets};
@@ -62,6 +64,8 @@ pub struct Admission {
     pub auth: HandshakeAuth,
     /// The format of commands, replies and pushes.
     pub format: Format,
+    /// Raw JSON for the client from the connect hook, for the connect push.
+    pub connect_data: Option<Bytes>,
     /// The headers of the handshake that hooks get.
     pub hook_headers: ForwardedHeaders,
     /// Where the client's commands come from.
@@ -96,6 +100,8 @@ pub enum CommandSource {
 pub struct ChannelRequest {
     /// The channel, to which the client may subscribe.
     pub channel: Channel,
+    /// What the subscribe hook has said of it; `None`: it was not asked, because something else allows the subscription.
+    pub approval: Option<SubscribeApproval>,
     /// From where on the client receives the channel; `None`: from now on.
     pub since: Option<RequestedPosition>,
 }
@@ -116,7 +122,7 @@ pub enum HandshakeAuth {
     Authenticated(Arc<Claims>),
     /// The handshake contained no token: the session waits for one in the first message.
     Unauthenticated,
-    /// The token was refused. The connection is opened and closed at once, so that a script can read the reason
-    /// (`auth.reject = "close"`).
-    Rejected(TokenError),
+    /// The token was refused (`auth.reject = "close"`), or the connect hook has chosen a close code. The connection is opened and
+    /// closed at once, so that a script can read the reason.
+    Rejected(Disconnect),
 }

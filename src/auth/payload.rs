@@ -110,7 +110,7 @@ impl<'a> Payload<'a> {
         let grants = raw.validate(context)?;
         let info = json_claim(self.info, self.b64info, TokenError::InfoTooLong)?;
         let token = self.take_identity();
-        Ok(Claims { info, user: user.into(), expires_at, token, grants })
+        Ok(Claims { info, user: user.into(), expires_at, token, grants, hook: None })
     }
 
     /// Checks a subscription token and returns its claims.

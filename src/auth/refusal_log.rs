@@ -31,6 +31,8 @@ pub enum Refusal {
     DisabledDoor(Door),
     /// A `connect` without a token.
     MissingToken,
+    /// A client without a token, by the connect hook, with the code of its error or close.
+    ConnectHook(u32),
     /// A page.
     Origin(OriginRefusal),
     /// A refresh token of the login.
@@ -80,6 +82,9 @@ pub enum OriginRefusal {
     /// The browser sends the token in a cookie, but no `Origin`.
     #[error("the token cookie is only accepted with an Origin header")]
     CookieWithoutOrigin,
+    /// The browser sends credentials for the hooks by itself, but does not say that the page is of a listed origin.
+    #[error("cookies and Authorization are only forwarded to hooks from an origin that origins.allowed lists")]
+    ForwardedOfUnlistedOrigin,
     /// The browser sends the token in a cookie for a page that only `"*"` allows.
     #[error("the token cookie is only accepted from an origin that origins.allowed lists; \"*\" is not enough")]
     CookieOfUnlistedOrigin,
@@ -94,7 +99,7 @@ impl Refusal {
             Self::LogoutToken(_) => "refused logout token",
             Self::Credentials(_) => "refused credentials",
             Self::DisabledDoor(_) => "ignored token",
-            Self::MissingToken => "refused connect",
+            Self::MissingToken | Self::ConnectHook(_) => "refused connect",
             Self::Origin(_) => "refused origin",
             Self::RefreshToken(_) => "refused refresh token",
             Self::Login(_) => "failed login",
@@ -107,6 +112,7 @@ impl Refusal {
             Self::Credentials(error) => error.to_string(),
             Self::DisabledDoor(door) => format!("auth.doors does not list {}", json!(door)),
             Self::MissingToken => "no token in connect, and none before it".to_owned(),
+            Self::ConnectHook(code) => format!("the connect hook refuses the client with code {code}"),
             Self::Origin(error) => error.to_string(),
             Self::RefreshToken(error) => error.to_string(),
             Self::Login(reason) => (*reason).to_owned(),
@@ -123,6 +129,9 @@ impl Refusal {
                 format!("send it in one of the ways in auth.doors, {doors}, or add {} there", json!(door))
             }
             Self::MissingToken => "give the client a token, or set auth.anonymous = \"always\"".to_owned(),
+            Self::ConnectHook(_) => {
+                "see the log of the backend; code 100 is often one of its failures: look for hook failed here".to_owned()
+            }
             Self::Origin(OriginRefusal::NotAllowed) => {
                 "if the page is yours, list its origin in origins.allowed; if the hub serves it behind a load balancer, \
                  set server.public_url"
@@ -288,10 +297,12 @@ mod tests {
             Refusal::Credentials(CredentialError::MissingMarker),
             Refusal::DisabledDoor(Door::Query),
             Refusal::MissingToken,
+            Refusal::ConnectHook(403),
             Refusal::Origin(OriginRefusal::NotAllowed),
             Refusal::Origin(OriginRefusal::Ambiguous),
             Refusal::Origin(OriginRefusal::CookieWithoutOrigin),
             Refusal::Origin(OriginRefusal::CookieOfUnlistedOrigin),
+            Refusal::Origin(OriginRefusal::ForwardedOfUnlistedOrigin),
         ] {
             let line = log.line(&refused(refusal, 3, "address=192.0.2.1"), "count=3 ");
             assert!(line.contains(" count=3 address=192.0.2.1 error=\""), "{line}");

@@ -20,9 +20,15 @@ pub struct HooksConfig {
     #[serde(deserialize_with = "value::optional_path")]
     pub ca: Option<PathBuf>,
     pub secret: Secret,
+    pub connect_in_handshake: bool,
+    pub send_queue: usize,
+    pub connect: HookConfig,
+    pub refresh: HookConfig,
     pub subscribe: HookConfig,
+    pub sub_refresh: HookConfig,
     pub publish: HookConfig,
     pub rpc: HookConfig,
+    pub send: HookConfig,
 }
 
 /// One hook.
@@ -40,8 +46,16 @@ pub struct HookConfig {
 
 impl HooksConfig {
     /// Returns the hooks with their names.
-    pub fn named(&self) -> [(&'static str, &HookConfig); 3] {
-        [("subscribe", &self.subscribe), ("publish", &self.publish), ("rpc", &self.rpc)]
+    pub fn named(&self) -> [(&'static str, &HookConfig); 7] {
+        [
+            ("connect", &self.connect),
+            ("refresh", &self.refresh),
+            ("subscribe", &self.subscribe),
+            ("sub_refresh", &self.sub_refresh),
+            ("publish", &self.publish),
+            ("rpc", &self.rpc),
+            ("send", &self.send),
+        ]
     }
 
     /// Returns the lowercase names of the headers that some hook gets.

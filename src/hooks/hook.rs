@@ -1,6 +1,9 @@
 //! One hook: its limits, its circuit breaker, and what its answers come to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use bytes::Bytes;
@@ -82,8 +85,29 @@ impl Hook {
     /// # Errors
     /// The error or the close that the backend wants, or a temporary error if it does not answer.
     pub async fn ask<R: HookResult>(self: Arc<Self>, body: Bytes, headers: ForwardedHeaders) -> Result<R, HookRefusal> {
+        self.ask_and_check(body, headers, Ok).await
+    }
+
+    /// Asks the backend, and has `check` make something of its result, or say what is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_and_check<R: HookResult, T>(
+        self: Arc<Self>,
+        body: Bytes,
+        headers: ForwardedHeaders,
+        check: impl FnOnce(R) -> Result<T, String>,
+    ) -> Result<T, HookRefusal> {
+        let asked_at = Instant::now();
         let response = self.call(&body, &headers).await;
-        let reply = response.and_then(|response| parse_reply(&response).map_err(HookError::Malformed));
+        let is_asked = !matches!(response, Err(HookError::Busy | HookError::Paused));
+        let reply = response.and_then(|response| {
+            let reply = parse_reply(&response).and_then(|reply| match reply {
+                Ok(result) => check(result).map(Ok),
+                Err(refusal) => Ok(Err(refusal)),
+            });
+            reply.map_err(HookError::Malformed)
+        });
         self.note_result(reply.as_ref().err());
         let (outcome, answer) = match reply {
             Ok(Ok(result)) => ("answered", Ok(result)),
@@ -92,6 +116,9 @@ impl Hook {
             Err(error) => (error.outcome(), Err(HookRefusal::Error(ErrorCode::Internal.into()))),
         };
         self.metrics.count_hook_call(self.name, outcome);
+        if is_asked {
+            self.metrics.observe_hook(self.name, asked_at.elapsed());
+        }
         answer
     }
 

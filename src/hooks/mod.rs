@@ -8,26 +8,38 @@ mod headers;
 mod hook;
 mod reply;
 mod request;
+mod session_reply;
 
 use std::sync::Arc;
 
 pub use self::{
     headers::{ForwardedHeaders, TooManyHeaderBytes},
     hook::{Hook, HookRefusal},
-    reply::{HookResult, PublishApproval, RpcAnswer, SubscribeApproval},
+    reply::{HookResult, PublishApproval, Received, RpcAnswer, SubscribeApproval},
     request::HookRequest,
+    session_reply::{ConnectApproval, Renewal},
 };
 use crate::{certificate::CertificateError, clock::Clock, config::HooksConfig, metrics::Metrics};
 
 /// The configured hooks of an instance, shared by all workers. By default none.
 #[derive(Default)]
 pub struct Hooks {
+    /// Asked who a client without a token is.
+    pub connect: Option<Arc<Hook>>,
+    /// Whether `connect` is asked in the handshake of a WebSocket, before the client sends `connect`.
+    pub asks_in_handshake: bool,
+    /// Asked before a session ends that `connect` has allowed.
+    pub refresh: Option<Arc<Hook>>,
     /// Asked before a subscription in channels with `subscribe_hook`.
     pub subscribe: Option<Arc<Hook>>,
+    /// Asked before a subscription ends that `subscribe` has allowed.
+    pub sub_refresh: Option<Arc<Hook>>,
     /// Asked before a publication of a client in channels with `publish_hook`.
     pub publish: Option<Arc<Hook>>,
     /// Answers `rpc`.
     pub rpc: Option<Arc<Hook>>,
+    /// Takes the data of `send`.
+    pub send: Option<Arc<Hook>>,
     /// The headers that some hook gets.
     forwarded_headers: Vec<String>,
 }
@@ -40,11 +52,21 @@ impl Hooks {
     pub fn new(config: &HooksConfig, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Self, CertificateError> {
         let hook = |name, hook| Hook::from_config(name, hook, config, clock, metrics);
         Ok(Self {
+            connect: hook("connect", &config.connect)?,
+            asks_in_handshake: config.connect_in_handshake,
+            refresh: hook("refresh", &config.refresh)?,
             subscribe: hook("subscribe", &config.subscribe)?,
+            sub_refresh: hook("sub_refresh", &config.sub_refresh)?,
             publish: hook("publish", &config.publish)?,
             rpc: hook("rpc", &config.rpc)?,
+            send: hook("send", &config.send)?,
             forwarded_headers: config.forwarded_headers(),
         })
+    }
+
+    /// Returns the lowercase names of the headers that some hook gets.
+    pub fn forwarded_headers(&self) -> &[String] {
+        &self.forwarded_headers
     }
 
     /// Returns those headers of a request that some hook gets. `values` returns the values of a header.

@@ -2,7 +2,10 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::value::RawValue;
 
 use super::hook::HookRefusal;
@@ -31,6 +34,10 @@ pub struct RpcAnswer {
     /// Raw JSON for the client, on one line.
     pub data: Option<Bytes>,
 }
+
+/// The answer of the send hook, which says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received;
 
 /// The answer of the publish hook: the client may publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +155,7 @@ pub(super) fn parse_reply<R: HookResult>(body: &[u8]) -> Result<Result<R, HookRe
 }
 
 /// Returns JSON that may be there as it is or in Base64, on one line. The Base64 takes precedence unless it is empty.
-fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, String> {
+pub(super) fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, String> {
     let replace =
         |text: &str| text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }).collect();
     let Some(encoded) = base64.filter(|encoded| !encoded.is_empty()) else {
@@ -159,8 +166,13 @@ fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Op
     Ok(Some(replace(json.get())))
 }
 
-/// Checks the size of what the hub stores for a subscription.
-fn check_size(name: &str, json: Option<Bytes>) -> Result<Option<Bytes>, String> {
+/// Returns the time of an `expire_at`. 0 is that of an answer without one.
+pub(super) fn expiry(expire_at: i64) -> WallTime {
+    if expire_at == 0 { NEVER } else { WallTime::from_unix_seconds(expire_at) }
+}
+
+/// Checks the size of what the hub stores for a session or a subscription.
+pub(super) fn check_size(name: &str, json: Option<Bytes>) -> Result<Option<Bytes>, String> {
     match json {
         Some(json) if json.len() > MAX_INFO_BYTES => Err(format!("{name} is longer than {MAX_INFO_BYTES} bytes")),
         json => Ok(json),
@@ -172,6 +184,14 @@ impl HookResult for RpcAnswer {
 
     fn from_json(json: RpcJson) -> Result<Self, String> {
         Ok(Self { data: single_line(json.data, json.b64data)? })
+    }
+}
+
+impl HookResult for Received {
+    type Json = IgnoredAny;
+
+    fn from_json(_: IgnoredAny) -> Result<Self, String> {
+        Ok(Self)
     }
 }
 
@@ -198,7 +218,7 @@ impl HookResult for SubscribeApproval {
                 force_positioning: value(overrides.force_positioning),
                 force_recovery: value(overrides.force_recovery),
             }),
-            expires_at: if json.expire_at == 0 { NEVER } else { WallTime::from_unix_seconds(json.expire_at) },
+            expires_at: expiry(json.expire_at),
         })
     }
 }

@@ -17,8 +17,15 @@ pub struct HookRequest<'a> {
     pub protocol: &'static str,
     /// The encoding of `data`, `json`: data of Protobuf clients is JSON, too.
     pub encoding: &'static str,
-    /// The user; empty for anonymous sessions.
-    pub user: &'a str,
+    /// The user; empty for anonymous sessions. Left out for `connect`, which is to name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<&'a str>,
+    /// Name of the SDK, as the client says, for `connect`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub name: &'a str,
+    /// Version of the SDK, as the client says, for `connect`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub version: &'a str,
     /// The channel, for `subscribe` and `publish`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<&'a str>,
@@ -28,6 +35,9 @@ pub struct HookRequest<'a> {
     /// The data of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<&'a RawValue>,
+    /// What the connect hook has answered as `meta`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meta: Option<&'a RawValue>,
 }
 
 impl HookRequest<'_> {

@@ -10,13 +10,15 @@ use percent_encoding::percent_decode_str;
 
 use super::{
     HttpContext, HttpError,
-    handshake::{HandshakeRefusal, admit, refuse, refuse_handshake},
+    admission::Candidate,
+    handshake::{HandshakeRefusal, refuse, refuse_handshake},
     stream::{respond, stream_origin},
 };
 use crate::{
     auth::{Admission, ChannelRequest, Claims, CommandSource, HandshakeAuth, RequestedPosition},
     channel::Channel,
     config::AnonymousAccess,
+    hooks::SubscribeApproval,
     position::{Epoch, Position},
     protocol::{Format, WireError},
 };
@@ -42,24 +44,27 @@ pub(super) async fn get_events(
 
 async fn open(request: &HttpRequest, channel: &str, context: &HttpContext) -> Result<Admission, HandshakeRefusal> {
     let channel = Channel::new(channel).map_err(|error| HttpError::of_wire_error(&WireError::from(error)))?;
-    let check = |auth: &mut HandshakeAuth| check_permission(auth, &channel, context);
-    let (mut admission, _) = admit(request, stream_origin(request, context), &[], context, check).await?;
+    let mut candidate = Candidate::examine(request, stream_origin(request, context), &[], context).await?;
+    candidate.format = Format::ChannelEvents;
+    let approval = check_permission(&mut candidate, &channel, context).await?;
+    let mut admission = candidate.admit().await?;
     let since = requested_position(request);
     admission.head = reconnection_time(&admission).into();
-    admission.format = Format::ChannelEvents;
-    admission.commands = CommandSource::None(Box::new(ChannelRequest { channel, since }));
+    admission.commands = CommandSource::None(Box::new(ChannelRequest { channel, approval, since }));
     Ok(admission)
 }
 
-/// Checks that the client may subscribe to the channel. Without a token it does so as an anonymous user, where that is allowed.
-fn check_permission(
-    auth: &mut HandshakeAuth,
+/// Checks that the client may subscribe to the channel, for which the subscribe hook may be asked. Without a token the connect hook
+/// says who it is; without a hook it subscribes as an anonymous user, where that is allowed.
+async fn check_permission(
+    candidate: &mut Candidate<'_>,
     channel: &Channel,
     context: &HttpContext,
-) -> Result<(), HandshakeRefusal> {
-    match auth {
+) -> Result<Option<SubscribeApproval>, HandshakeRefusal> {
+    candidate.ask_connect_hook().await?;
+    match &candidate.auth {
         HandshakeAuth::Unauthenticated if context.config.auth.anonymous == AnonymousAccess::Always => {
-            *auth = HandshakeAuth::Authenticated(Claims::anonymous().into());
+            candidate.auth = HandshakeAuth::Authenticated(Claims::anonymous().into());
         }
         HandshakeAuth::Unauthenticated => {
             let message = "send a token: in the query, as a ticket, in the cookie, or as Authorization: Bearer";
@@ -67,9 +72,12 @@ fn check_permission(
         }
         HandshakeAuth::Authenticated(_) | HandshakeAuth::Rejected(_) => {}
     }
-    let HandshakeAuth::Authenticated(claims) = auth else { return Ok(()) };
+    let HandshakeAuth::Authenticated(claims) = &candidate.auth else { return Ok(None) };
+    if context.permissions.asks_subscribe_hook(claims, channel) {
+        return candidate.ask_subscribe_hook(channel, claims).await.map(Some);
+    }
     let allowed = context.permissions.may_subscribe(claims, channel, None);
-    allowed.map_err(|error| refuse("permission", HttpError::of_wire_error(&WireError::from(error))))
+    allowed.map(|()| None).map_err(|error| refuse("permission", HttpError::of_wire_error(&WireError::from(error))))
 }
 
 /// Returns the field with which a browser learns when to reconnect after the end of the stream: after another time for each

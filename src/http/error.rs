@@ -22,7 +22,7 @@ use crate::{
 #[error("{status}: {message}")]
 pub struct HttpError {
     status: StatusCode,
-    code: ErrorCode,
+    code: u32,
     message: String,
     headers: &'static [(&'static str, &'static str)],
     /// In seconds.
@@ -48,6 +48,7 @@ struct HttpErrorDetail<'a> {
 impl HttpError {
     /// An error with a message for the caller. 429 and 503 always have a `Retry-After`.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        let code = code.code();
         let error = Self { status, code, message: message.into(), headers: &[], retry_after: None };
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -122,6 +123,12 @@ impl HttpError {
         Self::new(status, code, error.message())
     }
 
+    /// The error of a hook, for a client that has no connection yet: 503 if it is temporary, with the default `Retry-After`, else 403.
+    pub(super) fn of_hook_error(error: &WireError) -> Self {
+        let status = if error.is_temporary() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN };
+        Self { code: error.code(), ..Self::new(status, ErrorCode::Internal, error.message()) }
+    }
+
     /// 500.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, ErrorCode::Internal.to_string())
@@ -191,7 +198,7 @@ impl ResponseError for HttpError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.respond_with(HttpErrorBody { error: HttpErrorDetail { code: self.code.code(), message: &self.message } })
+        self.respond_with(HttpErrorBody { error: HttpErrorDetail { code: self.code, message: &self.message } })
     }
 }
 

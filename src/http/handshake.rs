@@ -1,7 +1,5 @@
-//! The WebSocket handshake: checks of RFC 6455 §4.2, limits, credentials, and the response. A 101 carries its result,
-//! an [`Admission`], in its extensions.
-
-use std::sync::Arc;
+//! The WebSocket handshake: checks of RFC 6455 §4.2, and the response. A 101 carries the result of the [`Candidate`], an
+//! [`Admission`](crate::auth::Admission), in its extensions.
 
 use actix_http::{
     ConnectionType,
@@ -12,35 +10,17 @@ use actix_web::{
     http::{
         Method, Version,
         header::{
-            AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-            SEC_WEBSOCKET_VERSION, UPGRADE,
+            CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
         },
     },
     web::Data,
 };
-use bytes::Bytes;
-use uuid::Uuid;
 
-use super::{
-    HttpContext, HttpError, StopPhase, forwarded,
-    origin_policy::{OriginCheck, record_refusal as record_origin_refusal},
-    ticket::redeem_ticket,
-    upgrade::UpgradeMarker,
-};
+use super::{HttpContext, HttpError, StopPhase, admission::Candidate, forwarded, upgrade::UpgradeMarker};
 use crate::{
-    address::ClientAddress,
     audit::{AuditEvent, AuditFields},
-    auth::{
-        Admission, Claims, CommandSource, HandshakeAuth, TokenError,
-        credentials::{self, Credential, CredentialError, HandshakeCredentials},
-        refusal_log::{OriginRefusal, Refusal},
-    },
-    broker::UserPermit,
-    config::RejectMode,
-    connection_limit::{KeyedPermit, Permit},
-    hooks::ForwardedHeaders,
+    auth::credentials,
     protocol::Format,
-    revocation::TokenIds,
 };
 
 /// A refused handshake, or request for a stream: the response, and its reason as one word for `wardcast_handshakes_refused`.
@@ -52,7 +32,7 @@ pub(super) struct HandshakeRefusal {
 }
 
 impl HandshakeRefusal {
-    fn recorded(self) -> Self {
+    pub(super) fn recorded(self) -> Self {
         Self { is_recorded: true, ..self }
     }
 }
@@ -97,107 +77,17 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     }
     let origin_check = context.origin_policy.check(request.head());
     let protocols = offered_protocols(request)?;
-    let (mut admission, subprotocol) = admit(request, origin_check, &protocols, context, |_| Ok(())).await?;
+    let mut candidate = Candidate::examine(request, origin_check, &protocols, context).await?;
+    let subprotocol = candidate.subprotocol;
+    candidate.format = negotiate_format(request.query_string(), subprotocol);
+    if context.hooks.asks_in_handshake {
+        candidate.ask_connect_hook().await?;
+    }
+    let mut admission = candidate.admit().await?;
     let mut response = switch_protocols(request, subprotocol)?;
-    admission.format = negotiate_format(request.query_string(), subprotocol);
     admission.has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     response.extensions_mut().insert(admission);
     Ok(response)
-}
-
-/// Decides whether a client may have a session, over a WebSocket or a stream, and with which subprotocol. `check` decides on the
-/// result of its authentication, and the caller sets the format. Cheap checks come first, so that a client over a limit costs no
-/// signature verification.
-pub(super) async fn admit<'a>(
-    request: &'a HttpRequest,
-    origin_check: OriginCheck,
-    protocols: &[&'a str],
-    context: &HttpContext,
-    check: impl FnOnce(&mut HandshakeAuth) -> Result<(), HandshakeRefusal>,
-) -> Result<(Admission, Option<&'a str>), HandshakeRefusal> {
-    if context.stop.phase() >= StopPhase::Closing {
-        return Err(refuse("stopping", HttpError::stopping()));
-    }
-    let ip = forwarded::client_address(request.head(), &context.config.server);
-    let (address, client) = (ClientAddress::from(ip), Uuid::new_v4());
-    let source = AuditFields { address: Some(ip), ..AuditFields::default() };
-    context
-        .handshake_rates
-        .charge(&address)
-        .map_err(|wait| refuse("rate", HttpError::too_many("too many handshakes from this address", wait)))?;
-    if let Some(refusal) = origin_check.refusal() {
-        record_origin_refusal(context, refusal, request.head());
-    }
-    origin_check.require_allowed().map_err(|error| origin_refusal(origin_check, error))?;
-    let address_permit = context
-        .address_limit
-        .acquire(&address)
-        .ok_or_else(|| address_limit_refusal("too many connections of this address"))?;
-    let permit = context
-        .connection_limit
-        .acquire()
-        .ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections; try again soon")))?;
-    let credentials = find_credentials(request, protocols, &source, context)?;
-    let source = AuditFields { door: credentials.door, ..source };
-    let (mut auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
-    check(&mut auth)?;
-    let (user_permit, unauthenticated_permits) = match &auth {
-        HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context).await?, None),
-        HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
-            (None, Some(acquire_unauthenticated_permits(&address, context)?))
-        }
-    };
-    let hook_headers = collect_hook_headers(request, context)?;
-    if let HandshakeAuth::Authenticated(claims) = &auth {
-        let source = AuditFields { client: Some(client), ..source };
-        context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
-    }
-    let admission = Admission {
-        client,
-        ip,
-        auth,
-        format: Format::default(),
-        commands: CommandSource::WebSocket,
-        head: Bytes::new(),
-        hook_headers,
-        has_native_pings: false,
-        permit,
-        address_permit,
-        user_permit,
-        unauthenticated_permits,
-    };
-    Ok((admission, credentials.subprotocol))
-}
-
-/// Returns the headers of the handshake that hooks get.
-fn collect_hook_headers(request: &HttpRequest, context: &HttpContext) -> Result<ForwardedHeaders, HttpError> {
-    let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
-    context.hooks.collect_headers(values).map_err(|error| HttpError::bad_request(error.to_string()))
-}
-
-/// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.
-async fn authenticate_handshake(
-    credentials: &HandshakeCredentials<'_>,
-    origin_check: OriginCheck,
-    request: &HttpRequest,
-    source: &AuditFields<'_>,
-    context: &HttpContext,
-) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
-    match &credentials.credential {
-        // Without an Origin it is no current browser, or one that hides which page it is for.
-        Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
-            let refusal = OriginRefusal::CookieWithoutOrigin;
-            record_origin_refusal(context, refusal, request.head());
-            Err(refuse("origin", HttpError::forbidden(refusal.to_string())).recorded())
-        }
-        // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
-        Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
-            record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
-            Ok((HandshakeAuth::Unauthenticated, TokenIds::default()))
-        }
-        Some(credential) => authenticate(credential, request, source, context).await,
-        None => Ok((HandshakeAuth::Unauthenticated, TokenIds::default())),
-    }
 }
 
 /// Builds the response that accepts a handshake.
@@ -225,50 +115,6 @@ fn negotiate_format(query: &str, subprotocol: Option<&str>) -> Format {
 
 fn has_parameter(query: &str, wanted: &[&str]) -> bool {
     query.split('&').any(|parameter| wanted.contains(&parameter))
-}
-
-fn origin_refusal(origin_check: OriginCheck, error: HttpError) -> HandshakeRefusal {
-    refuse(if origin_check == OriginCheck::Denied { "origin" } else { "malformed" }, error).recorded()
-}
-
-fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
-    refuse("address", HttpError::too_many_connections(message))
-}
-
-/// Acquires a permit of `limits.connections_per_user`, which the other instances may refuse. Sessions without a user need none; they are limited by
-/// `limits.connections_per_address`.
-async fn acquire_user_permit(
-    claims: &Claims,
-    ids: &TokenIds,
-    source: &AuditFields<'_>,
-    context: &HttpContext,
-) -> Result<Option<UserPermit>, HandshakeRefusal> {
-    if claims.is_anonymous() {
-        return Ok(None);
-    }
-    let permit = match context.user_limit.acquire(&claims.user) {
-        Some((permit, verdict)) => verdict.is_allowed().await.then_some(permit),
-        None => None,
-    };
-    permit.map(Some).ok_or_else(|| {
-        let message = "too many connections of this user";
-        let fields = AuditFields { reason: Some(message), ..*source };
-        context.audit.record(AuditEvent::Refused, fields.with_token(&claims.user, ids, claims.expires_at));
-        refuse("user", HttpError::too_many_connections(message)).recorded()
-    })
-}
-
-fn acquire_unauthenticated_permits(
-    address: &ClientAddress,
-    context: &HttpContext,
-) -> Result<(Permit, KeyedPermit<ClientAddress>), HandshakeRefusal> {
-    let address_permit = context.unauthenticated_address_limit.acquire(address);
-    let address_permit =
-        address_permit.ok_or_else(|| address_limit_refusal("too many connections of this address wait for a token"))?;
-    let permit = context.unauthenticated_limit.acquire();
-    let permit =
-        permit.ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections wait for a token")))?;
-    Ok((permit, address_permit))
 }
 
 /// Checks the form of a handshake, before its credentials are read.
@@ -321,73 +167,4 @@ fn offered_protocols(request: &HttpRequest) -> Result<Vec<&str>, HttpError> {
         protocols.extend(value.split(',').map(str::trim).filter(|entry| !entry.is_empty()));
     }
     Ok(protocols)
-}
-
-fn find_credentials<'a>(
-    request: &'a HttpRequest,
-    protocols: &[&'a str],
-    source: &AuditFields<'_>,
-    context: &HttpContext,
-) -> Result<HandshakeCredentials<'a>, HandshakeRefusal> {
-    let all = |name| request.headers().get_all(name).map(|value| value.as_bytes()).collect::<Vec<_>>();
-    let (authorization, cookies) = (all(AUTHORIZATION), all(COOKIE));
-    let auth = &context.config.auth;
-    let query = request.query_string();
-    let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
-    let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
-        context.refusals.record_from(Refusal::Credentials(error), source);
-        let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
-        refuse(reason, error.into()).recorded()
-    })?;
-    if found.credential.is_none()
-        && let Some(door) = credentials::disabled_door(sources, &auth.doors, &auth.cookie)
-    {
-        context.refusals.record_from(Refusal::DisabledDoor(door), source);
-    }
-    Ok(found)
-}
-
-async fn authenticate(
-    credential: &Credential<'_>,
-    request: &HttpRequest,
-    source: &AuditFields<'_>,
-    context: &HttpContext,
-) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
-    let verified = match credential {
-        Credential::Token(token) => verify(token, context),
-        Credential::Cookie(token) => verify(token, context),
-        // The token is verified again: it may have expired or been revoked since the ticket was issued.
-        Credential::Ticket(ticket) => {
-            match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
-                Some(token) => {
-                    let verified = verify(&token, context);
-                    let fields = match &verified {
-                        Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
-                        Err(_) => *source,
-                    };
-                    context.audit.record(AuditEvent::TicketUsed, fields);
-                    verified
-                }
-                None => Err(TokenError::UnknownTicket),
-            }
-        }
-    };
-    let authenticated = verified.map(|(claims, ids)| (HandshakeAuth::Authenticated(Arc::new(claims)), ids));
-    authenticated.or_else(|refusal| {
-        context.refusals.record_from(Refusal::Token(refusal), source);
-        match context.config.auth.reject {
-            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into()).recorded()),
-            RejectMode::Close => Ok((HandshakeAuth::Rejected(refusal), TokenIds::default())),
-            RejectMode::Http => Err(refuse("token", refusal.into()).recorded()),
-        }
-    })
-}
-
-/// Verifies a token. Gathers its ids only for an audit log.
-fn verify(token: &str, context: &HttpContext) -> Result<(Claims, TokenIds), TokenError> {
-    if context.audit.is_enabled() {
-        context.verifier.verify_with_ids(token)
-    } else {
-        context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
-    }
 }

@@ -1,6 +1,7 @@
 //! HTTP: routes, the WebSocket handshake up to its 101, streams up to the head of their response, login, tickets, health and
 //! metrics. After that, `transport` and `session` take over.
 
+mod admission;
 mod backchannel_logout;
 mod body;
 mod channel_events;

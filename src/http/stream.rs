@@ -13,7 +13,8 @@ use percent_encoding::percent_decode_str;
 
 use super::{
     HttpContext, HttpError, RequestBody,
-    handshake::{HandshakeRefusal, admit, refuse_handshake},
+    admission::Candidate,
+    handshake::{HandshakeRefusal, refuse_handshake},
     origin_policy::OriginCheck,
 };
 use crate::{
@@ -31,7 +32,7 @@ const NO_BUFFERING: (HeaderName, HeaderValue) =
 /// Neither stored by a cache nor compressed by a proxy, which would hold events back.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-cache, no-store, no-transform, private");
 /// By this header a browser says which page a request is for, also where it sends no Origin.
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Handles GET on `/connection/sse`, as `EventSource` sends it.
 pub(super) async fn get_event_stream(request: HttpRequest, context: Data<HttpContext>) -> HttpResponse {
@@ -69,18 +70,15 @@ pub(super) fn is_protobuf(request: &HttpRequest) -> bool {
 /// Opens the stream of a session whose commands come in requests.
 async fn open(request: &HttpRequest, context: &HttpContext, format: Format, commands: Bytes) -> HttpResponse {
     let opened = async {
-        let has_commands = !commands.is_empty();
-        let check = |auth: &mut HandshakeAuth| match auth {
-            HandshakeAuth::Unauthenticated if !has_commands => Err(HttpError::bad_request(
-                "send a connect command with the request: in the body, or percent-encoded as cf_connect",
-            )
-            .into()),
-            _ => Ok(()),
-        };
-        let (mut admission, _) = admit(request, stream_origin(request, context), &[], context, check).await?;
+        let mut candidate = Candidate::examine(request, stream_origin(request, context), &[], context).await?;
+        if matches!(candidate.auth, HandshakeAuth::Unauthenticated) && commands.is_empty() {
+            let message = "send a connect command with the request: in the body, or percent-encoded as cf_connect";
+            return Err(HttpError::bad_request(message).into());
+        }
+        candidate.format = format;
+        let mut admission = candidate.admit().await?;
         let limits = &context.config.limits;
         let sessions = context.hubs.emulated_sessions();
-        admission.format = format;
         admission.commands = CommandSource::Requests(sessions.open(commands, limits.emulation_bytes));
         Ok::<_, HandshakeRefusal>(admission)
     };

@@ -31,7 +31,9 @@ pub(super) struct HubSession {
     keep_alive: KeepAlive,
     /// When the first of its subscriptions expires.
     pub(super) first_subscription_expiry: WallTime,
-    /// When its client is warned that its token expires.
+    /// When the backend is asked about the first of them.
+    pub(super) first_subscription_renewal: WallTime,
+    /// When its client is warned that its token expires, or the backend is asked about the session.
     pub(super) warn_at: WallTime,
     pub(super) client: Uuid,
     pub(super) format: Format,
@@ -56,11 +58,12 @@ impl HubSession {
     /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
     pub(super) fn new(Register { outbox, keep_alive, warn_at, client, format, controls, .. }: Register) -> Self {
         let deadline = Deadline::NextPing(Instant::now());
-        let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
+        let (first_subscription_expiry, first_subscription_renewal, scheduled_tick) = (NEVER, NEVER, 0);
         Self {
             outbox,
             keep_alive,
             first_subscription_expiry,
+            first_subscription_renewal,
             warn_at,
             client,
             format,
@@ -103,7 +106,8 @@ impl HubSession {
         };
         let message = self.outbox.incomplete_since().unwrap_or(now) + limits.max_message_age;
         let stall = self.outbox.stalled_since().unwrap_or(now) + limits.max_outbox_stall;
-        let expiry = self.outbox.expires_at().min(self.first_subscription_expiry).min(self.warn_at);
+        let subscriptions = self.first_subscription_expiry.min(self.first_subscription_renewal);
+        let expiry = self.outbox.expires_at().min(subscriptions).min(self.warn_at);
         let first = keep_alive.min(message).min(stall);
         first.saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
     }
@@ -271,6 +275,9 @@ impl Hub {
         session.warn_of_expiry(wall_now);
         match session.deadline {
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
+            _ if wall_now >= session.first_subscription_renewal => self.renew_subscriptions(key, wall_now),
+            // The connect hook is asked about it, for a limited time.
+            Deadline::FirstMessage(_) if session.outbox.is_command_pending() => {}
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
             _ if session.is_stalled(now, self.liveness.max_outbox_stall) => return self.close(key, CloseReason::SLOW),
             Deadline::Pong { by, next_ping } if now >= by && session.outbox.holds_up_pongs() => {

@@ -109,8 +109,16 @@ pub enum SessionControl {
     Subscribe(Box<ServerApiSubscription>),
     /// Unsubscribe from a channel, if a [`Subscribe`](Self::Subscribe) that came before has subscribed to it meanwhile.
     Unsubscribe(Channel),
-    /// Warn the client that its token expires at this time, if it has brought no other one meanwhile.
+    /// Warn the client that its token expires at this time, if it has brought no other one meanwhile; or ask the backend about a session
+    /// of the connect hook.
     WarnOfExpiry(WallTime),
+    /// Ask the backend about a subscription that its hook has allowed.
+    RenewSubscription {
+        /// The channel.
+        channel: Channel,
+        /// When the subscription expires.
+        expires_at: WallTime,
+    },
 }
 
 /// A server-side subscription that the server API adds.

@@ -60,10 +60,10 @@ pub use messages::{
 };
 pub use revocation::AwaitRevocations;
 pub use subscription::{
-    ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest,
-    RefusalBuilder, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach, SubscribeError,
-    SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionSource, SubscriptionTerms,
-    Unsubscribe, Visibility,
+    ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, KeepPredicate, Reauthorize, RecoveryRequest,
+    RefusalBuilder, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach,
+    SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionRenewal,
+    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.

@@ -102,9 +102,9 @@ disconnects! {
     /// The client sent text on a Protobuf connection, or binary data on a JSON connection.
     INAPPROPRIATE_PROTOCOL = 3506, "inappropriate protocol",
         "Correct the client.";
-    /// The client sent `send`, which this server does not have.
+    /// The client sent `send`, and there is no hook for it.
     NOT_AVAILABLE = 3508, "not available",
-        "Send to the backend directly.";
+        "Set `hooks.send`, or send to the backend directly.";
     /// A plain session sent more than `limits.errors` invalid messages.
     TOO_MANY_ERRORS = 3509, "too many errors",
         "Correct the client.";

@@ -54,6 +54,20 @@ impl Format {
         matches!(self.encoding(), Encoding::Json)
     }
 
+    /// Returns the format of messages as hooks call it.
+    pub fn name(self) -> &'static str {
+        if self.is_json() { "json" } else { "protobuf" }
+    }
+
+    /// Returns the kind of the connection as hooks call it.
+    pub fn transport(self) -> &'static str {
+        match self {
+            Self::Json | Self::Protobuf => "websocket",
+            Self::EventStream | Self::ChannelEvents => "sse",
+            Self::JsonStream | Self::ProtobufStream => "http_stream",
+        }
+    }
+
     /// Returns whether the connection is a WebSocket, and not an HTTP response.
     pub fn is_websocket(self) -> bool {
         matches!(self, Self::Json | Self::Protobuf)

@@ -46,6 +46,8 @@ pub struct ConnectResult<'a> {
     pub version: &'a str,
     /// When the session expires.
     pub expiry: Expiry,
+    /// Raw JSON for the client, from the connect hook.
+    pub data: Option<&'a Bytes>,
     /// The server-side subscriptions of the session, by channel.
     pub subs: BTreeMap<&'a str, SubscribeResult<'a>>,
     /// Seconds between pings of the protocol. 0: the session gets WebSocket pings instead.

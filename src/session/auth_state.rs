@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{auth::Claims, hub::KeepAlive};
+use crate::{auth::Claims, hub::KeepAlive, protocol::Disconnect};
 
 /// The states of a session.
 #[derive(Clone, Debug)]
@@ -12,11 +12,13 @@ pub(super) enum AuthState {
     /// The client has sent `connect` with a token that has expired or is not valid yet, and was answered with error 109. It
     /// may have sent other commands with it, and may send `connect` again.
     NeedsNewToken,
-    /// The token of the handshake is invalid. The connection was accepted so that the client learns that.
-    Rejected {
-        /// Another token may be valid: this one has expired, or is not valid yet.
-        needs_new_token: bool,
-    },
+    /// The client has sent `connect` without a token, and the connect hook has refused it or did not answer. The client was answered
+    /// with the error, as after [`Self::NeedsNewToken`]. To be asked about again, it has to open another connection, which counts for
+    /// the limits of handshakes.
+    NotApproved,
+    /// The client was refused in the handshake. The connection was accepted so that the client learns why. Boxed: few sessions are in
+    /// this state, and all would pay for the memory.
+    Rejected(Box<Disconnect>),
     /// A plain session: its token came with the handshake or as text. Protocol errors are answered, and native pings keep it
     /// alive, so that a client needs three lines of JavaScript.
     Plain(Arc<Claims>),
@@ -28,7 +30,7 @@ impl AuthState {
     pub(super) fn claims(&self) -> Option<&Arc<Claims>> {
         match self {
             Self::Plain(claims) | Self::Sdk(claims) => Some(claims),
-            Self::Unauthenticated | Self::NeedsNewToken | Self::Rejected { .. } => None,
+            Self::Unauthenticated | Self::NeedsNewToken | Self::NotApproved | Self::Rejected(_) => None,
         }
     }
 
@@ -43,9 +45,9 @@ impl AuthState {
     /// Returns the state with newer claims, of the same kind of session.
     pub(super) fn with_claims(&self, claims: Arc<Claims>) -> Self {
         match self {
-            Self::Unauthenticated | Self::NeedsNewToken | Self::Plain(_) => Self::Plain(claims),
+            Self::Unauthenticated | Self::NeedsNewToken | Self::NotApproved | Self::Plain(_) => Self::Plain(claims),
             Self::Sdk(_) => Self::Sdk(claims),
-            Self::Rejected { .. } => self.clone(),
+            Self::Rejected(_) => self.clone(),
         }
     }
 
@@ -53,7 +55,9 @@ impl AuthState {
         match self {
             Self::Plain(_) => KeepAlive::NativePing,
             Self::Sdk(_) => KeepAlive::ProtocolPing,
-            Self::Unauthenticated | Self::NeedsNewToken | Self::Rejected { .. } => KeepAlive::Unauthenticated,
+            Self::Unauthenticated | Self::NeedsNewToken | Self::NotApproved | Self::Rejected(_) => {
+                KeepAlive::Unauthenticated
+            }
         }
     }
 }

@@ -151,12 +151,23 @@ impl Session {
     /// Changes the state of the session, and tells outbox and hub what follows from it.
     pub(super) fn set_auth_state(&mut self, auth_state: AuthState) {
         self.auth_state = auth_state;
-        if let Some(claims) = self.auth_state.claims() {
+        if let Some(claims) = self.auth_state.claims().cloned() {
             self.unauthenticated_permits = None;
-            let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
             self.apply_token_expiry();
-            self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at: self.warn_at(), user, token });
+            self.update_hub(&claims, self.warn_at());
         }
+    }
+
+    /// Tells the hub who the session is, and when it is to send the next warning of the session's end.
+    pub(super) fn update_hub(&self, claims: &Claims, warn_at: WallTime) {
+        let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
+        self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at, user, token });
+    }
+
+    /// Returns how the expiry of the session is sent to the client. A client without a token can refresh nothing: the hub asks the
+    /// backend in time.
+    pub(super) fn session_expiry(&self, claims: &Claims) -> Expiry {
+        if claims.hook.is_some() { Expiry::NEVER } else { self.client_expiry(claims.expires_at) }
     }
 
     /// Returns how an expiry is sent to the client: as the seconds after which it should refresh.
@@ -174,10 +185,14 @@ impl Session {
         left - self.services.config.auth.refresh_margin.min(left / 2)
     }
 
-    /// Returns when the client is warned that its token expires: when it should have refreshed. SDKs have a timer for that.
+    /// Returns when the client is warned that its token expires: when it should have refreshed. SDKs have a timer for that. For a session
+    /// of the connect hook it is when the backend is asked.
     pub(super) fn warn_at(&self) -> WallTime {
         match &self.auth_state {
             // A client that sends no commands can only connect again.
+            AuthState::Plain(claims) | AuthState::Sdk(claims) if claims.hook.is_some() => {
+                self.renew_session_at(claims.expires_at)
+            }
             AuthState::Plain(claims) if claims.expires_at != NEVER && self.format != Format::ChannelEvents => {
                 let now = self.services.clock.now();
                 now.saturating_add(self.time_to_refresh(claims.expires_at, now))

@@ -7,6 +7,8 @@ mod auth_state;
 mod claims;
 mod command;
 mod rate_limiter;
+mod renewal;
+mod send_queue;
 
 use std::{collections::VecDeque, net::IpAddr, rc::Rc, sync::Arc};
 
@@ -20,6 +22,7 @@ use self::{
     claims::ClaimsChange,
     command::{CommandBuffer, SubscribeGroup},
     rate_limiter::{RateLimiter, RateVerdict},
+    send_queue::SendQueue,
 };
 use crate::{
     address::ClientAddress,
@@ -100,6 +103,8 @@ pub struct Session {
     stream: Option<Box<StreamSession>>,
     services: Rc<Services>,
     auth_state: AuthState,
+    /// Raw JSON of the connect hook for the connect push. Boxed: few sessions have any, and all would pay for the memory.
+    connect_data: Option<Box<Bytes>>,
     /// The commands that are not handled yet.
     commands: CommandBuffer,
     /// Subscribe commands that are carried out together, as soon as there are no more of them. Boxed: most sessions have none.
@@ -107,6 +112,8 @@ pub struct Session {
     /// Subscriptions of the server API with recovery, which wait until the client has read its replies.
     #[expect(clippy::box_collection, reason = "few sessions have any, and all would pay for the memory")]
     recovering_subscriptions: Option<Box<VecDeque<ServerApiSubscription>>>,
+    /// `send` commands for the backend. Most sessions send none.
+    send_queue: Option<Rc<SendQueue>>,
     /// Messages so far that were no commands.
     protocol_errors: u32,
     command_rate: RateLimiter,
@@ -162,17 +169,19 @@ impl Actor for Session {
         let (client, controls) = (self.client, ctx.address().recipient());
         let register = Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, controls };
         self.services.hub.do_send(register);
-        match self.auth_state {
-            AuthState::Rejected { needs_new_token: true } => self.close(&Disconnect::EXPIRED_TOKEN),
-            AuthState::Rejected { needs_new_token: false } => self.close(&Disconnect::INVALID_TOKEN),
+        match self.auth_state.clone() {
+            AuthState::Rejected(disconnect) => self.close(&*disconnect),
             AuthState::Plain(_) | AuthState::Sdk(_) => {
                 let outcome = match self.take_requested_channel() {
                     Some(request) => self.subscribe_to_requested_channel(*request),
-                    None => self.send_connect_push(ClaimsChange::Unchanged),
+                    None => {
+                        let data = self.connect_data.take().map(|data| *data);
+                        self.send_connect_push(ClaimsChange::Unchanged, data)
+                    }
                 };
                 self.finish_then_continue(outcome, ctx);
             }
-            AuthState::Unauthenticated | AuthState::NeedsNewToken => {}
+            AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::NotApproved => {}
         }
     }
 
@@ -231,9 +240,10 @@ impl Handler<SessionControl> for Session {
                 self.flush();
             }
             SessionControl::WarnOfExpiry(expires_at) => {
-                self.warn_of_expiry(expires_at);
+                self.renew_or_warn(expires_at, ctx);
                 self.flush();
             }
+            SessionControl::RenewSubscription { channel, expires_at } => self.renew_subscription(channel, expires_at),
             // It has one channel, and its client would not know the publications of another one apart.
             SessionControl::Subscribe(_) if self.format == Format::ChannelEvents => {}
             SessionControl::Subscribe(subscription) if subscription.since.is_some() => {
@@ -270,14 +280,16 @@ impl Session {
             auth_state: match admission.auth {
                 HandshakeAuth::Authenticated(claims) => AuthState::Plain(claims),
                 HandshakeAuth::Unauthenticated => AuthState::Unauthenticated,
-                HandshakeAuth::Rejected(error) => AuthState::Rejected { needs_new_token: error.needs_new_token() },
+                HandshakeAuth::Rejected(disconnect) => AuthState::Rejected(Box::new(disconnect)),
             },
+            connect_data: admission.connect_data.map(Box::new),
             command_rate: RateLimiter::default(),
             publication_rate: RateLimiter::default(),
             has_subscription_info: false,
             commands: CommandBuffer::default(),
             subscribe_group: None,
             recovering_subscriptions: None,
+            send_queue: None,
             protocol_errors: 0,
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,

@@ -316,12 +316,17 @@ impl Outbox {
         std::mem::take(&mut self.0.lock().has_pong)
     }
 
-    /// Notes whether a command of the client waits for the broker. What the client sends meanwhile is read after it.
+    /// Notes whether a command of the client waits for the broker or for a hook. What the client sends meanwhile is read after it.
     pub fn set_command_pending(&self, is_pending: bool) {
         let mut state = self.0.lock();
         state.is_command_pending = is_pending;
         // The rest of a message is not read meanwhile.
         state.incomplete_since = state.incomplete_since.map(|_| Instant::now());
+    }
+
+    /// Returns whether a command of the client waits, as [`Self::set_command_pending`] has noted.
+    pub fn is_command_pending(&self) -> bool {
+        self.0.lock().is_command_pending
     }
 
     /// Returns whether the client cannot answer a ping at the moment: the ping may wait behind what the client has to read

@@ -29,6 +29,8 @@ fn pages() -> Vec<(PathBuf, String)> {
     let mut paths = vec![PathBuf::from("README.md")];
     let entries = fs::read_dir(repository().join("docs")).unwrap();
     paths.extend(entries.map(|entry| Path::new("docs").join(entry.unwrap().file_name())));
+    // The programs of docs/examples are no pages.
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     paths.sort();
     let read = |path: PathBuf| (fs::read_to_string(repository().join(&path)).unwrap(), path);
     paths.into_iter().map(read).map(|(text, path)| (path, text)).collect()
@@ -142,6 +144,7 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
     metrics.set_probe_microseconds("localhost:6379", 1);
     metrics.count_gap("told");
     metrics.count_hook_call("rpc", "answered");
+    metrics.observe_hook("rpc", std::time::Duration::from_millis(5));
     metrics.count_audit_lines("written", 1);
     metrics.count_backchannel_logout("obeyed");
     metrics.count_key_fetch("fetched");

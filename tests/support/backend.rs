@@ -2,18 +2,22 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use actix_rt::task::JoinHandle;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::watch,
 };
-use wardcast::config::{HookConfig, HookEndpoint};
+use tokio_rustls::TlsAcceptor;
+use wardcast::config::{Config, HookConfig, HookEndpoint};
+
+use super::{client::Stream, tls::Authority};
 
 /// What the backend answers on a path.
 #[derive(Clone)]
@@ -58,29 +62,67 @@ struct Served {
 type Shared = Arc<(Mutex<Served>, watch::Sender<()>)>;
 
 pub struct Backend {
-    address: SocketAddr,
+    /// With a name over TLS, which the certificate has.
+    origin: String,
     served: Shared,
     accepting: JoinHandle<()>,
 }
 
 impl Backend {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts a backend that serves https, with a certificate of this authority for `localhost`.
+    pub async fn start_tls(authority: &Authority) -> Self {
+        let files = authority.issue("backend");
+        let certificate = CertificateDer::from_pem_file(&files.cert).unwrap();
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, served) = (listener.local_addr().unwrap(), Shared::default());
+        let origin = match tls {
+            None => format!("http://{address}"),
+            Some(_) => format!("https://localhost:{}", address.port()),
+        };
         let shared = served.clone();
         let accepting = actix_rt::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 shared.0.lock().unwrap().connections += 1;
-                actix_rt::spawn(serve(stream, shared.clone()));
+                let (shared, tls) = (shared.clone(), tls.clone());
+                actix_rt::spawn(async move {
+                    match tls {
+                        None => serve(stream, shared).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, shared).await;
+                            }
+                        }
+                    }
+                });
             }
         });
-        Self { address, served, accepting }
+        Self { origin, served, accepting }
+    }
+
+    /// Has the connect hook ask `/connect`, within the time that it may have at most.
+    pub fn configure_connect(&self, config: &mut Config) {
+        self.configure(&mut config.hooks.connect, "/connect");
+        config.hooks.connect.timeout = Duration::from_secs(4);
+        config.hooks.connect.headers = vec!["cookie".to_owned(), "authorization".to_owned()];
     }
 
     /// Has a hook ask this path.
     pub fn configure(&self, hook: &mut HookConfig, path: &str) {
-        hook.endpoint = Some(HookEndpoint::parse(&format!("http://{}{path}", self.address)).unwrap());
-        hook.timeout = std::time::Duration::from_secs(10);
+        hook.endpoint = Some(HookEndpoint::parse(&format!("{}{path}", self.origin)).unwrap());
+        hook.timeout = Duration::from_secs(10);
     }
 
     pub fn answer(&self, path: &str, answer: Answer) {
@@ -120,7 +162,7 @@ impl Drop for Backend {
     }
 }
 
-async fn serve(mut stream: TcpStream, served: Shared) {
+async fn serve(mut stream: impl Stream, served: Shared) {
     while let Some(call) = read_call(&mut stream).await {
         let path = call.path.clone();
         served.0.lock().unwrap().calls.push(call);
@@ -160,7 +202,7 @@ async fn answer(path: &str, served: &Shared) -> Answer {
     }
 }
 
-async fn read_call(stream: &mut TcpStream) -> Option<Call> {
+async fn read_call(stream: &mut impl Stream) -> Option<Call> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);

@@ -367,6 +367,7 @@ impl Worker {
             ip: [127, 0, 0, 1].into(),
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
+            connect_data: None,
             hook_headers: Default::default(),
             commands: CommandSource::WebSocket,
             head: Bytes::new(),

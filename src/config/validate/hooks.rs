@@ -22,6 +22,9 @@ const UNFORWARDED_HEADERS: [&str; 13] = [
     "x-wardcast-signature",
 ];
 
+/// Less than the time within which a handshake must be answered.
+const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Checks the hooks.
 pub(super) fn check_hooks(config: &Config, errors: &mut ErrorCollector) {
     let hooks = &config.hooks;
@@ -29,6 +32,7 @@ pub(super) fn check_hooks(config: &Config, errors: &mut ErrorCollector) {
         ("hooks.response_bytes", hooks.response_bytes),
         ("hooks.failures", hooks.failures as usize),
         ("hooks.waiting", hooks.waiting),
+        ("hooks.send_queue", hooks.send_queue),
     ] {
         errors.require(value >= 1, key, "must be at least 1");
     }
@@ -61,9 +65,43 @@ pub(super) fn check_hooks(config: &Config, errors: &mut ErrorCollector) {
             );
         }
     }
+    check_connect(config, errors);
     check_channels(config, "channels", &config.channels, errors);
     for namespace in &config.namespaces {
         check_channels(config, &format!("namespaces {:?}", namespace.name), &namespace.channels, errors);
+    }
+}
+
+/// Checks the hooks that decide who a client is.
+fn check_connect(config: &Config, errors: &mut ErrorCollector) {
+    let hooks = &config.hooks;
+    let has_connect = hooks.connect.endpoint.is_some();
+    let is_in_time =
+        hooks.connect.timeout <= MAX_CONNECT_TIMEOUT && hooks.connect.timeout < config.auth.first_message_timeout;
+    errors.require(
+        is_in_time || !has_connect,
+        "hooks.connect.timeout",
+        "must be at most 4s and less than auth.first_message_timeout: connections wait for it that are not authenticated",
+    );
+    errors.require(
+        !has_connect || !config.auth.require_token_per_message,
+        "auth.require_token_per_message",
+        "cannot be combined with hooks.connect.endpoint, whose sessions have no token",
+    );
+    errors.require(
+        has_connect || !hooks.connect_in_handshake,
+        "hooks.connect_in_handshake",
+        "requires a hook: set hooks.connect.endpoint",
+    );
+    for (key, hook, name, first) in [
+        ("hooks.refresh.endpoint", &hooks.refresh, "connect", &hooks.connect),
+        ("hooks.sub_refresh.endpoint", &hooks.sub_refresh, "subscribe", &hooks.subscribe),
+    ] {
+        errors.require(
+            hook.endpoint.is_none() || first.endpoint.is_some(),
+            key,
+            format!("extends what another hook allows: set hooks.{name}.endpoint"),
+        );
     }
 }
 
@@ -91,6 +129,10 @@ mod tests {
         validate(&config, environment).iter().map(|error| format!("{error}\n")).collect()
     }
 
+    fn endpoint() -> Option<HookEndpoint> {
+        HookEndpoint::parse("http://127.0.0.1:3000/").ok()
+    }
+
     #[test]
     fn hook_of_a_namespace_requires_an_endpoint_and_headers_of_the_connection_are_not_forwarded() {
         let development = |change: fn(&mut Config)| errors(Environment::Development, change);
@@ -106,13 +148,34 @@ mod tests {
             (|config: &mut Config| config.hooks.rpc.timeout = 31 * SECOND, "hooks.rpc.timeout ("),
             (|config: &mut Config| config.hooks.rpc.concurrency = 0, "hooks.rpc.concurrency ("),
             (|config: &mut Config| config.hooks.failures = 0, "hooks.failures ("),
+            (
+                |config: &mut Config| {
+                    (config.hooks.connect.endpoint, config.hooks.connect.timeout) = (endpoint(), 5 * SECOND);
+                },
+                "hooks.connect.timeout (",
+            ),
+            (
+                |config: &mut Config| {
+                    (config.hooks.connect.endpoint, config.auth.first_message_timeout) = (endpoint(), SECOND);
+                },
+                "hooks.connect.timeout (",
+            ),
+            (|config: &mut Config| config.hooks.connect_in_handshake = true, "hooks.connect_in_handshake ("),
+            (|config: &mut Config| config.hooks.refresh.endpoint = endpoint(), "hooks.refresh.endpoint ("),
+            (|config: &mut Config| config.hooks.sub_refresh.endpoint = endpoint(), "hooks.sub_refresh.endpoint ("),
+            (
+                |config: &mut Config| {
+                    (config.hooks.connect.endpoint, config.auth.require_token_per_message) = (endpoint(), true);
+                },
+                "auth.require_token_per_message (",
+            ),
             (|config: &mut Config| config.hooks.response_bytes = usize::MAX, "hooks.response_bytes ("),
         ] {
             assert!(development(change).contains(key), "{key}: {}", development(change));
         }
         let complete = development(|config| {
             config.channels.subscribe_hook = true;
-            config.hooks.subscribe.endpoint = HookEndpoint::parse("http://127.0.0.1:3000/").ok();
+            config.hooks.subscribe.endpoint = endpoint();
             config.hooks.subscribe.headers = vec!["Cookie".to_owned()];
         });
         assert_eq!(complete, "");

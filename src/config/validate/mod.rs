@@ -75,9 +75,12 @@ impl ErrorCollector {
 fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     let (auth, login) = (&config.auth, &config.login);
     errors.require(
-        environment == Environment::Development || !auth.hmac_secret.is_empty() || !auth.keys.is_empty(),
+        environment == Environment::Development
+            || !auth.hmac_secret.is_empty()
+            || !auth.keys.is_empty()
+            || config.hooks.connect.endpoint.is_some(),
         "auth.hmac_secret",
-        "production requires this key or auth.keys; generate a secret with: openssl rand -hex 32 (or a whole configuration \
+        "production requires this key, auth.keys or hooks.connect.endpoint; generate a secret with: openssl rand -hex 32 (or a whole configuration \
          with: wardcast init --dir DIR)",
     );
     for (key, secret) in [

@@ -82,6 +82,11 @@ impl<'a> SessionChannels<'a> {
         self.0.iter().map(|held| held.source.expires_at()).min().unwrap_or(NEVER)
     }
 
+    /// Returns when the backend is asked about the first of the subscriptions.
+    pub(super) fn earliest_renewal(&self) -> WallTime {
+        self.0.iter().map(|held| held.source.renew_at()).min().unwrap_or(NEVER)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,21 +1,24 @@
 //! What happens to live subscriptions: they change with newer tokens, and end by their client, by newer claims, and when they
 //! expire.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::prelude::*;
 
 use super::{
-    Ended, ExpireSubscription, ExtendSubscription, GetSubscription, Reauthorize, Subscription, SubscriptionSource,
-    Unsubscribe,
+    Ended, ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, Reauthorize, RenewSubscription,
+    Subscription, SubscriptionRenewal, SubscriptionSource, Unsubscribe,
 };
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    hub::{Hub, SessionKey},
+    hub::{Hub, SessionControl, SessionKey},
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
+
+/// When a session is asked again to renew a subscription, for which too many controls wait.
+const RENEWAL_RETRY: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Replaces the source of a live subscription.
@@ -41,23 +44,45 @@ impl Hub {
 
     /// Notes when the first subscription of a session expires: the session's deadline depends on it.
     pub(in crate::hub) fn update_subscription_expiry(&mut self, key: SessionKey) {
-        let first = self.registry.channels_of(key).map(|channels| channels.earliest_expiry());
+        let first = self.registry.channels_of(key);
+        let first = first.map(|channels| (channels.earliest_expiry(), channels.earliest_renewal()));
         if let (Some(first), Some(session)) = (first, self.registry.session_mut(key))
-            && session.first_subscription_expiry != first
+            && (session.first_subscription_expiry, session.first_subscription_renewal) != first
         {
-            session.first_subscription_expiry = first;
+            (session.first_subscription_expiry, session.first_subscription_renewal) = first;
             self.schedule(key);
         }
     }
 
-    /// Notes that a new subscription of a session expires then.
-    pub(super) fn advance_subscription_expiry(&mut self, key: SessionKey, expires_at: WallTime) {
+    /// Notes when a new subscription of a session expires.
+    pub(super) fn advance_subscription_expiry(&mut self, key: SessionKey, source: &SubscriptionSource) {
+        let (expires_at, renew_at) = (source.expires_at(), source.renew_at());
         if let Some(session) = self.registry.session_mut(key)
-            && expires_at < session.first_subscription_expiry
+            && (expires_at < session.first_subscription_expiry || renew_at < session.first_subscription_renewal)
         {
-            session.first_subscription_expiry = expires_at;
+            session.first_subscription_expiry = expires_at.min(session.first_subscription_expiry);
+            session.first_subscription_renewal = renew_at.min(session.first_subscription_renewal);
             self.schedule(key);
         }
+    }
+
+    /// Has a session ask the backend about the subscriptions for which it is time. If too many controls wait for the session, it is
+    /// tried again.
+    pub(in crate::hub) fn renew_subscriptions(&mut self, key: SessionKey, now: WallTime) {
+        let Some(channels) = self.registry.channels_of(key) else { return };
+        let due = channels.iter().filter(|(_, source)| source.renew_at() <= now);
+        let due: Vec<(Channel, SubscriptionSource)> = due.map(|(at, source)| (at.clone(), source.clone())).collect();
+        for (channel, source) in due {
+            let (SubscriptionSource::Hook(mut terms), Some(session)) = (source, self.registry.session(key)) else {
+                continue;
+            };
+            let expires_at = terms.expires_at;
+            let control = SessionControl::RenewSubscription { channel: channel.clone(), expires_at };
+            let is_asked = session.controls.try_send(control).is_ok();
+            terms.renew_at = if is_asked { NEVER } else { now.saturating_add(RENEWAL_RETRY) };
+            self.registry.replace_source(key, &channel, SubscriptionSource::Hook(terms));
+        }
+        self.update_subscription_expiry(key);
     }
 
     /// Notes that subscriptions of a session have ended. Most sessions have none that expires: there is nothing to look for.
@@ -171,6 +196,25 @@ impl Handler<ExpireSubscription> for Hub {
             self.end_subscriptions(key, &[channel], UnsubscribeCode::Expired);
         }
         is_extendable
+    }
+}
+
+impl Handler<RenewSubscription> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, renew: RenewSubscription, _: &mut Self::Context) {
+        let RenewSubscription { key, channel, asked, renewal } = renew;
+        let held = self.registry.channels_of(key).and_then(|channels| channels.source(&channel));
+        let Some(SubscriptionSource::Hook(held)) = held.filter(|held| held.expires_at() == asked) else { return };
+        let terms = match renewal {
+            SubscriptionRenewal::Terms { expires_at, info, renew_at } => {
+                HookTerms { expires_at, info: info.or_else(|| held.info.clone()), renew_at, ..**held }
+            }
+            SubscriptionRenewal::Expired => HookTerms { expires_at: WallTime::default(), ..HookTerms::clone(held) },
+        };
+        self.replace_source(key, &channel, SubscriptionSource::Hook(Box::new(terms)));
+        self.end_expired_subscriptions(key, self.clock.now());
+        self.update_subscription_expiry(key);
     }
 }
 

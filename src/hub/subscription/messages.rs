@@ -7,6 +7,7 @@ use super::{ReplyBuilder, Requested, Subscription, SubscriptionSource};
 use crate::{
     broker::BrokerError,
     channel::Channel,
+    clock::WallTime,
     hub::SessionKey,
     protocol::{ExceededLimit, WireError},
 };
@@ -117,6 +118,37 @@ pub struct ExpireSubscription {
     pub key: SessionKey,
     /// The channel.
     pub channel: Channel,
+}
+
+/// Applies what the backend has said of a subscription that its hook has allowed, unless the subscription has ended or has other terms
+/// meanwhile.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RenewSubscription {
+    /// The session.
+    pub key: SessionKey,
+    /// The channel.
+    pub channel: Channel,
+    /// When the subscription expired that the backend was asked about.
+    pub asked: WallTime,
+    /// What it has now.
+    pub renewal: SubscriptionRenewal,
+}
+
+/// What becomes of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubscriptionRenewal {
+    /// It has these terms.
+    Terms {
+        /// When it expires.
+        expires_at: WallTime,
+        /// Raw JSON that replaces what other clients see of it.
+        info: Option<Bytes>,
+        /// When the backend is asked again.
+        renew_at: WallTime,
+    },
+    /// It expires now.
+    Expired,
 }
 
 /// Checks all subscriptions of a session against its new claims. Those that the claims do not allow are ended (2000).

@@ -52,12 +52,13 @@ pub(super) use self::{
 };
 pub use self::{
     messages::{
-        ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RefusalBuilder, Subscribe,
-        SubscribeEach, SubscribeError, SubscribeRequest, Unsubscribe,
+        ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RefusalBuilder,
+        RenewSubscription, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest, SubscriptionRenewal,
+        Unsubscribe,
     },
     options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility},
     outcome::{ReplyBuilder, SubscribeOutcome},
-    source::{SubscriptionSource, SubscriptionTerms},
+    source::{HookTerms, SubscriptionSource, SubscriptionTerms},
 };
 
 /// A subscription in one of its stages.

@@ -15,8 +15,8 @@ pub enum SubscriptionSource {
     Client,
     /// The client asked with a subscription token.
     SubscriptionToken(Box<SubscriptionTerms>),
-    /// The client asked, and the subscribe hook of the backend allows it, whatever newer tokens of the session say.
-    Hook(Box<SubscriptionTerms>),
+    /// The subscribe hook of the backend allows it, whatever newer tokens of the session say.
+    Hook(Box<HookTerms>),
     /// Server-side: the session's own token names the channel.
     ConnectionToken(Box<SubscriptionTerms>),
     /// Server-side: the configuration subscribes each session of the user (`subscribe_to_personal`).
@@ -40,25 +40,47 @@ pub struct SubscriptionTerms {
     pub token: TokenIdentity,
 }
 
+/// The terms of a subscription that the subscribe hook allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookTerms {
+    /// When the subscription expires.
+    pub expires_at: WallTime,
+    /// Raw JSON that other clients see of the subscription.
+    pub info: Option<Bytes>,
+    /// When the session is to ask the backend whether the subscription goes on; [`NEVER`] if there is nothing to ask, or the answer is
+    /// awaited.
+    pub renew_at: WallTime,
+    /// Whether the session is subscribed without a command of the client.
+    pub is_server_side: bool,
+}
+
 impl SubscriptionSource {
     fn terms(&self) -> Option<&SubscriptionTerms> {
         match self {
-            Self::Client | Self::Personal | Self::Restored => None,
-            Self::SubscriptionToken(terms)
-            | Self::Hook(terms)
-            | Self::ConnectionToken(terms)
-            | Self::ServerApi(terms) => Some(terms),
+            Self::Client | Self::Hook(_) | Self::Personal | Self::Restored => None,
+            Self::SubscriptionToken(terms) | Self::ConnectionToken(terms) | Self::ServerApi(terms) => Some(terms),
         }
     }
 
     /// Returns when the subscription expires.
     pub fn expires_at(&self) -> WallTime {
-        self.terms().map_or(NEVER, |terms| terms.expires_at)
+        match self {
+            Self::Hook(terms) => terms.expires_at,
+            _ => self.terms().map_or(NEVER, |terms| terms.expires_at),
+        }
+    }
+
+    /// Returns when the session is to ask the backend whether the subscription goes on.
+    pub fn renew_at(&self) -> WallTime {
+        if let Self::Hook(terms) = self { terms.renew_at } else { NEVER }
     }
 
     /// Returns the raw JSON that other clients see of the subscription.
     pub fn info(&self) -> Option<&Bytes> {
-        self.terms().and_then(|terms| terms.info.as_ref())
+        match self {
+            Self::Hook(terms) => terms.info.as_ref(),
+            _ => self.terms().and_then(|terms| terms.info.as_ref()),
+        }
     }
 
     /// Returns what names the subscription token. Other subscriptions belong to the token of their session.
@@ -77,7 +99,8 @@ impl SubscriptionSource {
     /// Returns whether the session is subscribed without the client having asked.
     pub fn is_server_side(&self) -> bool {
         match self {
-            Self::Client | Self::SubscriptionToken(_) | Self::Hook(_) => false,
+            Self::Client | Self::SubscriptionToken(_) => false,
+            Self::Hook(terms) => terms.is_server_side,
             Self::ConnectionToken(_) | Self::Personal | Self::Restored | Self::ServerApi(_) => true,
         }
     }

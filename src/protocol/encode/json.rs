@@ -143,6 +143,9 @@ fn write_connect_result(object: &mut ObjectWriter<'_>, result: &ConnectResult<'_
     object.value("client", &result.client);
     object.value("version", &result.version);
     write_expiry(object, result.expiry);
+    if let Some(data) = result.data {
+        object.raw("data", data);
+    }
     if !result.subs.is_empty() {
         object.object("subs", |object| {
             for (channel, result) in &result.subs {

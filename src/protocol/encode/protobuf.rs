@@ -83,6 +83,7 @@ fn connect_result(result: &ConnectResult<'_>) -> schema::ConnectResult {
         version: result.version.to_owned(),
         expires: result.expiry.expires,
         ttl: result.expiry.ttl,
+        data: result.data.cloned().unwrap_or_default(),
         subs: result.subs.iter().map(|(channel, result)| subscribe_result_entry(channel, result)).collect(),
         ping: result.ping,
         pong: result.pong,

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-use super::hooks::HookAnswer;
+use super::hooks::Approval;
 use crate::{
-    hooks::SubscribeApproval,
     protocol::{Format, MalformedCommand},
     session::rate_limiter::RateVerdict,
 };
@@ -28,8 +27,8 @@ pub(in crate::session) struct BufferedCommand {
     pub(super) message: Result<Bytes, MalformedCommand>,
     /// What the rate limit has said of it; `None`: it was not counted yet.
     pub(super) verdict: Option<RateVerdict>,
-    /// What the subscribe hook has said of it; `None`: it was not asked.
-    pub(super) approval: Option<Box<HookAnswer<SubscribeApproval>>>,
+    /// What a hook has said of it; `None`: none was asked.
+    pub(super) approval: Option<Box<Approval>>,
 }
 
 impl BufferedCommand {

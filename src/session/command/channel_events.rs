@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::{CommandFailure, CommandOutcome};
+use super::{CommandFailure, CommandOutcome, server_side::ServerSideRequest};
 use crate::{
     auth::{ChannelRequest, RequestedPosition},
+    hub::SubscriptionSource,
     protocol::{ClientPosition, Disconnect},
     session::{Session, claims::ClaimsChange},
 };
@@ -24,7 +25,11 @@ impl Session {
                 ClientPosition { wants_recovery: true, offset: 0, epoch: Cow::Borrowed(UNKNOWN_EPOCH) }
             }
         });
-        let (subscription, announcement) = self.requested_channel(request.channel, &claims, position.as_ref());
+        let subscription = match request.approval {
+            Some(approval) => self.approved_request(request.channel, approval),
+            None => ServerSideRequest::without_terms(request.channel, SubscriptionSource::Restored),
+        };
+        let (subscription, announcement) = self.requested_channel(subscription, &claims, position.as_ref());
         let otherwise = CommandFailure::Close(Disconnect::INTERNAL);
         self.subscribe_then_reply(0, ClaimsChange::Unchanged, vec![subscription], announcement, otherwise)
     }

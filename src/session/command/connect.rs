@@ -4,17 +4,22 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{CommandFailure, CommandOutcome};
+use super::{
+    BufferedCommand, CommandFailure, CommandOutcome,
+    hooks::{Approval, HookAnswer},
+};
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
-        Claims,
+        CONNECT_HOOK, Claims, ConnectGrant,
         credentials::{self, CredentialError, FirstMessage},
         refusal_log::Refusal,
     },
     config::{AnonymousAccess, Door},
+    hooks::HookRefusal,
     hub::{KeepAlive, ReplyBuilder},
-    protocol::{self, ClientPosition, ConnectResult, Diagnosis, Disconnect, ErrorCode, Format, Push},
+    protocol::{self, ClientPosition, ConnectCommand, ConnectResult, Diagnosis, Disconnect, ErrorCode, Format, Push},
+    revocation::TokenIds,
     session::{Session, auth_state::AuthState, claims::ClaimsChange},
 };
 
@@ -42,7 +47,7 @@ impl Session {
         match claims {
             Ok(claims) => {
                 let change = self.adopt_claims(claims);
-                self.send_connect_push(change)
+                self.send_connect_push(change, None)
             }
             // Text has no id that a reply could carry.
             Err(CommandFailure::Error(error)) if error.has_code(ErrorCode::Internal) => {
@@ -53,23 +58,37 @@ impl Session {
         }
     }
 
-    /// `connect`. From here on the session is an SDK session. `positions` are the client's positions in channels of
-    /// server-side subscriptions: those that it has anyway, and those that an earlier connection had.
+    /// `connect`. From here on the session is an SDK session. `command.subs` are the client's positions in
+    /// channels of server-side subscriptions: those that it has anyway, and those that an earlier connection had.
     pub(super) fn connect(
         &mut self,
         id: u32,
-        token: Option<Cow<'_, str>>,
-        positions: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
+        command: ConnectCommand<'_>,
+        buffered: &BufferedCommand,
     ) -> Result<CommandOutcome, CommandFailure> {
+        let token = command.token.as_deref();
         let accepts_connect = self.accepts_token_by(Door::Connect);
         let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
         if token.is_some() && !accepts_connect {
             self.record_refusal(Refusal::DisabledDoor(Door::Connect));
         }
+        let mut data = None;
         let claims = match (&self.auth_state, token.filter(|_| accepts_connect)) {
             (AuthState::Plain(claims), None) => claims.clone(),
-            (AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::Plain(_), Some(token)) => {
-                self.verify_connect_token(&token)?
+            (
+                AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::NotApproved | AuthState::Plain(_),
+                Some(token),
+            ) => self.verify_connect_token(token)?,
+            (AuthState::NotApproved, None) => return Err(CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS)),
+            (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if self.services.hooks.connect.is_some() => {
+                let Some(Approval::Connect(answer)) = buffered.approval.as_deref() else {
+                    let hooks = &self.services.hooks;
+                    let asked = hooks.connect.as_ref().map(|hook| self.ask_connect_hook(hook, id, &command, buffered));
+                    return asked.ok_or_else(|| ErrorCode::Internal.into());
+                };
+                let granted = self.adopt_grant(answer.clone())?;
+                data = granted.data;
+                granted.claims
             }
             (AuthState::Unauthenticated | AuthState::NeedsNewToken, None) if accepts_anonymous => {
                 let fields = AuditFields { door: Some(Door::Connect), ..self.audit_fields() };
@@ -84,7 +103,7 @@ impl Session {
         };
         let change = self.adopt_claims(claims);
         self.set_auth_state(self.auth_state.as_sdk());
-        Ok(self.finish_connect(change, positions, move |format, result| {
+        Ok(self.finish_connect(change, &command.subs, data, move |format, result| {
             format.encode_reply(id, &protocol::Reply::Connect(result))
         }))
     }
@@ -98,9 +117,36 @@ impl Session {
         verified
     }
 
-    /// Tells the client of a plain session that it is connected.
-    pub(in crate::session) fn send_connect_push(&mut self, change: ClaimsChange) -> CommandOutcome {
-        self.finish_connect(change, &BTreeMap::new(), |format, result| format.encode_push(&Push::Connect(result)))
+    /// Returns what the connect hook has given the client, which counts for its user from now on. A client that is refused cannot be
+    /// asked about again on this connection.
+    fn adopt_grant(&mut self, answer: HookAnswer<ConnectGrant>) -> Result<ConnectGrant, CommandFailure> {
+        let granted = answer.map_err(|refusal| {
+            self.record_refusal(Refusal::ConnectHook(match &refusal {
+                HookRefusal::Error(error) => error.code(),
+                HookRefusal::Disconnect(disconnect) => disconnect.code().into(),
+            }));
+            self.set_auth_state(AuthState::NotApproved);
+            CommandFailure::from_hook(refusal)
+        })?;
+        let is_within_limit = self.acquire_user_permit(&granted.claims);
+        let (event, reason) = if is_within_limit {
+            (AuditEvent::Connected, None)
+        } else {
+            (AuditEvent::Refused, Some("too many connections of this user"))
+        };
+        let fields = AuditFields { by: Some(CONNECT_HOOK), reason, ..self.audit_fields() };
+        let Claims { user, expires_at, .. } = &*granted.claims;
+        self.services.audit.record(event, fields.with_token(user, &TokenIds::default(), *expires_at));
+        is_within_limit.then_some(granted).ok_or(CommandFailure::Close(Disconnect::CONNECTION_LIMIT))
+    }
+
+    /// Tells the client of a plain session that it is connected, with data of the connect hook.
+    pub(in crate::session) fn send_connect_push(
+        &mut self,
+        change: ClaimsChange,
+        data: Option<Bytes>,
+    ) -> CommandOutcome {
+        self.finish_connect(change, &BTreeMap::new(), data, |format, result| format.encode_push(&Push::Connect(result)))
     }
 
     /// Subscribes the session to its server-side channels, then sends what `encode` makes of the result.
@@ -108,6 +154,7 @@ impl Session {
         &mut self,
         change: ClaimsChange,
         positions: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
+        data: Option<Bytes>,
         encode: impl Fn(Format, &ConnectResult<'_>) -> Bytes + Send + 'static,
     ) -> CommandOutcome {
         let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
@@ -115,18 +162,17 @@ impl Session {
         let ping = if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 };
         let (client, session) = (self.client.to_string(), self.session_id().to_string());
         let (node, format) = (self.services.node.clone(), self.format);
-        let expiry = self.client_expiry(claims.expires_at);
+        let expiry = self.session_expiry(&claims);
         let subscriptions = self.connect_subscriptions(&claims, positions);
         let (subscriptions, templates): (Vec<_>, Vec<_>) = subscriptions.into_iter().unzip();
         let reply: ReplyBuilder = Box::new(move |outcomes| {
             let subs = templates.iter().zip(outcomes);
             let subs = subs.map(|(template, outcome)| (outcome.channel.as_str(), template.result(outcome))).collect();
             let version = protocol::VERSION;
-            let (client, session) = (client.as_str(), session.as_str());
-            encode(
-                format,
-                &ConnectResult { client, version, expiry, subs, ping, pong: has_pings, session, node: &node },
-            )
+            let (client, session, data) = (client.as_str(), session.as_str(), data.as_ref());
+            let result =
+                ConnectResult { client, version, expiry, data, subs, ping, pong: has_pings, session, node: &node };
+            encode(format, &result)
         });
         self.subscribe_then_reply(0, change, subscriptions, reply, CommandFailure::Close(Disconnect::INTERNAL))
     }

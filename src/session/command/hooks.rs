@@ -6,17 +6,24 @@ use std::sync::Arc;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use serde_json::value::RawValue;
 
-use super::{CommandFailure, CommandOutcome, CommandReply};
+use super::{BufferedCommand, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
-    auth::Claims,
+    auth::{Claims, ConnectGrant, ask_connect_hook},
     channel::Channel,
     hooks::{Hook, HookRefusal, HookRequest, HookResult, RpcAnswer, SubscribeApproval},
-    protocol::{self, ErrorCode, Format},
-    session::Session,
+    protocol::{self, ConnectCommand, Disconnect, ErrorCode},
+    session::{Services, Session},
 };
 
 /// The answer of a hook: what it allows, or why the command fails.
 pub(in crate::session) type HookAnswer<R> = Result<R, HookRefusal>;
+
+/// What a hook has said of a command that is handled again with it.
+#[derive(Clone, Debug)]
+pub(in crate::session) enum Approval {
+    Connect(HookAnswer<ConnectGrant>),
+    Subscribe(HookAnswer<SubscribeApproval>),
+}
 
 /// A question to a hook. Nothing is sent before it is polled.
 pub(in crate::session) type HookQuestion<R> = LocalBoxFuture<'static, HookAnswer<R>>;
@@ -44,11 +51,27 @@ impl Session {
         if hook.is_none() {
             return Err(ErrorCode::NotAvailable.with_detail("rpc needs a backend").into());
         }
-        let request = HookRequest { method: Some(method), data, ..self.hook_request(claims) };
+        let request = HookRequest { method: Some(method), data, ..self.hook_request_of(claims) };
         let (answer, format) = (self.ask_hook::<RpcAnswer>(hook, request), self.format);
         Ok(CommandOutcome::pending(id, async move {
             let RpcAnswer { data } = answer.await.map_err(CommandFailure::from_hook)?;
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Rpc(data.as_ref()))))
+        }))
+    }
+
+    /// `send`: passes data to the backend. It has no reply, so without a hook the session is closed.
+    pub(super) fn send_to_backend(
+        &mut self,
+        data: Option<&RawValue>,
+        claims: &Claims,
+    ) -> Result<CommandOutcome, CommandFailure> {
+        let hook = self.services.hooks.send.clone().ok_or(CommandFailure::Close(Disconnect::NOT_AVAILABLE))?;
+        let request = HookRequest { data, ..self.hook_request_of(claims) }.encode();
+        let Some(room) = self.queue_for_backend(hook, request) else { return Ok(CommandOutcome::Finished) };
+        Ok(CommandOutcome::pending(0, async move {
+            // An error means that the session is closed.
+            let _ = room.await;
+            Ok(CommandReply::Nothing)
         }))
     }
 
@@ -59,29 +82,48 @@ impl Session {
         data: Option<&RawValue>,
         claims: &Claims,
     ) -> HookQuestion<SubscribeApproval> {
-        let request = HookRequest { channel: Some(channel.as_str()), data, ..self.hook_request(claims) };
+        let request = HookRequest { channel: Some(channel.as_str()), data, ..self.hook_request_of(claims) };
         self.ask_hook(&self.services.hooks.subscribe, request)
     }
 
-    /// Returns what each hook learns of the session.
-    pub(super) fn hook_request<'a>(&self, claims: &'a Claims) -> HookRequest<'a> {
-        let transport = match self.format {
-            Format::Json | Format::Protobuf => "websocket",
-            Format::EventStream | Format::ChannelEvents => "sse",
-            Format::JsonStream | Format::ProtobufStream => "http_stream",
-        };
+    /// Asks the connect hook who the client is. The command is handled again with the answer.
+    pub(super) fn ask_connect_hook(
+        &self,
+        hook: &Arc<Hook>,
+        id: u32,
+        command: &ConnectCommand<'_>,
+        buffered: &BufferedCommand,
+    ) -> CommandOutcome {
+        let Services { permissions, config, clock, .. } = &*self.services;
+        let (name, version, data) = (&*command.name, &*command.version, command.data);
+        let request = HookRequest { name, version, data, ..self.hook_request() };
+        let (headers, buffered) = (self.hook_headers.clone(), buffered.clone());
+        let answer =
+            ask_connect_hook(hook.clone(), &request, headers, permissions.clone(), config.clone(), clock.clone());
+        CommandOutcome::pending(id, async move {
+            let approval = Some(Box::new(Approval::Connect(answer.await)));
+            Ok(CommandReply::Postponed(vec![BufferedCommand { approval, ..buffered }]))
+        })
+    }
+
+    /// Returns what each hook learns of the connection.
+    fn hook_request(&self) -> HookRequest<'static> {
         HookRequest {
             client: self.client,
-            transport,
-            protocol: if self.format.is_json() { "json" } else { "protobuf" },
+            transport: self.format.transport(),
+            protocol: self.format.name(),
             encoding: "json",
-            user: &claims.user,
             ..HookRequest::default()
         }
     }
 
+    /// Returns what each hook but `connect` learns of the session.
+    pub(in crate::session) fn hook_request_of<'a>(&self, claims: &'a Claims) -> HookRequest<'a> {
+        HookRequest { user: Some(&claims.user), meta: claims.meta(), ..self.hook_request() }
+    }
+
     /// Asks a hook. Without an endpoint the answer is the temporary error 100.
-    pub(super) fn ask_hook<R: HookResult + 'static>(
+    pub(in crate::session) fn ask_hook<R: HookResult + 'static>(
         &self,
         hook: &Option<Arc<Hook>>,
         request: HookRequest<'_>,

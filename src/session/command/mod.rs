@@ -27,7 +27,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 
 use self::{
     buffer::BufferedCommand,
-    hooks::{HookAnswer, HookQuestion},
+    hooks::{Approval, HookQuestion},
 };
 pub(super) use self::{buffer::CommandBuffer, subscribe_group::SubscribeGroup};
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
@@ -36,7 +36,7 @@ use crate::{
     channel::Channel,
     hooks::SubscribeApproval,
     hub::{GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
-    protocol::{self, Command, CommandMethod, Diagnosis, Disconnect, ErrorCode, WireError},
+    protocol::{self, Command, CommandMethod, ConnectCommand, Diagnosis, Disconnect, ErrorCode, WireError},
 };
 
 /// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
@@ -80,6 +80,8 @@ enum CommandReply {
     Frame(Bytes),
     /// By the hub, in the turn in which the subscriptions became live.
     SentByHub,
+    /// Not at all.
+    Nothing,
     /// These commands of a group are not answered yet: the client has to read the replies to the others first.
     Postponed(Vec<BufferedCommand>),
 }
@@ -210,14 +212,16 @@ impl Session {
             return self.authenticate_by_text(text);
         }
         match (&self.auth_state, parsed) {
-            (AuthState::Rejected { .. }, _) => CommandOutcome::Finished,
+            (AuthState::Rejected(_), _) => CommandOutcome::Finished,
             (AuthState::Unauthenticated, Ok(Command { method, .. }))
                 if !matches!(method, CommandMethod::Connect(_)) =>
             {
                 self.fail(0, CommandFailure::Close(Disconnect::BAD_REQUEST))
             }
-            // Sent before the client had read the error 109 for its `connect`. Some SDKs take a close now as the last word.
-            (AuthState::NeedsNewToken, Ok(Command { method, .. })) if !matches!(method, CommandMethod::Connect(_)) => {
+            // Sent before the client had read the error for its `connect`. Some SDKs take a close now as the last word.
+            (AuthState::NeedsNewToken | AuthState::NotApproved, Ok(Command { method, .. }))
+                if !matches!(method, CommandMethod::Connect(_)) =>
+            {
                 CommandOutcome::Finished
             }
             (_, Ok(Command { id, .. })) if id > 0 && verdict == RateVerdict::Limited => {
@@ -271,8 +275,10 @@ impl Session {
                 let Diagnosis { id, detail } = diagnose();
                 return self.fail(id, ErrorCode::BadRequest.with_detail(detail).into());
             }
-            AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::Sdk(_) => self.close(disconnect),
-            AuthState::Rejected { .. } => {}
+            AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::NotApproved | AuthState::Sdk(_) => {
+                self.close(disconnect)
+            }
+            AuthState::Rejected(_) => {}
         }
         CommandOutcome::Finished
     }
@@ -292,7 +298,8 @@ impl Session {
             (CommandMethod::Connect(command), token)
                 if command.token.is_some() || token.is_some() || !is_token_required =>
             {
-                return self.connect(id, command.token.or(token), &command.subs);
+                let command = ConnectCommand { token: command.token.or(token), ..command };
+                return self.connect(id, command, buffered);
             }
             (CommandMethod::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
@@ -320,7 +327,7 @@ impl Session {
         id: u32,
         method: CommandMethod<'_>,
         message: &Bytes,
-        approval: Option<&HookAnswer<SubscribeApproval>>,
+        approval: Option<&Approval>,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         match method {
@@ -344,8 +351,7 @@ impl Session {
                 Ok(CommandOutcome::Finished)
             }
             CommandMethod::Rpc { method, data } => self.rpc(id, &method, data, claims),
-            // No hook takes it, and it has no reply that could say so.
-            CommandMethod::Send { .. } => Err(CommandFailure::Close(Disconnect::NOT_AVAILABLE)),
+            CommandMethod::Send { data } => self.send_to_backend(data, claims),
             // Handled with their tokens, unless a required token is missing.
             CommandMethod::Connect(_) | CommandMethod::Refresh { .. } | CommandMethod::OtherType => {
                 Err(ErrorCode::BadRequest.into())
@@ -392,7 +398,7 @@ impl Session {
     fn answer(&mut self, CommandAnswer { id, result }: CommandAnswer) {
         match result {
             Ok(CommandReply::Frame(frame)) => self.send(frame),
-            Ok(CommandReply::SentByHub) => {}
+            Ok(CommandReply::SentByHub | CommandReply::Nothing) => {}
             Ok(CommandReply::Postponed(commands)) => self.commands.put_back(commands),
             Err(CommandFailure::Error(error)) => {
                 self.services.metrics.count_error(error.code());

@@ -43,7 +43,7 @@ impl Session {
                 HookRequest {
                     channel: Some(channel.as_str()),
                     data: serde_json::from_slice(&data).ok(),
-                    ..self.hook_request(claims)
+                    ..self.hook_request_of(claims)
                 },
             )
         });

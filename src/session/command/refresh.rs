@@ -54,7 +54,7 @@ impl Session {
         let info = info.or_else(|| claims.info.clone());
         let claims = Arc::new(Claims { expires_at, info, ..Claims::clone(claims) });
         self.services.api_grants.note_refresh(&claims.user, expires_at);
-        self.set_auth_state(self.auth_state.with_claims(claims));
-        self.push(&Push::Refresh(self.client_expiry(expires_at)));
+        self.set_auth_state(self.auth_state.with_claims(claims.clone()));
+        self.push(&Push::Refresh(self.session_expiry(&claims)));
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     channel::Channel,
     clock::NEVER,
     config::OptionOverrides,
+    hooks::SubscribeApproval,
     hub::{
         ReplyBuilder, Requested, ServerApiSubscription, Subscribe, SubscribeError, Subscription, SubscriptionSource,
         SubscriptionTerms,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// A server-side subscription that a session is to have.
-struct ServerSideRequest {
+pub(super) struct ServerSideRequest {
     channel: Channel,
     source: SubscriptionSource,
     /// Raw JSON that the client gets with the result.
@@ -56,7 +57,7 @@ impl From<ServerApiSubscription> for ServerSideRequest {
 }
 
 impl ServerSideRequest {
-    fn without_terms(channel: Channel, source: SubscriptionSource) -> Self {
+    pub(super) fn without_terms(channel: Channel, source: SubscriptionSource) -> Self {
         Self { channel, source, data: None, overrides: OptionOverrides::default() }
     }
 }
@@ -122,14 +123,20 @@ impl Session {
         is_allowed.then(|| ServerSideRequest::without_terms(channel, SubscriptionSource::Restored))
     }
 
+    /// Returns the subscription of a session that receives one channel, which the subscribe hook allows.
+    pub(super) fn approved_request(&mut self, channel: Channel, approval: SubscribeApproval) -> ServerSideRequest {
+        let SubscribeApproval { info, data, overrides, expires_at } = approval;
+        let source = self.source_of_approval(expires_at, info, true);
+        ServerSideRequest { channel, source, data, overrides }
+    }
+
     /// Returns the subscription of a session that receives one channel, with the events that announce it.
     pub(super) fn requested_channel(
         &mut self,
-        channel: Channel,
+        request: ServerSideRequest,
         claims: &Claims,
         position: Option<&ClientPosition<'_>>,
     ) -> (Subscription<Requested>, ReplyBuilder) {
-        let request = ServerSideRequest::without_terms(channel, SubscriptionSource::Restored);
         let (subscription, template) = self.server_side_subscription(request, claims, position);
         (subscription, template.announcement(self.format))
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{CommandFailure, CommandOutcome, hooks::HookAnswer};
+use super::{CommandFailure, CommandOutcome, hooks::Approval};
 use crate::{
     audit::AuditFields,
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
+    clock::WallTime,
     config::{DeltaType, OptionOverrides, RecoveryMode},
     hooks::SubscribeApproval,
     hub::{
-        RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest, Subscription,
+        HookTerms, RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest, Subscription,
         SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
     },
     protocol::{
@@ -91,15 +92,17 @@ impl Session {
         &mut self,
         id: u32,
         command: &SubscribeCommand<'_>,
-        approval: Option<&HookAnswer<SubscribeApproval>>,
+        approval: Option<&Approval>,
         claims: &Claims,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(&command.channel)?;
         let terms = match command.token.as_deref() {
             Some(token) => self.terms_of_token(token, &channel, claims)?,
             None if self.services.permissions.asks_subscribe_hook(claims, &channel) => match approval {
-                Some(approval) => self.terms_of_approval(approval.clone().map_err(CommandFailure::from_hook)?, claims),
-                None => {
+                Some(Approval::Subscribe(approval)) => {
+                    self.terms_of_approval(approval.clone().map_err(CommandFailure::from_hook)?)
+                }
+                _ => {
                     let question = self.ask_subscribe_hook(&channel, command.data, claims);
                     return Ok(CommandOutcome::AskHook(channel, question));
                 }
@@ -133,12 +136,24 @@ impl Session {
     }
 
     /// Returns the terms of a subscription that the hook allows. The client does not learn when it ends, because it has no token
-    /// to refresh: it is unsubscribed with 2501 then, after which SDKs subscribe again, and the hook is asked again.
-    fn terms_of_approval(&mut self, approval: SubscribeApproval, claims: &Claims) -> GrantedTerms {
+    /// to refresh: the hub asks the sub_refresh hook in time. Without that it is unsubscribed with 2501, after which SDKs subscribe again,
+    /// and the hook is asked again.
+    fn terms_of_approval(&mut self, approval: SubscribeApproval) -> GrantedTerms {
         let SubscribeApproval { info, data, overrides, expires_at } = approval;
-        self.has_subscription_info |= info.is_some();
-        let source = SubscriptionSource::Hook(Box::new(SubscriptionTerms { expires_at, info, token: claims.token }));
+        let source = self.source_of_approval(expires_at, info, false);
         GrantedTerms { source, expiry: Expiry::NEVER, overrides, data }
+    }
+
+    /// Returns the source of a subscription that the hook allows.
+    pub(super) fn source_of_approval(
+        &mut self,
+        expires_at: WallTime,
+        info: Option<Bytes>,
+        is_server_side: bool,
+    ) -> SubscriptionSource {
+        self.has_subscription_info |= info.is_some();
+        let renew_at = self.renew_subscription_at(expires_at);
+        SubscriptionSource::Hook(Box::new(HookTerms { expires_at, info, renew_at, is_server_side }))
     }
 
     /// Returns the claims of a subscription token.

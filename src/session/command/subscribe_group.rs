@@ -7,7 +7,10 @@ use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::join_all};
 
-use super::{BufferedCommand, CommandOutcome, CommandReply, hooks::HookQuestion};
+use super::{
+    BufferedCommand, CommandOutcome, CommandReply,
+    hooks::{Approval, HookQuestion},
+};
 use crate::{
     channel::Channel,
     hooks::SubscribeApproval,
@@ -132,7 +135,7 @@ impl Session {
             return CommandOutcome::pending(0, async move {
                 let questions = questions.into_iter().map(|(at, question)| question.map(move |answer| (at, answer)));
                 for (at, answer) in join_all(questions).await {
-                    commands[at].approval = Some(Box::new(answer));
+                    commands[at].approval = Some(Box::new(Approval::Subscribe(answer)));
                 }
                 Ok(CommandReply::Postponed(commands))
             });

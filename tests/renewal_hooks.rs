@@ -1,0 +1,246 @@
+//! The hooks `refresh` and `sub_refresh`: sessions and subscriptions that a hook has allowed for a time go on if the backend says so
+//! before it ends.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wardcast::config::{Config, Namespace};
+
+use crate::support::{
+    Client, TestHub,
+    backend::{Answer, Backend},
+    poll_until, start_hub_with,
+};
+
+/// How long the backend allows something.
+const LIFETIME: i64 = 600;
+/// After this time the backend has been asked, which it is after 300 to 450 s.
+const ASKED: Duration = Duration::from_secs(460);
+
+/// A hub whose hooks ask `/connect`, `/refresh`, `/subscribe` and `/sub_refresh`.
+async fn start(backend: &Backend, change: impl FnOnce(&mut Config)) -> TestHub {
+    start_hub_with(|config| {
+        backend.configure_connect(config);
+        backend.configure(&mut config.hooks.refresh, "/refresh");
+        backend.configure(&mut config.hooks.subscribe, "/subscribe");
+        backend.configure(&mut config.hooks.sub_refresh, "/sub_refresh");
+        config.hooks.failures = 1000;
+        config.auth.refresh_margin = Duration::from_secs(300);
+        let mut channels = config.channels.clone();
+        (channels.subscribe_hook, channels.presence) = (true, true);
+        config.namespaces.push(Namespace { name: "ask".to_owned(), channels });
+        change(config);
+    })
+    .await
+}
+
+/// The Unix time in so many seconds.
+fn after(hub: &TestHub, seconds: i64) -> i64 {
+    hub.clock.now().unix_seconds() + seconds
+}
+
+/// Connects ann, whom the backend allows for a time.
+async fn connect(hub: &TestHub, backend: &Backend) -> Client {
+    let result =
+        json!({"user": "ann", "info": 1, "meta": {"m": 1}, "expire_at": after(hub, LIFETIME), "channels": ["news"]});
+    backend.answer_json("/connect", json!({"result": result}));
+    let mut client = hub.connect_without_token().await;
+    let reply = client.request(json!({"id": 1, "connect": {}})).await;
+    assert!(reply["connect"].get("expires").is_none(), "{reply}");
+    client
+}
+
+/// Connects bob, and subscribes him where the backend allows it for a time.
+async fn subscribe(hub: &TestHub, backend: &Backend) -> Client {
+    let (mut client, _) = hub.connect_with_claims(json!({"sub": "bob", "exp": 36_000})).await;
+    backend.answer_json("/subscribe", json!({"result": {"info": 1, "expire_at": after(hub, LIFETIME)}}));
+    let reply = client.subscribe_with("ask:1", json!({})).await;
+    assert_eq!(reply["subscribe"], json!({}), "it has nothing to refresh");
+    client
+}
+
+/// Waits until the refresh hook has had so many answers with this outcome, and the session knows of them.
+async fn wait_for_answers(hub: &TestHub, client: &mut Client, outcome: &str, count: f64) {
+    wait_for_outcome(hub, "refresh", outcome, count).await;
+    assert_eq!(client.request(json!({"id": 7, "ping": {}})).await, json!({"id": 7, "ping": {}}));
+}
+
+async fn wait_for_outcome(hub: &TestHub, hook: &str, outcome: &str, count: f64) {
+    let name = format!("wardcast_hook_calls_total{{hook=\"{hook}\",outcome=\"{outcome}\"}}");
+    poll_until("the answer of the backend", async || hub.metric(&name).await >= count).await;
+}
+
+async fn published(hub: &TestHub, channel: &str, client: &mut Client, number: u32) {
+    hub.publish(channel, json!(number)).await;
+    assert_eq!(client.receive_publication().await, json!(number));
+}
+
+fn failure() -> Answer {
+    Answer::Raw(b"HTTP/1.1 500 Oops\r\nconnection: close\r\n\r\n".to_vec())
+}
+
+#[actix_rt::test]
+async fn session_goes_on_while_the_backend_says_so() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let mut ann = connect(&hub, &backend).await;
+    for number in 1..=3 {
+        backend
+            .answer_json("/refresh", json!({"result": {"expire_at": after(&hub, 460 + LIFETIME), "info": number + 1}}));
+        hub.clock.advance(ASKED);
+        backend.wait_for_calls("/refresh", number as usize).await;
+        let call = backend.calls("/refresh").pop().unwrap().json();
+        assert_eq!((&call["user"], &call["meta"]), (&json!("ann"), &json!({"m": 1})));
+        wait_for_answers(&hub, &mut ann, "answered", f64::from(number)).await;
+        published(&hub, "news", &mut ann, number).await;
+    }
+    // Without an end it is not asked about again.
+    backend.answer_json("/refresh", json!({"result": {}}));
+    hub.clock.advance(ASKED);
+    wait_for_answers(&hub, &mut ann, "answered", 4.0).await;
+    hub.clock.advance(Duration::from_secs(86_400));
+    published(&hub, "news", &mut ann, 9).await;
+    assert_eq!(backend.calls("/refresh").len(), 4);
+}
+
+#[actix_rt::test]
+async fn session_ends_at_once_when_the_backend_says_so() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    for (answer, code) in [
+        (json!({"result": {"expired": true}}), 3005),
+        (json!({"result": {"expire_at": 1}}), 3005),
+        (json!({"disconnect": {"code": 4500, "reason": "banned"}}), 4500),
+    ] {
+        let mut ann = connect(&hub, &backend).await;
+        backend.answer_json("/refresh", answer);
+        hub.clock.advance(ASKED);
+        assert_eq!(ann.wait_for_close().await.0, Some(code));
+    }
+}
+
+#[actix_rt::test]
+async fn backend_that_fails_is_asked_again_until_the_session_ends() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| config.hooks.refresh.timeout = Duration::from_millis(300)).await;
+    for (number, outcome, answer) in [
+        (1, "status", failure()),
+        (2, "timeout", Answer::Silence),
+        (3, "malformed", Answer::Json(json!({"result": 7}))),
+    ] {
+        let mut ann = connect(&hub, &backend).await;
+        let before = backend.calls("/refresh").len();
+        backend.answer("/refresh", answer);
+        hub.clock.advance(ASKED);
+        wait_for_answers(&hub, &mut ann, outcome, 1.0).await;
+        assert_eq!(backend.calls("/refresh").len(), before + 1);
+        // In the half of the time that is left.
+        hub.clock.advance(Duration::from_secs(75));
+        // The next answer must not be for this question.
+        wait_for_outcome(&hub, "refresh", outcome, 2.0).await;
+        assert_eq!(backend.calls("/refresh").len(), before + 2);
+        published(&hub, "news", &mut ann, number).await;
+        hub.clock.advance(Duration::from_secs(70));
+        hub.publish("news", json!("too late")).await;
+        assert_eq!(ann.next().await.map_err(|closed| closed.code), Err(Some(3005)));
+    }
+    // An error that is not temporary is a decision: it is not asked again, and the session has its time.
+    let mut ann = connect(&hub, &backend).await;
+    let before = backend.calls("/refresh").len();
+    backend.answer_json("/refresh", json!({"error": {"code": 1003, "message": "no"}}));
+    hub.clock.advance(ASKED);
+    wait_for_answers(&hub, &mut ann, "refused", 1.0).await;
+    hub.clock.advance(Duration::from_secs(120));
+    published(&hub, "news", &mut ann, 4).await;
+    hub.clock.advance(Duration::from_secs(25));
+    assert_eq!(ann.wait_for_close().await.0, Some(3005));
+    assert_eq!(backend.calls("/refresh").len(), before + 1);
+}
+
+#[actix_rt::test]
+async fn answer_about_a_session_that_has_a_token_meanwhile_has_no_effect() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let mut ann = connect(&hub, &backend).await;
+    backend.answer("/refresh", Answer::Silence);
+    hub.clock.advance(ASKED);
+    backend.wait_for_calls("/refresh", 1).await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 1000, "channels": ["news"]}));
+    assert!(ann.request(json!({"id": 2, "refresh": {"token": token}})).await["refresh"].is_object());
+    backend.answer_json("/refresh", json!({"result": {"expired": true}}));
+    wait_for_answers(&hub, &mut ann, "answered", 1.0).await;
+    hub.clock.advance(Duration::from_secs(900));
+    published(&hub, "news", &mut ann, 1).await;
+    hub.clock.advance(Duration::from_secs(101));
+    assert_eq!(ann.wait_for_close().await.0, Some(3005));
+}
+
+#[actix_rt::test]
+async fn subscription_goes_on_while_the_backend_says_so() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let mut bob = subscribe(&hub, &backend).await;
+    let info = async || {
+        let found = hub.call_api("presence", json!({"channel": "ask:1"})).await;
+        let members: Vec<Value> = found["result"]["presence"].as_object().unwrap().values().cloned().collect();
+        members.first().map(|member| member["chan_info"].clone())
+    };
+    for number in 1..=3 {
+        backend.answer_json(
+            "/sub_refresh",
+            json!({"result": {"expire_at": after(&hub, 460 + LIFETIME), "info": number + 1}}),
+        );
+        hub.clock.advance(ASKED);
+        backend.wait_for_calls("/sub_refresh", number as usize).await;
+        let call = backend.calls("/sub_refresh").pop().unwrap().json();
+        assert_eq!((&call["user"], &call["channel"]), (&json!("bob"), &json!("ask:1")));
+        poll_until("the subscription is extended", async || info().await == Some(json!(number + 1))).await;
+        published(&hub, "ask:1", &mut bob, number).await;
+    }
+}
+
+#[actix_rt::test]
+async fn subscription_ends_when_the_backend_says_so_or_does_not_answer_in_time() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    for answer in [json!({"result": {"expired": true}}), json!({"result": {"expire_at": 1}})] {
+        let mut bob = subscribe(&hub, &backend).await;
+        backend.answer_json("/sub_refresh", answer);
+        hub.clock.advance(ASKED);
+        assert_eq!(bob.receive().await["push"]["unsubscribe"]["code"], 2501);
+    }
+    let mut bob = subscribe(&hub, &backend).await;
+    let before = backend.calls("/sub_refresh").len();
+    backend.answer("/sub_refresh", failure());
+    hub.clock.advance(ASKED);
+    wait_for_outcome(&hub, "sub_refresh", "status", 1.0).await;
+    // The answer has reached the hub before this publication does.
+    published(&hub, "ask:1", &mut bob, 1).await;
+    hub.clock.advance(Duration::from_secs(75));
+    backend.wait_for_calls("/sub_refresh", before + 2).await;
+    hub.clock.advance(Duration::from_secs(70));
+    hub.publish("ask:1", json!("too late")).await;
+    assert_eq!(bob.receive().await["push"]["unsubscribe"]["code"], 2501);
+    let mut bob = subscribe(&hub, &backend).await;
+    backend.answer_json("/sub_refresh", json!({"disconnect": {"code": 4500, "reason": "banned"}}));
+    hub.clock.advance(ASKED);
+    assert_eq!(bob.wait_for_close().await, (Some(4500), "banned".to_owned()));
+}
+
+#[actix_rt::test]
+async fn answer_about_a_subscription_that_has_ended_has_no_effect_on_the_next_one() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let mut bob = subscribe(&hub, &backend).await;
+    backend.answer("/sub_refresh", Answer::Silence);
+    hub.clock.advance(ASKED);
+    backend.wait_for_calls("/sub_refresh", 1).await;
+    bob.request(json!({"id": 2, "unsubscribe": {"channel": "ask:1"}})).await;
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    assert_eq!(bob.subscribe_with("ask:1", json!({})).await["subscribe"], json!({}));
+    backend.answer_json("/sub_refresh", json!({"result": {"expired": true}}));
+    wait_for_outcome(&hub, "sub_refresh", "answered", 1.0).await;
+    published(&hub, "ask:1", &mut bob, 1).await;
+    hub.clock.advance(Duration::from_secs(86_400 / 10));
+    published(&hub, "ask:1", &mut bob, 2).await;
+}
