@@ -91,15 +91,18 @@ test("tabs that want a new token at the same moment get one, which all of them u
       const tabs = [first, await first.context().newPage(), await first.context().newPage()];
       await Promise.all(tabs.slice(1).map((tab) => tab.goto(`http://${hub.address}/`)));
       await Promise.all(tabs.slice(1).map((tab) => tab.getByRole("button", { name: "Refresh the token" }).waitFor()));
-      // Slow enough that all of them wait for it.
+      // The hub answers the first one when all of them have asked for their turn, which a click does at once.
+      let answer;
+      const mayAnswer = new Promise((resolve) => (answer = resolve));
       await first.context().route("**/auth/refresh", async (route) => {
-        await waitUntil("all tabs wait", async () => {
-          const locks = await Promise.all(tabs.map((tab) => tab.evaluate(() => navigator.locks.query())));
-          return locks[0].held.length + locks[0].pending.length >= tabs.length;
-        });
+        await mayAnswer;
         await route.continue();
       });
-      await Promise.all(tabs.map((tab) => tab.evaluate(() => document.getElementById("refresh").click())));
+      for (const tab of tabs) {
+        await tab.bringToFront();
+        await tab.evaluate(() => document.getElementById("refresh").click());
+      }
+      answer();
       await Promise.all(tabs.map((tab) => tab.locator("#notice-title", { hasText: /has a new token|was renewed/ }).waitFor({ state: "attached" })));
       assert.deepEqual(statuses, [200], storage);
       assertNoProblems(first);
