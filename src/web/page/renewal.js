@@ -1,5 +1,6 @@
 // Renews the token of a login before it expires, with the refresh token that the page or the cookie has. A refresh token works
-// once, so the tabs that share one take turns: the first one renews, and the others find the new tokens in the storage.
+// once, so the tabs that share one take turns: the first one renews, and the others find the new tokens in the storage. A tab
+// that does not see them yet, because browsers pass on what is stored later, repeats the refresh, which the hub answers again.
 
 import * as advice from "./advice.js";
 import { $, runBusy } from "./dom.js";
