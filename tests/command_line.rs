@@ -347,6 +347,26 @@ async fn five_thousand_connections_reset_at_once_leave_no_descriptor_and_no_sess
 }
 
 #[actix_rt::test]
+async fn log_in_json_has_an_object_per_line_with_the_values_of_the_line() {
+    let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--set", "log.format=json"]].concat()));
+    let Banner { address, .. } = hub.banner();
+    let refused = raw::handshake(address, "/socket?token=a.b.c");
+    assert_eq!(http::exchange(address, refused.as_bytes()).await.status, 401);
+    hub.signal(SIGTERM);
+    let log = hub.wait_for_exit().stderr;
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let find = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap_or_else(|| panic!("{log}"));
+    let started = find("server started");
+    assert_eq!((&started["level"], &started["address"]), (&json!("info"), &json!(address.to_string())), "{started}");
+    assert!(started["target"].as_str().unwrap().starts_with("wardcast::"), "{started}");
+    let time = started["time"].as_str().unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    assert_eq!(find("server stopping")["connections"], 0);
+    let refused = find("refused token");
+    assert!(refused["door"] == "query" && refused["error"].is_string(), "{refused}");
+}
+
+#[actix_rt::test]
 async fn no_secret_is_logged_at_any_level() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().to_str().unwrap();

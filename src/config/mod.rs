@@ -335,6 +335,7 @@ impl Limits {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct LogConfig {
     pub level: log::LevelFilter,
+    pub format: LogFormat,
     pub refusals: RefusalLogging,
     #[serde(deserialize_with = "value::duration::deserialize")]
     pub refusals_interval: Duration,
@@ -350,6 +351,16 @@ pub struct AuditConfig {
     pub queue: usize,
     pub lines_per_second: u32,
     pub refusals_per_second: u32,
+}
+
+/// How the lines of the log are written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A phrase and `key=value` pairs.
+    Text,
+    /// A JSON object each.
+    Json,
 }
 
 /// How refused tokens, origins and other credentials are logged.
