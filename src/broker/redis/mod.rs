@@ -26,6 +26,7 @@ mod error;
 mod heartbeat;
 mod history;
 mod inbox;
+mod key_layout;
 mod limits;
 mod log_throttle;
 mod logins;
@@ -63,6 +64,7 @@ use self::{
     heartbeat::Announcer,
     history::SharedReads,
     inbox::BusInbox,
+    key_layout::KeyLayout,
     limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
     nodes::NodeRegistry,
@@ -113,6 +115,7 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    key_layout: KeyLayout,
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
@@ -257,6 +260,7 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            key_layout: KeyLayout::new(is_cluster.then_some(config.partitions), config.heartbeat_interval),
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             revocations: RevocationLoader::default(),
@@ -304,6 +308,7 @@ async fn run_tasks(
         join_all(servers),
         cluster,
         heartbeat::send_heartbeats(context.clone()),
+        key_layout::keep_claimed(context.clone()),
         presence::send_waiting_removals(context.clone()),
         limits::keep_counted(context.clone()),
         survey::answer_questions(context.clone(), questions),
@@ -335,8 +340,9 @@ impl Broker for RedisBroker {
             return self.read_position(channel, retention);
         }
         self.spawn(async move |context| {
+            let before = context.shared_reads.top(&channel);
             let page = history::read_page(&context, channel.clone(), request, retention).await?;
-            context.shared_reads.compare(&channel, Some(page.top));
+            context.shared_reads.compare(&channel, before, Some(page.top));
             Ok(page)
         })
     }
@@ -491,6 +497,7 @@ impl Broker for RedisBroker {
         }
         self.spawn(async move |context| {
             try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
+            key_layout::check(&context).await?;
             context.revocations.check_loaded()
         })
     }
