@@ -122,13 +122,18 @@ async fn stopped_hub_is_gone_at_once_and_never_unreachable() {
     // Only its goodbye can tell the others within the time of the test, and only a hello let them know each other.
     let [first, second, third] = start_nodes(&redis, "10m").await;
     third.process.signal(SIGTERM);
+    let (mut left, mut unreachable) = (BTreeSet::new(), BTreeSet::new());
     for node in [&first, &second] {
         poll_until("two nodes", async || {
-            let (nodes, unreachable) = node.info().await;
-            assert_eq!(unreachable, Vec::<String>::new());
-            nodes.len() == 2
+            let (nodes, missed) = node.info().await;
+            let is_settled = nodes.len() == 2 && missed.is_empty();
+            unreachable.extend(missed);
+            left = nodes;
+            is_settled
         })
         .await;
     }
+    // On a busy machine one of the two that go on may answer too late.
+    assert!(unreachable.is_subset(&left), "the stopped one was unreachable: {unreachable:?}");
     assert_eq!(third.process.wait_for_exit().code, Some(0));
 }
