@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     login::{PASSWORD, WRONG, write_users_file},
     support::{
-        Client, TestHub, http,
+        Client, PATIENCE, Stopwatch, TestHub, http,
         node::{Node, start_nodes},
         poll_until,
         redis::{PrefixedRedis, RedisForm, RedisServer},
@@ -101,7 +101,7 @@ async fn hub_counts_failed_logins_by_itself_while_redis_is_away_or_silent() {
         assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await, (401, 0));
     }
     redis.freeze();
-    let begun = std::time::Instant::now();
+    let begun = Stopwatch::start();
     assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await, (401, 0));
     assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     redis.resume();
@@ -165,12 +165,13 @@ async fn node_that_stops_returns_the_connections_of_its_users() {
     second.wait_for_exit();
 }
 
-/// How many of the publications of a user are accepted, one after the other on each hub in turn, until `seconds` have passed.
+/// How many of the publications of a user are accepted, one after the other on each hub in turn, until `seconds` have passed, and
+/// on a slow machine until one is refused.
 async fn publish_for(hubs: &[TestHub], user: &str, seconds: u64) -> (u32, u32) {
-    let until = std::time::Instant::now() + Duration::from_secs(seconds);
+    let begun = std::time::Instant::now();
     let (mut accepted, mut refused) = (0, 0);
     for hub in hubs.iter().cycle() {
-        if std::time::Instant::now() >= until {
+        if begun.elapsed().as_secs() >= seconds && (refused > 0 || begun.elapsed() >= PATIENCE) {
             break;
         }
         let request = http::post(hub.address, "/v1/channels/news/messages").header("Authorization", &hub.bearer(user));
@@ -197,7 +198,9 @@ async fn publications_of_a_user_over_rest_are_limited_over_all_hubs() {
     // would be 30 and 15 a second.
     let limit = 10.0 + 5.0 * seconds + 15.0;
     assert!(f64::from(accepted) < limit, "{accepted} in {seconds} s");
-    assert_eq!(publish_for(&hubs[1..2], "bob", 0).await.1, 0);
+    let request = http::post(hubs[1].address, "/v1/channels/news/messages");
+    let answer = request.header("Authorization", &hubs[1].bearer("bob")).json(json!(1)).send().await;
+    assert!(answer.json()["error"].is_null(), "another user has a rate of his own: {answer:?}");
 }
 
 #[actix_rt::test]
@@ -210,6 +213,6 @@ async fn hub_limits_publications_by_itself_while_redis_is_away() {
     };
     drop(redis);
     hub.wait_for_broker(false).await;
-    let codes = [post().await, post().await, post().await, post().await, post().await, post().await];
-    assert_eq!((&codes[..4], codes.contains(&111)), (&[100; 4][..], true), "{codes:?}");
+    assert_eq!([post().await, post().await, post().await, post().await], [100; 4]);
+    poll_until("the rate is exceeded", async || post().await == 111).await;
 }
