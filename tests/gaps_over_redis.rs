@@ -286,8 +286,8 @@ async fn clients_that_reconnect_at_once_to_two_nodes_cost_one_read_each_while_pu
     let recovered = join_all(clients.into_iter().enumerate().map(|(number, client)| recover(client, number)));
     tokio::join!(recovered, publish_live);
     let reads = stream_reads().await - before;
-    // A page is shared for five seconds. It costs a look at the oldest publication, and two parts; and publishing trims once; a check of the storage between
-    // two looks counts for one, too.
+    // A page is shared for five seconds. It costs a look at the oldest publication, and two parts; publishing trims once, and a
+    // check of the storage may come between the two numbers.
     let pages = 1 + begun.elapsed().as_secs() / 5;
     assert!(reads <= 2 * 3 * pages + 2, "{reads} reads of the stream for {CLIENTS} clients on two nodes");
 }
