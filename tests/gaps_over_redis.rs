@@ -27,6 +27,8 @@ async fn start_hub(redis: &PrefixedRedis) -> TestHub {
 async fn start_hub_with(redis: &PrefixedRedis, workers: usize, probe_interval: Duration) -> TestHub {
     start_hub_over(redis, |config| {
         config.server.workers = workers;
+        // Clients that do not read for a while, because the test publishes, do not answer pings.
+        config.server.ping_interval = Duration::from_secs(600);
         // The check of the storage at each interval reads a part of a stream, which one of the tests counts.
         config.broker.redis.probe_interval = probe_interval;
         (config.channels.history_size, config.channels.history_ttl) = (1000, Duration::from_secs(60));

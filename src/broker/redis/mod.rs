@@ -43,27 +43,27 @@ mod scripts;
 mod server;
 mod stored_revocation;
 mod survey;
+mod tasks;
 mod tickets;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 
 pub use self::error::{BrokerStartError, RedisConfigError};
 use self::{
-    cluster::{ClusterFollower, ClusterHealth},
+    cluster::ClusterHealth,
     envelope::MessageSigner,
     error::{no_receiver_error, stopped_error},
     heartbeat::Announcer,
     history::SharedReads,
-    inbox::BusInbox,
     key_layout::KeyLayout,
     limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
@@ -71,10 +71,10 @@ use self::{
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
-    revocation_rounds::{RevocationRequest, RevocationRequests},
+    revocation_rounds::RevocationRequests,
     revocations::RevocationLoader,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
+    server::{DesiredSubscriptions, RedisServer, ServerBoard},
     survey::SurveyRegistry,
 };
 use super::{
@@ -276,46 +276,12 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
+        let tasks = tasks::run(context.clone(), config.clone(), queue_bytes, queues, requests);
         std::thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-}
-
-async fn run_tasks(
-    context: Arc<RedisContext>,
-    config: config::RedisConfig,
-    queue_bytes: usize,
-    queues: Vec<ServerQueue>,
-    requests: mpsc::Receiver<RevocationRequest>,
-) {
-    let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
-    let inbox = BusInbox::new(context.clone(), question_sender);
-    let routes = context.router.routes();
-    let servers = routes.servers().iter().zip(queues);
-    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
-    let cluster = async {
-        if context.names.is_sharded() {
-            let (redirects, unordered) = Redirects::new();
-            let redirects = Arc::new(redirects);
-            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
-            tokio::join!(follower.run(), resend(&context, &redirects, unordered));
-        }
-    };
-    tokio::join!(
-        join_all(servers),
-        cluster,
-        heartbeat::send_heartbeats(context.clone()),
-        key_layout::keep_claimed(context.clone()),
-        presence::send_waiting_removals(context.clone()),
-        limits::keep_counted(context.clone()),
-        survey::answer_questions(context.clone(), questions),
-        revocations::keep_loaded(context.clone()),
-        revocation_rounds::carry_out(context.clone(), requests),
-        context.refused.log_forever()
-    );
 }
 
 /// Returns the configuration of each independent server, or of each configured node of a Cluster.

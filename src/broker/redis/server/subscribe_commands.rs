@@ -154,9 +154,12 @@ impl Subscriber<'_> {
         loop {
             let has_room = in_flight.len() < SUBSCRIBES_IN_FLIGHT;
             let Some(changes) = has_room.then(|| subscriptions.take_changes(COMMAND_CHANNELS)).flatten() else {
-                match in_flight.next().await {
-                    Some(subscribed) => subscribed?,
-                    None => return Ok(()),
+                tokio::select! {
+                    subscribed = in_flight.next() => match subscribed {
+                        Some(subscribed) => subscribed?,
+                        None => return Ok(()),
+                    },
+                    () = subscriptions.wait_for_change(), if has_room && !in_flight.is_empty() => {}
                 }
                 continue;
             };
