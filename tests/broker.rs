@@ -7,6 +7,7 @@ mod cluster_moves;
 mod cluster_tls;
 mod conformance;
 mod fixture;
+mod half_moved_keys;
 mod history;
 mod lifetimes;
 mod logins;

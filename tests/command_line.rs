@@ -19,7 +19,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    API_KEY, Client, KillOnDrop, SECRET, http, mark_secret, metric, poll_until, process,
+    API_KEY, Client, KillOnDrop, SECRET, Stopwatch, http, mark_secret, metric, poll_until, process,
     process::{Banner, Process, ProcessResult, handles_signal, run, wardcast},
     raw,
 };
@@ -285,7 +285,7 @@ async fn sigterm_closes_every_client_with_3001_and_exits_0_within_drain_time() {
     let banner = hub.banner();
     let mut clients = join_all((0..20).map(|_| connect_with_token(banner.address, &banner.token))).await;
     let mut stranger = Client::connect(banner.address, "/socket").await.unwrap();
-    let started = Instant::now();
+    let started = Stopwatch::start();
     hub.signal(SIGTERM);
     for client in clients.iter_mut().chain([&mut stranger]) {
         assert_eq!(client.wait_for_close().await, (Some(3001), "shutdown".to_owned()));
@@ -310,7 +310,7 @@ fn signals_are_handled_as_soon_as_the_hub_listens() {
 fn sigint_stops_hub_without_clients_immediately() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     hub.banner();
-    let started = Instant::now();
+    let started = Stopwatch::start();
     hub.signal(SIGINT);
     assert_eq!(hub.wait_for_exit().code, Some(0));
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());

@@ -196,6 +196,8 @@ pub async fn several_servers_instance() -> Instance {
 pub async fn start_on(redis: PrefixedRedis, change: impl FnOnce(&mut RedisConfig)) -> Instance {
     let instance = start_broker_with(ELSEWHERE, |config| {
         redis.configure(config);
+        // Tests of forms run several at a time, on a machine that may do other work too.
+        config.timeout = TIMEOUT * 10;
         change(config);
     });
     instance.wait_until_ready().await;

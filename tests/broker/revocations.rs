@@ -1,9 +1,6 @@
 //! Revocations: every instance has them before it delivers anything, and Redis keeps them, or gets them back.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant as Time},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
@@ -18,7 +15,7 @@ use super::{
     fixture::{Instance, node, start_broker, start_broker_with, start_pair, start_ready_broker, wait_until},
 };
 use crate::support::{
-    poll_until,
+    Stopwatch, poll_until,
     proxy::ProxyMode,
     redis::{ClusterOptions, RedisCluster, RedisServer},
 };
@@ -125,7 +122,7 @@ fn of_token(number: usize) -> Vec<Revocation> {
 async fn burst_of_revocations_names_only_the_node_that_does_not_answer() {
     let (server, first, second) = start_pair().await;
     second.hubs.is_silent.store(true, Ordering::Relaxed);
-    let since = Time::now();
+    let since = Stopwatch::start();
     let limit = Duration::from_millis(1800);
     let revoked = join_all((0..2000).map(|number| first.broker.revoke(of_token(number), limit))).await;
     assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());

@@ -26,6 +26,7 @@ mod error;
 mod heartbeat;
 mod history;
 mod inbox;
+mod key_layout;
 mod limits;
 mod log_throttle;
 mod logins;
@@ -42,37 +43,38 @@ mod scripts;
 mod server;
 mod stored_revocation;
 mod survey;
+mod tasks;
 mod tickets;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 
 pub use self::error::{BrokerStartError, RedisConfigError};
 use self::{
-    cluster::{ClusterFollower, ClusterHealth},
+    cluster::ClusterHealth,
     envelope::MessageSigner,
     error::{no_receiver_error, stopped_error},
     heartbeat::Announcer,
     history::SharedReads,
-    inbox::BusInbox,
+    key_layout::KeyLayout,
     limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
-    revocation_rounds::{RevocationRequest, RevocationRequests},
+    revocation_rounds::RevocationRequests,
     revocations::RevocationLoader,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
+    server::{DesiredSubscriptions, RedisServer, ServerBoard},
     survey::SurveyRegistry,
 };
 use super::{
@@ -113,6 +115,7 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    key_layout: KeyLayout,
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
@@ -257,6 +260,7 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            key_layout: KeyLayout::new(is_cluster.then_some(config.partitions), config.heartbeat_interval),
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             revocations: RevocationLoader::default(),
@@ -272,45 +276,12 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
+        let tasks = tasks::run(context.clone(), config.clone(), queue_bytes, queues, requests);
         std::thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-}
-
-async fn run_tasks(
-    context: Arc<RedisContext>,
-    config: config::RedisConfig,
-    queue_bytes: usize,
-    queues: Vec<ServerQueue>,
-    requests: mpsc::Receiver<RevocationRequest>,
-) {
-    let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
-    let inbox = BusInbox::new(context.clone(), question_sender);
-    let routes = context.router.routes();
-    let servers = routes.servers().iter().zip(queues);
-    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
-    let cluster = async {
-        if context.names.is_sharded() {
-            let (redirects, unordered) = Redirects::new();
-            let redirects = Arc::new(redirects);
-            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
-            tokio::join!(follower.run(), resend(&context, &redirects, unordered));
-        }
-    };
-    tokio::join!(
-        join_all(servers),
-        cluster,
-        heartbeat::send_heartbeats(context.clone()),
-        presence::send_waiting_removals(context.clone()),
-        limits::keep_counted(context.clone()),
-        survey::answer_questions(context.clone(), questions),
-        revocations::keep_loaded(context.clone()),
-        revocation_rounds::carry_out(context.clone(), requests),
-        context.refused.log_forever()
-    );
 }
 
 /// Returns the configuration of each independent server, or of each configured node of a Cluster.
@@ -335,8 +306,9 @@ impl Broker for RedisBroker {
             return self.read_position(channel, retention);
         }
         self.spawn(async move |context| {
+            let before = context.shared_reads.top(&channel);
             let page = history::read_page(&context, channel.clone(), request, retention).await?;
-            context.shared_reads.compare(&channel, Some(page.top));
+            context.shared_reads.compare(&channel, before, Some(page.top));
             Ok(page)
         })
     }
@@ -491,6 +463,7 @@ impl Broker for RedisBroker {
         }
         self.spawn(async move |context| {
             try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
+            key_layout::check(&context).await?;
             context.revocations.check_loaded()
         })
     }

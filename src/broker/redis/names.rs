@@ -148,6 +148,11 @@ impl RedisNames {
         }
     }
 
+    /// Returns the key of the record of the layout of keys. It is the same in all layouts.
+    pub(super) fn layout_key(&self) -> String {
+        format!("{}:layout", self.prefix)
+    }
+
     /// Returns the key of a ticket. A valid id (`A-Za-z0-9_-`) needs no escaping.
     pub(super) fn ticket_key(&self, id: &str) -> String {
         format!("{}:ticket:{id}", self.prefix)

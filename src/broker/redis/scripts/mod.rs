@@ -58,6 +58,8 @@ scripts! {
     RATES = "rates.lua";
     /// Keeps revocations.
     REVOKE = "revoke.lua";
+    /// Claims the layout of keys for the installation.
+    CLAIM_LAYOUT = "claim_layout.lua";
 }
 
 impl RedisScript {
