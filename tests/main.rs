@@ -106,8 +106,11 @@ mod api_fields;
 mod api_history;
 mod api_lines;
 mod api_subscribe;
+mod connections;
 mod control_messages;
+mod explain;
 mod named_limits;
+mod openapi;
 mod session_control;
 
 // Brokers, and several hubs on one.

@@ -5,8 +5,11 @@
 
 mod audit;
 mod batch;
+mod channel_info;
 mod channels;
+mod connections;
 mod description;
+mod explain;
 mod history;
 mod info;
 mod key;
@@ -15,6 +18,7 @@ mod messages;
 mod methods;
 mod presence;
 mod publish;
+mod reference;
 mod request;
 mod revocation;
 mod sessions;
@@ -34,6 +38,7 @@ pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
+    reference::reference_routes,
     user_rates::UserRates,
 };
 use crate::{

@@ -20,6 +20,7 @@ use super::{
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
     gap::{NoteInterrupted, NoteResubscribed},
+    inspection,
     presence::RestorePresence,
     revocation::ObeyRevocations,
     subscription::FilterTracks,
@@ -219,6 +220,7 @@ impl Deliver for Hubs {
         let hubs: Vec<Addr<Hub>> = self.hubs.load().iter().map(|(_, hub)| hub.clone()).collect();
         match question {
             SurveyQuestion::Channels => channels_json(hubs).boxed(),
+            SurveyQuestion::Inspect(inspection) => inspection::answer(hubs, self.node.clone(), inspection).boxed(),
             SurveyQuestion::Revoked(_) => async move {
                 join_all(hubs.iter().map(|hub| hub.send(ObeyRevocations))).await;
                 Vec::new()

@@ -16,11 +16,14 @@ mod fanout;
 mod fanout_outcome;
 mod gap;
 mod hubs;
+mod inspection;
 mod liveness;
 mod messages;
 mod presence;
+mod recent_ends;
 mod registry;
 mod revocation;
+mod session_details;
 mod subscription;
 #[cfg(test)]
 mod testing;
@@ -35,6 +38,7 @@ use self::{
     gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
     presence::PresenceLifetime,
+    recent_ends::{RecentEnds, SubscriptionEnd},
     registry::Registry,
     revocation::RevokedSessions,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
@@ -58,7 +62,9 @@ pub use messages::{
     AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
+pub use recent_ends::NoteRefusedSubscription;
 pub use revocation::AwaitRevocations;
+pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
     ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest,
     RefusalBuilder, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach, SubscribeError,
@@ -83,6 +89,7 @@ pub struct Hub {
     held_bytes: HeldBytes,
     revocations: Arc<Revocations>,
     revoked: RevokedSessions,
+    recent_ends: RecentEnds,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
 }
@@ -144,6 +151,7 @@ impl Hub {
             write_gate: WriteGate::install(hubs.revocations().clone(), clock.now()),
             revocations: hubs.revocations().clone(),
             revoked: RevokedSessions::default(),
+            recent_ends: RecentEnds::new(&config.limits),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();
@@ -154,7 +162,10 @@ impl Hub {
     /// Forgets a session and ends its subscriptions.
     fn remove_session(&mut self, key: SessionKey) {
         self.drop_subscriptions(key);
-        self.registry.remove(key);
+        let user = self.registry.user(key).cloned();
+        if let Some((session, _)) = self.registry.remove(key) {
+            self.note_session_end(&session, user);
+        }
     }
 
     /// Ends all subscriptions of a session.

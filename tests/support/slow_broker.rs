@@ -365,6 +365,7 @@ impl Worker {
         let admission = Admission {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
+            credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
             hook_headers: Default::default(),

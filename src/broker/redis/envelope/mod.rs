@@ -187,6 +187,11 @@ pub(super) fn encode_question(id: &SurveyId, asker: &str, question: &SurveyQuest
     match question {
         SurveyQuestion::Channels => bytes.push(b'c'),
         SurveyQuestion::Info => bytes.push(b'i'),
+        SurveyQuestion::Inspect(inspection) => {
+            bytes.push(b'x');
+            // Cannot fail: an inspection has only strings and numbers.
+            bytes.extend(serde_json::to_vec(inspection).unwrap_or_default());
+        }
         SurveyQuestion::Revoked(revocations) => {
             bytes.push(b'r');
             // Cannot fail: a revocation has only strings and numbers.
