@@ -112,6 +112,7 @@ mod explain;
 mod named_limits;
 mod openapi;
 mod session_control;
+mod traces;
 
 // Brokers, and several hubs on one.
 mod balancer;

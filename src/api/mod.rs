@@ -23,6 +23,7 @@ mod request;
 mod revocation;
 mod sessions;
 mod survey;
+mod trace;
 mod user_rates;
 
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
-    reference::reference_routes,
+    trace::LiveTraces,
     user_rates::UserRates,
 };
 use crate::{
@@ -74,6 +75,8 @@ pub struct ApiContext {
     pub hooks: Arc<Hooks>,
     /// Lets broadcasts publish in turns.
     pub broadcast_turns: BroadcastTurns,
+    /// The live traces that this node serves.
+    pub live_traces: LiveTraces,
     /// The configuration.
     pub config: Arc<Config>,
     /// The clock by which tokens expire.
@@ -100,6 +103,12 @@ pub fn routes(config: &Config, service: &mut ServiceConfig) {
 pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
     let messages = web::resource("/channels/{channel}/messages");
     service.service(body_limit(config).apply_to(messages).route(web::post().to(messages::post_message)));
+}
+
+/// Adds the routes below `/v1` for operators: live traces, and the reference.
+pub fn operator_routes(service: &mut ServiceConfig) {
+    service.service(web::resource("/trace").route(web::get().to(trace::get_trace)));
+    reference::reference_routes(service);
 }
 
 fn body_limit(config: &Config) -> BodyLimit {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ExplainQuery;
+use super::{ExplainQuery, TraceQuery};
 use crate::{config::Door, position::Position};
 
 /// Maximum size of a node's answer with a page of connections, in bytes. Above it the page ends early.
@@ -21,6 +21,8 @@ pub enum Inspection {
     Channel(String),
     /// Why a publication did not arrive. The answer is a [`NodeExplanation`](super::NodeExplanation).
     Explain(ExplainQuery),
+    /// The events of a trace. The answer is a [`NodeTrace`](super::NodeTrace).
+    Trace(TraceQuery),
 }
 
 /// Which sessions a page has.

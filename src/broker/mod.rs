@@ -16,6 +16,7 @@ pub mod redis;
 mod revoke;
 mod shared_limits;
 mod survey;
+mod trace;
 mod user_limit;
 
 use std::{sync::Arc, time::Duration};
@@ -49,6 +50,7 @@ pub use self::{
         SharedLoginAttempt, SharedLoginVerdict,
     },
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
+    trace::{NodeTrace, TraceEvent, TraceEventKind, TraceQuery, TraceTarget, TracedEvent},
     user_limit::{SharedVerdict, UserLimit, UserPermit},
 };
 use crate::{

@@ -175,6 +175,9 @@ pub struct ApiConfig {
     pub replies_bytes: usize,
     pub connections_page: usize,
     pub connection_channels: usize,
+    pub traces: usize,
+    #[serde(with = "value::duration")]
+    pub trace_duration: Duration,
 }
 
 /// `[broker]`: how publications reach the hubs.

@@ -7,7 +7,10 @@ use actix::prelude::*;
 use uuid::Uuid;
 
 use super::{Hub, SessionKey, liveness::HubSession};
-use crate::{channel::Channel, clock::WallTime, config::Limits, protocol::UnsubscribeCode, transport::CloseCause};
+use crate::{
+    broker::TraceEventKind, channel::Channel, clock::WallTime, config::Limits, protocol::UnsubscribeCode,
+    transport::CloseCause,
+};
 
 /// Maximum length of an error's text that is kept.
 const MAX_REASON_CHARS: usize = 200;
@@ -128,6 +131,19 @@ impl Hub {
 
     /// Remembers that a subscription of a session that goes on has ended.
     pub(super) fn note_subscription_end(&mut self, key: SessionKey, channel: &Channel, end: SubscriptionEnd) {
+        let kind = match &end {
+            SubscriptionEnd::ByClient | SubscriptionEnd::Pushed(_) => TraceEventKind::Unsubscribed,
+            SubscriptionEnd::Refused { .. } => TraceEventKind::SubscribeRefused,
+        };
+        self.trace_session(key, kind, Some(channel), |event| match &end {
+            SubscriptionEnd::ByClient => {}
+            SubscriptionEnd::Pushed(code) => {
+                (event.code, event.reason) = (Some(code.code()), Some(code.reason().to_owned()));
+            }
+            SubscriptionEnd::Refused { code, message } => {
+                (event.code, event.reason) = (Some(*code), Some(message.clone()));
+            }
+        });
         let Some(HubSession { client, .. }) = self.registry.session(key) else { return };
         let ended = EndedSubscription { at: self.clock.now(), client: *client, channel: channel.clone(), end };
         self.recent_ends.add_subscription(ended);

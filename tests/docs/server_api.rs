@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path, process::Command};
 use serde_json::Value;
 use wardcast::{
     api::{Access, ApiMethod, Field, JsonType, METHODS},
-    broker::Cause,
+    broker::{Cause, TraceEventKind},
     config::Config,
 };
 
@@ -45,6 +45,15 @@ fn causes_are_generated_from_their_table() {
         writeln!(text, "| `{}` | {} |", serde_json::to_value(cause).unwrap().as_str().unwrap(), cause.text()).unwrap();
     }
     assert_section_generated(PAGE, "causes", &text);
+}
+
+#[test]
+fn trace_events_are_generated_from_their_table() {
+    let mut text = "| event | what has happened |\n|---|---|\n".to_owned();
+    for kind in TraceEventKind::ALL {
+        writeln!(text, "| `{}` | {} |", serde_json::to_value(kind).unwrap().as_str().unwrap(), kind.text()).unwrap();
+    }
+    assert_section_generated(PAGE, "trace events", &text);
 }
 
 #[test]

@@ -36,8 +36,8 @@ use wardcast::{
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
-        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey,
-        Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails,
+        SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::Metrics,
     position::{Epoch, Position},
@@ -392,6 +392,12 @@ impl Worker {
             owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
+            details: Box::new(SessionDetails {
+                address: [127, 0, 0, 1].into(),
+                connected_at: Clock::default().now(),
+                credential: None,
+                software: None,
+            }),
             controls: SessionStub.start().recipient(),
         });
         (key, client)

@@ -21,16 +21,25 @@ const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Adds the routes below `/v1` of the reference.
-pub fn reference_routes(service: &mut ServiceConfig) {
-    static DOCUMENT: OnceLock<String> = OnceLock::new();
-    static PAGE: OnceLock<String> = OnceLock::new();
-    let document = || serve("application/json", DOCUMENT.get_or_init(|| format!("{:#}\n", openapi::document())));
-    let page = || serve("text/html; charset=utf-8", PAGE.get_or_init(page::html));
-    let style = || serve("text/css; charset=utf-8", include_str!("style.css"));
+pub(super) fn reference_routes(service: &mut ServiceConfig) {
     service
-        .service(web::resource("/openapi.json").route(web::get().to(async move || document())))
-        .service(web::resource("/reference").route(web::get().to(async move || page())))
-        .service(web::resource("/reference.css").route(web::get().to(async move || style())));
+        .service(web::resource("/openapi.json").route(web::get().to(get_document)))
+        .service(web::resource("/reference").route(web::get().to(get_page)))
+        .service(web::resource("/reference.css").route(web::get().to(get_style)));
+}
+
+async fn get_document() -> HttpResponse {
+    static DOCUMENT: OnceLock<String> = OnceLock::new();
+    serve("application/json", DOCUMENT.get_or_init(|| format!("{:#}\n", openapi::document())))
+}
+
+async fn get_page() -> HttpResponse {
+    static PAGE: OnceLock<String> = OnceLock::new();
+    serve("text/html; charset=utf-8", PAGE.get_or_init(page::html))
+}
+
+async fn get_style() -> HttpResponse {
+    serve("text/css; charset=utf-8", include_str!("style.css"))
 }
 
 fn serve(media_type: &'static str, text: &'static str) -> HttpResponse {

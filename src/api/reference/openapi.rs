@@ -15,6 +15,7 @@ pub(super) fn document() -> Value {
     let mut paths: Map<String, Value> =
         METHODS.iter().map(|method| (format!("/api/{}", method.name), json!({"post": operation(method)}))).collect();
     paths.insert("/v1/channels/{channel}/messages".to_owned(), json!({"post": plain_publishing()}));
+    paths.insert("/v1/trace".to_owned(), json!({"get": live_trace()}));
     let mut schemas: Map<String, Value> = METHODS.iter().flat_map(schemas_of).collect();
     schemas.insert("Error".to_owned(), error_schema());
     let version = protocol::VERSION.rsplit(' ').next().unwrap_or_default();
@@ -124,6 +125,34 @@ fn plain_publishing() -> Value {
             "403": {"$ref": "#/components/responses/Forbidden"},
             "404": {"$ref": "#/components/responses/NotFound"},
             "413": {"$ref": "#/components/responses/TooLarge"},
+            "415": error_response("The media type is neither JSON nor text."),
+        },
+    })
+}
+
+/// A live trace has no entry in the table: its answer is a stream.
+fn live_trace() -> Value {
+    let target = |name: &str, what: &str| {
+        let description = format!("{what} Exactly one of the parameters is required.");
+        json!({"name": name, "in": "query", "schema": {"type": "string"}, "description": description})
+    };
+    json!({
+        "operationId": "trace",
+        "summary": "Sends what happens to a user, a connection or a channel, live, as server-sent events.",
+        "tags": ["read"],
+        "parameters": [
+            target("user", "The user."),
+            target("client", "The id of the connection."),
+            target("channel", "The channel."),
+        ],
+        "responses": {
+            "200": {
+                "description": "The events, until `api.trace_duration` is over.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            "400": {"$ref": "#/components/responses/BadRequest"},
+            "401": {"$ref": "#/components/responses/Unauthorized"},
+            "503": error_response("The instance serves `api.traces` traces already."),
         },
     })
 }

@@ -4,18 +4,26 @@ mod channel;
 mod connections;
 mod explain;
 
+use std::sync::Arc;
+
 use actix::Addr;
 use serde::Serialize;
 
-use super::Hub;
+use super::{Hub, traces::Traces};
 use crate::broker::{Inspection, NodeIdentity};
 
 /// Returns the answer of this node as JSON.
-pub(super) async fn answer(hubs: Vec<Addr<Hub>>, node: NodeIdentity, inspection: Inspection) -> Vec<u8> {
+pub(super) async fn answer(
+    hubs: Vec<Addr<Hub>>,
+    node: NodeIdentity,
+    traces: Arc<Traces>,
+    inspection: Inspection,
+) -> Vec<u8> {
     match inspection {
         Inspection::Connections(query) => to_json(connections::list(&hubs, &node, &query).await),
         Inspection::Channel(channel) => to_json(channel::describe(&hubs, &channel).await),
         Inspection::Explain(query) => to_json(explain::explain(&hubs, query).await),
+        Inspection::Trace(query) => to_json(traces.collect(query, &node.uid)),
     }
 }
 

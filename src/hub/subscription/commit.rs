@@ -13,6 +13,7 @@ use super::{
     recovery::StartPosition,
 };
 use crate::{
+    broker::TraceEventKind,
     channel::Channel,
     filter::Filter,
     hub::{Hub, SessionKey, liveness::HubSession},
@@ -204,6 +205,9 @@ impl Hub {
         self.announce_join(&channel, visibility.as_deref());
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
         self.registry.set_start(key, &channel, received);
+        self.trace_session(key, TraceEventKind::Subscribed, Some(&channel), |event| {
+            event.offset = received.after.map(|after| after.offset);
+        });
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
         // One hold for each channel is enough: another is dropped here, and with it released.
         state.hold = state.hold.take().or(hold);
