@@ -23,6 +23,7 @@ use crate::support::{
 const SETTINGS: &[&str] = &[
     "channels.history_size=5",
     "limits.outbox_bytes=200000",
+    "api.publication_bytes=100000",
     "limits.channels_per_session=2",
     "limits.publications_per_second=0",
     r#"namespaces=[{"name":"live","allow_subscribe":"user"}]"#,
@@ -165,8 +166,9 @@ cases! {
     }
 
     fn server_side_subscription_has_expired(id, nodes) {
-        let claims = json!({"exp": 600, "subs": {id: {"expire_at": 2}}});
-        let mut client = nodes.connect_with(id, claims).await;
+        let mut client = nodes.other().connect(id).await;
+        let expire_at = nodes.other().clock.now().unix_seconds() + 2;
+        nodes.asked().call("subscribe", json!({"user": id, "channel": id, "expire_at": expire_at})).await;
         client.wait_for_close().await;
         Staged(ask(id), "subscription_expired", Some(3006), Box::new(client))
     }
