@@ -67,16 +67,16 @@ pub(super) const CHANNEL_INFO: ApiMethod = ApiMethod {
         answer: r#"{"result":{
   "channel":"news","requires_token":false,
   "options":{"allow_subscribe":"user","subscribe_hook":false,"subscribe_to_personal":false,"allow_publish":"user",
-    "publish_hook":false,"channel_regex":"","history_size":100,"history_ttl":300000,"history_meta_ttl":86400000,
-    "allow_history":"subscriber","force_positioning":false,"force_recovery":false,"force_recovery_mode":"stream",
-    "presence":true,"allow_presence":"subscriber","join_leave":false,"force_push_join_leave":false,
+    "publish_hook":false,"channel_regex":"","history_size":100,"history_ttl":300000,"history_meta_ttl":2592000000,
+    "allow_history":"none","force_positioning":false,"force_recovery":false,"force_recovery_mode":"stream",
+    "presence":true,"allow_presence":"none","join_leave":false,"force_push_join_leave":false,
     "allowed_delta_types":[],"delta_publish":false},
   "hooks":[],
-  "history":{"num_publications":0},
+  "history":{"offset":2,"epoch":"xyzw","num_publications":0},
   "num_clients":1,
   "nodes":[
     {"uid":"5f9b7d5e-6a0e-4c5e-8d0f-2f3b1a7c9e10","name":"hub-1","num_clients":1,"num_users":1,"num_filtered":0,
-     "is_filling_gap":false}
+     "position":{"offset":2,"epoch":"xyzw"},"is_filling_gap":false}
   ]
 }}"#,
     },

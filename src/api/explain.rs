@@ -69,10 +69,11 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
         request: r#"{"user":"ann","channel":"news"}"#,
         answer: r#"{"result":{
   "cause":"delivered","explanation":"The server has sent it: nothing on its side keeps it from the client.",
+  "publication":{"offset":2,"epoch":"xyzw"},
   "sessions":[
     {"client":"1d5a0c43-8a52-4a2e-9a0b-6c1f3f0c1a11","user":"ann","cause":"delivered","is_open":true,
      "connected_at":1767225600000,"subscribed_at":1767225600100,
-     "subscribed_after":{"offset":0,"epoch":"xyzw"},"position":{"offset":0,"epoch":"xyzw"},"queued_bytes":0,
+     "subscribed_after":{"offset":0,"epoch":"xyzw"},"position":{"offset":2,"epoch":"xyzw"},"queued_bytes":0,
      "node":{"uid":"5f9b7d5e-6a0e-4c5e-8d0f-2f3b1a7c9e10","name":"hub-1"}}
   ]
 }}"#,
