@@ -224,8 +224,7 @@ fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate 
 impl Components {
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
-        let limits = &config.limits;
-        let node: Arc<str> = Uuid::new_v4().to_string().into();
+        let (limits, node): (_, Arc<str>) = (&config.limits, Uuid::new_v4().to_string().into());
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
         let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
@@ -246,6 +245,7 @@ impl Components {
             rates: api::UserRates::new(limits.publications_per_second, &*broker),
             hooks: hooks.clone(),
             broadcast_turns: api::BroadcastTurns::default(),
+            live_traces: api::LiveTraces::new(config.api.traces, hubs.node_id()),
             config: config.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),

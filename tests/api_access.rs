@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::json;
 use wardcast::{
-    api::{self, Access, ApiContext, BroadcastTurns, METHODS, UserRates},
+    api::{self, Access, ApiContext, BroadcastTurns, LiveTraces, METHODS, UserRates},
     audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
@@ -54,6 +54,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         rates: UserRates::new(0, &WriteRecorder::default()),
         hooks: Arc::default(),
         broadcast_turns: BroadcastTurns::default(),
+        live_traces: LiveTraces::new(1, "node"),
         config: config.clone(),
         clock,
         metrics: Arc::default(),

@@ -77,6 +77,7 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let admission = Admission {
         client: uuid::Uuid::new_v4(),
         ip: [127, 0, 0, 1].into(),
+        credential: None,
         auth,
         format,
         hook_headers: Default::default(),

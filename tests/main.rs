@@ -106,9 +106,13 @@ mod api_fields;
 mod api_history;
 mod api_lines;
 mod api_subscribe;
+mod connections;
 mod control_messages;
+mod explain;
 mod named_limits;
+mod openapi;
 mod session_control;
+mod traces;
 
 // Brokers, and several hubs on one.
 mod balancer;

@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::{
     address::ClientAddress,
     channel::Channel,
+    config::Door,
     connection_limit::{KeyedPermit, Permit},
     emulation::CommandReceiver,
     hooks::ForwardedHeaders,
@@ -60,6 +61,8 @@ pub struct Admission {
     pub ip: IpAddr,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
+    /// The way in which the client has sent a token with its handshake; `None`: it has sent none.
+    pub credential: Option<Door>,
     /// The format of commands, replies and pushes.
     pub format: Format,
     /// The headers of the handshake that hooks get.

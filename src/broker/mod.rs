@@ -4,7 +4,9 @@
 //! the first feature that needs it, to both implementations at once.
 
 mod control;
+mod explanation;
 mod history;
+mod inspection;
 mod logins;
 pub mod memory;
 mod node_info;
@@ -14,6 +16,7 @@ pub mod redis;
 mod revoke;
 mod shared_limits;
 mod survey;
+mod trace;
 mod user_limit;
 
 use std::{sync::Arc, time::Duration};
@@ -23,11 +26,20 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use uuid::Uuid;
 
 use self::history::IDEMPOTENCY_TTL;
+use self::inspection::MAX_QUESTION_BYTES;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
+    explanation::{
+        Cause, ExplainQuery, ExplainedEnd, ExplainedPublication, ExplainedSession, MAX_EXPLAINED_SESSIONS,
+        NodeExplanation, StoredFacts,
+    },
     history::{
         ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
         page_limit, read_history_page,
+    },
+    inspection::{
+        ConnectionInfo, ConnectionPlace, ConnectionsPage, ConnectionsQuery, Inspection, LocalPlace, MAX_PAGE_BYTES,
+        NodeChannel, OwnedPosition,
     },
     logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, end_revoked_logins, revocation_of_login},
     node_info::{NodeIdentity, NodeInfo},
@@ -38,6 +50,7 @@ pub use self::{
         SharedLoginAttempt, SharedLoginVerdict,
     },
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
+    trace::{NodeTrace, TraceEvent, TraceEventKind, TraceQuery, TraceTarget, TracedEvent},
     user_limit::{SharedVerdict, UserLimit, UserPermit},
 };
 use crate::{

@@ -173,6 +173,11 @@ pub struct ApiConfig {
     pub body_bytes: usize,
     pub publication_bytes: usize,
     pub replies_bytes: usize,
+    pub connections_page: usize,
+    pub connection_channels: usize,
+    pub traces: usize,
+    #[serde(with = "value::duration")]
+    pub trace_duration: Duration,
 }
 
 /// `[broker]`: how publications reach the hubs.
@@ -286,6 +291,8 @@ pub struct Limits {
     pub recovered_publications: usize,
     pub filter_nodes_per_channel: usize,
     pub filter_positions: usize,
+    pub ended_sessions: usize,
+    pub ended_subscriptions: usize,
     pub history_publications: usize,
     pub reply_bytes: usize,
     pub idempotency_keys: usize,

@@ -155,6 +155,7 @@ pub(super) async fn admit<'a>(
     let admission = Admission {
         client,
         ip,
+        credential: credentials.door.filter(|_| matches!(auth, HandshakeAuth::Authenticated(_))),
         auth,
         format: Format::default(),
         commands: CommandSource::WebSocket,

@@ -12,7 +12,7 @@ use actix::{Actor, Recipient};
 use uuid::Uuid;
 
 use super::{
-    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionKey,
+    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionDetails, SessionKey,
     timing_wheel::{TICK, Tick},
 };
 use crate::{
@@ -35,6 +35,8 @@ pub(super) struct HubSession {
     pub(super) warn_at: WallTime,
     pub(super) client: Uuid,
     pub(super) format: Format,
+    /// Boxed: deliveries read the fields beside it, and never this one.
+    pub(super) details: Box<SessionDetails>,
     pub(super) controls: Recipient<SessionControl>,
     /// The tick at which the session is looked at. Entries in the timing wheel for other ticks are void.
     scheduled_tick: Tick,
@@ -54,7 +56,8 @@ enum Deadline {
 
 impl HubSession {
     /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
-    pub(super) fn new(Register { outbox, keep_alive, warn_at, client, format, controls, .. }: Register) -> Self {
+    pub(super) fn new(register: Register) -> Self {
+        let Register { outbox, keep_alive, warn_at, client, format, details, controls, .. } = register;
         let deadline = Deadline::NextPing(Instant::now());
         let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
         Self {
@@ -64,6 +67,7 @@ impl HubSession {
             warn_at,
             client,
             format,
+            details,
             controls,
             scheduled_tick,
             deadline,

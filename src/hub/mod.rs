@@ -16,15 +16,19 @@ mod fanout;
 mod fanout_outcome;
 mod gap;
 mod hubs;
+mod inspection;
 mod liveness;
 mod messages;
 mod presence;
+mod recent_ends;
 mod registry;
 mod revocation;
+mod session_details;
 mod subscription;
 #[cfg(test)]
 mod testing;
 mod timing_wheel;
+mod traces;
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
@@ -35,12 +39,15 @@ use self::{
     gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
     presence::PresenceLifetime,
+    recent_ends::{RecentEnds, SubscriptionEnd},
     registry::Registry,
     revocation::RevokedSessions,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
+    traces::Traces,
 };
 use crate::{
+    broker::TraceEventKind,
     clock::Clock,
     config::{Config, Limits},
     metrics::Metrics,
@@ -58,7 +65,9 @@ pub use messages::{
     AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
+pub use recent_ends::NoteRefusedSubscription;
 pub use revocation::AwaitRevocations;
+pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
     ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RecoveryRequest,
     RefusalBuilder, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach, SubscribeError,
@@ -83,6 +92,8 @@ pub struct Hub {
     held_bytes: HeldBytes,
     revocations: Arc<Revocations>,
     revoked: RevokedSessions,
+    recent_ends: RecentEnds,
+    traces: Arc<Traces>,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
 }
@@ -144,6 +155,8 @@ impl Hub {
             write_gate: WriteGate::install(hubs.revocations().clone(), clock.now()),
             revocations: hubs.revocations().clone(),
             revoked: RevokedSessions::default(),
+            recent_ends: RecentEnds::new(&config.limits),
+            traces: hubs.traces(),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();
@@ -154,7 +167,15 @@ impl Hub {
     /// Forgets a session and ends its subscriptions.
     fn remove_session(&mut self, key: SessionKey) {
         self.drop_subscriptions(key);
-        self.registry.remove(key);
+        self.trace_session(key, TraceEventKind::Disconnected, None, |event| {
+            let cause = self.registry.session(key).and_then(|session| session.outbox.close_cause());
+            event.code = cause.as_ref().and_then(|cause| cause.code).map(u32::from);
+            event.reason = Some(cause.map_or("the connection was lost".to_owned(), |cause| cause.reason.into()));
+        });
+        let user = self.registry.user(key).cloned();
+        if let Some((session, _)) = self.registry.remove(key) {
+            self.note_session_end(&session, user);
+        }
     }
 
     /// Ends all subscriptions of a session.
@@ -187,6 +208,7 @@ impl Handler<Register> for Hub {
         self.start_keep_alive(key);
         if let Some((user, token)) = owner {
             self.set_owner(key, user, token, ctx);
+            self.trace_session(key, TraceEventKind::Connected, None, |_| {});
         }
     }
 }
@@ -196,7 +218,10 @@ impl Handler<UpdateSession> for Hub {
 
     fn handle(&mut self, update: UpdateSession, ctx: &mut Self::Context) {
         let UpdateSession { key, keep_alive, warn_at, user, token } = update;
+        let is_new = self.registry.user(key).is_none();
         self.set_owner(key, user, token, ctx);
+        let event = if is_new { TraceEventKind::Connected } else { TraceEventKind::TokenChanged };
+        self.trace_session(key, event, None, |_| {});
         if let Some(session) = self.registry.session_mut(key) {
             session.warn_at = warn_at;
             if session.set_keep_alive(keep_alive) {

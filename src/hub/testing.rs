@@ -11,8 +11,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe,
-    Subscription, SubscriptionOptions, SubscriptionSource,
+    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails, SessionKey,
+    Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
 };
 use crate::{
     broker::SharedBroker,
@@ -79,6 +79,12 @@ impl TestSession {
             owner: Some((user.into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
+            details: Box::new(SessionDetails {
+                address: [127, 0, 0, 1].into(),
+                connected_at: Clock::default().now(),
+                credential: None,
+                software: None,
+            }),
             controls: IgnoreControls.start().recipient(),
         };
         hub.send(register).await.unwrap();

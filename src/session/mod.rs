@@ -27,12 +27,12 @@ use crate::{
     auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{SharedBroker, UserLimit, UserPermit},
     clock::{Clock, MonotonicTime, NEVER},
-    config::Config,
+    config::{Config, Door},
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, Hooks},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
-        SessionControl, SessionKey, Unregister, record_close,
+        SessionControl, SessionDetails, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, Push, Reply, frame},
@@ -90,6 +90,8 @@ pub struct Session {
     client: Uuid,
     address: IpAddr,
     started_at: MonotonicTime,
+    /// The way in which the client has sent a token with its handshake.
+    credential: Option<Door>,
     outbox: Arc<Outbox>,
     format: Format,
     /// The headers of the handshake that hooks get.
@@ -160,7 +162,14 @@ impl Actor for Session {
         let warn_at = self.warn_at();
         let owner = self.auth_state.claims().map(|claims| (claims.user.clone(), claims.token));
         let (client, controls) = (self.client, ctx.address().recipient());
-        let register = Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, controls };
+        let details = Box::new(SessionDetails {
+            address: self.address,
+            connected_at: self.services.clock.now(),
+            credential: self.credential,
+            software: None,
+        });
+        let register =
+            Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, details, controls };
         self.services.hub.do_send(register);
         match self.auth_state {
             AuthState::Rejected { needs_new_token: true } => self.close(&Disconnect::EXPIRED_TOKEN),
@@ -210,7 +219,7 @@ impl StreamHandler<Result<InboundEvent, Violation>> for Session {
             Err(violation) => {
                 let (code, reason) = (violation.code(), violation.to_string());
                 record_close(self.client, code, &reason, &self.services.metrics);
-                self.outbox.note_close_cause(Some(code), &reason);
+                self.outbox.note_close_cause(code, &reason);
                 self.send_close_frame(self.format.encode_close(code, &reason));
             }
         }
@@ -260,6 +269,7 @@ impl Session {
             key: SessionKey::unique(),
             client: admission.client,
             address: admission.ip,
+            credential: admission.credential,
             started_at: services.clock.monotonic_now(),
             outbox,
             format: admission.format,
@@ -325,7 +335,7 @@ impl Session {
             Frame::Pong(_) => self.outbox.note_pong(),
             Frame::Close(reason) => {
                 let code = reason.map(|reason| reason.code.into());
-                self.outbox.note_close_cause(code, "closed by the client");
+                self.outbox.note_close_by_client(code);
                 self.send_close_frame(frame::encode_close(code, ""));
             }
         }

@@ -139,6 +139,7 @@ impl Deliver for RecordingHubs {
         let answer = match question {
             SurveyQuestion::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
             SurveyQuestion::Revoked(_) => Vec::new(),
+            SurveyQuestion::Inspect(_) => b"{}".to_vec(),
             SurveyQuestion::Info => b"{\"uid\":\"recording\"}".to_vec(),
         };
         let is_silent = self.is_silent.load(Ordering::Relaxed);

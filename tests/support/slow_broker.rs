@@ -36,8 +36,8 @@ use wardcast::{
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
-        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey,
-        Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails,
+        SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::Metrics,
     position::{Epoch, Position},
@@ -365,6 +365,7 @@ impl Worker {
         let admission = Admission {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
+            credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
             hook_headers: Default::default(),
@@ -391,6 +392,12 @@ impl Worker {
             owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
+            details: Box::new(SessionDetails {
+                address: [127, 0, 0, 1].into(),
+                connected_at: Clock::default().now(),
+                credential: None,
+                software: None,
+            }),
             controls: SessionStub.start().recipient(),
         });
         (key, client)

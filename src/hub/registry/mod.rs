@@ -1,5 +1,6 @@
 //! The sessions of a hub, their users, and who is subscribed to what: plain data on one thread, without an actor.
 
+mod places;
 mod session_subscriptions;
 mod subscribers;
 mod tokens;
@@ -17,7 +18,7 @@ use slab::Slab;
 use self::{session_subscriptions::SessionSubscriptions, subscribers::Subscribers};
 use super::{
     SessionKey,
-    subscription::{DeliveryOptions, Ended, Live, Subscription, SubscriptionSource, Visibility},
+    subscription::{DeliveryOptions, Ended, Live, Subscription, SubscriptionSource, SubscriptionStart, Visibility},
 };
 use crate::{
     channel::Channel,
@@ -25,7 +26,7 @@ use crate::{
     revocation::TokenIdentity,
 };
 
-pub(super) use self::subscribers::GroupPlace;
+pub(super) use self::{places::OwnedSession, subscribers::GroupPlace};
 
 type Hasher = foldhash::fast::RandomState;
 
@@ -237,7 +238,18 @@ impl<M, S> Registry<M, S> {
         let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
         source.token().into_iter().for_each(|token| self.index_token(slot, token));
         if let Some(entry) = self.at_mut(slot) {
-            entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
+            entry.subscriptions.push(Subscription {
+                channel,
+                source,
+                stage: Live { place, visibility, start: SubscriptionStart::default() },
+            });
+        }
+    }
+
+    /// Sets from where on the client of a subscription receives.
+    pub(super) fn set_start(&mut self, key: SessionKey, channel: &Channel, start: SubscriptionStart) {
+        if let Some(held) = self.entry_mut(key).and_then(|entry| entry.subscriptions.get_mut(channel)) {
+            held.stage.start = start;
         }
     }
 
@@ -295,7 +307,7 @@ impl<M, S> Registry<M, S> {
 
     /// Takes a subscription out of its channel. With its last subscription the channel's state is dropped.
     fn detach(&mut self, Subscription { channel, source, stage }: Subscription<Live>) -> Subscription<Ended> {
-        let Live { place, visibility } = stage;
+        let Live { place, visibility, .. } = stage;
         if let Some(subscribers) = self.channels.get_mut(&channel) {
             let moved = subscribers.remove_at(place);
             if subscribers.len() == 0 {

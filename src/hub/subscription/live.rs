@@ -12,7 +12,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    hub::{Hub, SessionKey},
+    hub::{Hub, SessionKey, SubscriptionEnd},
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
@@ -75,6 +75,9 @@ impl Hub {
         why: UnsubscribeCode,
     ) -> bool {
         let existed = self.unsubscribe(key, channel);
+        if existed {
+            self.note_subscription_end(key, channel, SubscriptionEnd::Pushed(why));
+        }
         if existed && let Some(session) = self.registry.session(key) {
             let (outbox, now) = (session.outbox.clone(), self.clock.now());
             let pushed = outbox.push(now, session.format.encode_push(&Push::Unsubscribe(channel, why)));
@@ -132,6 +135,9 @@ impl Handler<Unsubscribe> for Hub {
 
     fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
         let existed = self.unsubscribe(key, &channel);
+        if existed {
+            self.note_subscription_end(key, &channel, SubscriptionEnd::ByClient);
+        }
         self.delay_subscription_expiry(key);
         existed
     }

@@ -13,8 +13,8 @@ use crate::{
         refusal_log::Refusal,
     },
     config::{AnonymousAccess, Door},
-    hub::{KeepAlive, ReplyBuilder},
-    protocol::{self, ClientPosition, ConnectResult, Diagnosis, Disconnect, ErrorCode, Format, Push},
+    hub::{ClientSoftware, KeepAlive, NoteAuthentication, ReplyBuilder},
+    protocol::{self, ClientPosition, ConnectCommand, ConnectResult, Diagnosis, Disconnect, ErrorCode, Format, Push},
     session::{Session, auth_state::AuthState, claims::ClaimsChange},
 };
 
@@ -42,6 +42,7 @@ impl Session {
         match claims {
             Ok(claims) => {
                 let change = self.adopt_claims(claims);
+                self.note_authentication(Some(Door::Message), None);
                 self.send_connect_push(change)
             }
             // Text has no id that a reply could carry.
@@ -53,14 +54,15 @@ impl Session {
         }
     }
 
-    /// `connect`. From here on the session is an SDK session. `positions` are the client's positions in channels of
-    /// server-side subscriptions: those that it has anyway, and those that an earlier connection had.
+    /// `connect`. From here on the session is an SDK session. `command.subs` are the client's positions in channels
+    /// of server-side subscriptions: those that it has anyway, and those that an earlier connection had.
     pub(super) fn connect(
         &mut self,
         id: u32,
         token: Option<Cow<'_, str>>,
-        positions: &BTreeMap<Cow<'_, str>, ClientPosition<'_>>,
+        command: &ConnectCommand<'_>,
     ) -> Result<CommandOutcome, CommandFailure> {
+        let sent_token = token.is_some();
         let accepts_connect = self.accepts_token_by(Door::Connect);
         let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
         if token.is_some() && !accepts_connect {
@@ -84,9 +86,16 @@ impl Session {
         };
         let change = self.adopt_claims(claims);
         self.set_auth_state(self.auth_state.as_sdk());
-        Ok(self.finish_connect(change, positions, move |format, result| {
+        let software = ClientSoftware::new(&command.name, &command.version);
+        self.note_authentication(sent_token.then_some(Door::Connect), software);
+        Ok(self.finish_connect(change, &command.subs, move |format, result| {
             format.encode_reply(id, &protocol::Reply::Connect(result))
         }))
+    }
+
+    /// Tells the hub how the client has authenticated, for the server API.
+    fn note_authentication(&self, credential: Option<Door>, software: Option<Box<ClientSoftware>>) {
+        self.services.hub.do_send(NoteAuthentication { key: self.key, credential, software });
     }
 
     /// Returns the claims of the token of `connect`. Without them, a client that had none is told to get another token.

@@ -292,7 +292,8 @@ impl Session {
             (CommandMethod::Connect(command), token)
                 if command.token.is_some() || token.is_some() || !is_token_required =>
             {
-                return self.connect(id, command.token.or(token), &command.subs);
+                let token = command.token.clone().or(token);
+                return self.connect(id, token, &command);
             }
             (CommandMethod::Refresh { token: inner }, token) => return self.refresh(id, inner.or(token)),
             (method, token) => (method, token),
@@ -324,7 +325,13 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         match method {
-            CommandMethod::Subscribe(command) => self.subscribe(id, &command, approval, claims),
+            CommandMethod::Subscribe(command) => {
+                let outcome = self.subscribe(id, &command, approval, claims);
+                if let Err(CommandFailure::Error(error)) = &outcome {
+                    self.note_refused_subscription(&command.channel, error);
+                }
+                outcome
+            }
             CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             CommandMethod::Unsubscribe { channel } => Ok(self.unsubscribe(id, &channel)),
             CommandMethod::Publish { channel, data } => {

@@ -13,11 +13,12 @@ use crate::{
     config::{DeltaType, OptionOverrides, RecoveryMode},
     hooks::SubscribeApproval,
     hub::{
-        RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest, Subscription,
-        SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
+        NoteRefusedSubscription, RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest,
+        Subscription, SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
     },
     protocol::{
-        self, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand, SubscribeResult,
+        self, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand,
+        SubscribeResult, WireError,
     },
     publication::ClientInfo,
     session::Session,
@@ -117,6 +118,13 @@ impl Session {
             .into_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
         let subscription = Ok(Subscription::new(channel, source, options));
         Ok(CommandOutcome::Subscribe(SubscribeRequest { subscription, reply, refusal: self.refusal(id) }))
+    }
+
+    /// Tells the hub that a subscribe command has failed, for the server API.
+    pub(super) fn note_refused_subscription(&self, channel: &str, error: &WireError) {
+        let Ok(channel) = Channel::new(channel) else { return };
+        let (code, message) = (error.code(), error.message().to_owned());
+        self.services.hub.do_send(NoteRefusedSubscription { key: self.key, channel, code, message });
     }
 
     /// Returns the terms of a subscription with a token.
