@@ -39,6 +39,8 @@ pub struct Metrics {
     pub revocations_unconfirmed: Counter,
     pub backchannel_logouts: Family<OutcomeLabel, Counter>,
     pub hook_calls: Family<HookLabel, Counter>,
+    pub hook_events: Family<OutcomeLabel, Counter>,
+    pub hook_events_waiting: Gauge,
     pub probe_microseconds: Family<ServerLabel, Gauge>,
     pub audit_lines: Family<OutcomeLabel, Counter>,
 }
@@ -150,6 +152,11 @@ impl Metrics {
         self.hook_calls.get_or_create(&HookLabel { hook, outcome }).inc();
     }
 
+    /// Counts events for the backend: `queued` in the outbox, `sent`, in calls that `failed`, or `dropped`.
+    pub fn count_hook_events(&self, outcome: &'static str, count: usize) {
+        self.hook_events.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
+    }
+
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
     pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
         self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
@@ -212,6 +219,16 @@ impl Metrics {
             "audit_lines",
             "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
             self.audit_lines.clone(),
+        );
+        registry.register(
+            "hook_events",
+            "Events for the backend, by outcome: queued in the outbox, sent, in calls that failed, or dropped",
+            self.hook_events.clone(),
+        );
+        registry.register(
+            "hook_events_waiting",
+            "Events that wait in the outbox, of all nodes",
+            self.hook_events_waiting.clone(),
         );
         registry.register(
             "hook_calls",

@@ -4,6 +4,7 @@
 //! the first feature that needs it, to both implementations at once.
 
 mod control;
+pub mod event_outbox;
 mod history;
 mod logins;
 pub mod memory;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 use self::history::IDEMPOTENCY_TTL;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
+    event_outbox::EventOutbox,
     history::{
         ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
         page_limit, read_history_page,
@@ -192,6 +194,9 @@ pub trait Broker: Send + Sync {
 
     /// Returns the limits that hold for all instances together; `None`: there is one instance.
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>>;
+
+    /// Returns the outbox of events for the operator's backend.
+    fn event_outbox(&self) -> Arc<dyn EventOutbox>;
 
     /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
     /// works if a publication has just been accepted: that a connection is open proves nothing.

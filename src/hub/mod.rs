@@ -43,6 +43,7 @@ use self::{
 use crate::{
     clock::Clock,
     config::{Config, Limits},
+    hooks::EventReporter,
     metrics::Metrics,
     publication::MAX_OVERHEAD_BYTES,
     revocation::Revocations,
@@ -85,6 +86,8 @@ pub struct Hub {
     revoked: RevokedSessions,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
+    /// Gets what the operator's backend is told.
+    events: Option<Arc<EventReporter>>,
 }
 
 /// The limits that a hub enforces.
@@ -125,6 +128,7 @@ impl Hub {
         config: &Config,
         clock: Clock,
         metrics: Arc<Metrics>,
+        events: Option<Arc<EventReporter>>,
     ) -> Addr<Self> {
         let (sender, receiver) = fanout::delivery_queue(config.limits.hub_queue_bytes);
         let hub = Self {
@@ -145,6 +149,7 @@ impl Hub {
             revocations: hubs.revocations().clone(),
             revoked: RevokedSessions::default(),
             limits: HubLimits::from(&config.limits),
+            events,
         };
         let hub = hub.start();
         hubs.add(sender, hub.clone());
@@ -159,7 +164,7 @@ impl Hub {
 
     /// Ends all subscriptions of a session.
     fn drop_subscriptions(&mut self, key: SessionKey) {
-        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.hide_subscriber(ended));
+        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.detach_subscriber(ended));
     }
 
     /// Closes a session, unless the session or its client is closing it already.

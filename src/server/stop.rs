@@ -17,6 +17,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 const FIRST_REQUEST_TIME: Duration = Duration::from_millis(250);
 /// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stop waits until the outbox of events is sent. What is left there is sent by another node, if there is one.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits for the audit log to be written.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -45,6 +47,9 @@ impl RunningServer {
         stop.await_http_connections(deadline.saturating_duration_since(Instant::now())).await;
         // A handshake that had begun may have become a session.
         self.await_sessions(deadline).await;
+        if let Some(events) = &self.events {
+            events.stop(EVENTS_TIMEOUT).await;
+        }
         // Last, because the node answers surveys for its sessions until then.
         if !matches!(actix_rt::time::timeout(GOODBYE_TIMEOUT, broker.announce_stop()).await, Ok(Ok(()))) {
             log::warn!("could not tell the other nodes that this one stops");

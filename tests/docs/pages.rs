@@ -142,6 +142,7 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
     metrics.set_probe_microseconds("localhost:6379", 1);
     metrics.count_gap("told");
     metrics.count_hook_call("rpc", "answered");
+    metrics.count_hook_events("sent", 1);
     metrics.count_audit_lines("written", 1);
     metrics.count_backchannel_logout("obeyed");
     metrics.count_key_fetch("fetched");

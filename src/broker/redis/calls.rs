@@ -1,15 +1,30 @@
-//! How calls of the broker begin: at once, or when the Cluster has been asked for its masters; on the thread of their caller, or on
-//! that of the broker.
+//! The thread of the broker with its tasks, and how calls begin: at once, or when the Cluster has been asked for its masters; on the
+//! thread of their caller, or on that of the broker.
 
 use std::sync::Arc;
 
-use futures_util::future::FutureExt;
-use tokio::{runtime::Runtime, sync::oneshot, time::timeout};
+use futures_util::future::{FutureExt, join_all};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
-use super::{RedisBroker, RedisContext, history, stopped_error};
+use super::{
+    RedisBroker, RedisContext,
+    cluster::ClusterFollower,
+    heartbeat, history,
+    inbox::BusInbox,
+    limits, presence,
+    revocation_rounds::{self, RevocationRequest},
+    revocations,
+    server::{Redirects, ServerQueue, resend},
+    stopped_error, survey,
+};
 use crate::{
     broker::{BrokerError, BrokerFuture, HistoryPage, Retention},
     channel::Channel,
+    config,
 };
 
 /// Runs the tasks of a broker on its thread, until it is dropped.
@@ -23,6 +38,40 @@ pub(super) fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stop
     });
     // Does not wait for a host name that is still being resolved.
     runtime.shutdown_background();
+}
+
+/// The tasks of a broker. They never end.
+pub(super) async fn run_tasks(
+    context: Arc<RedisContext>,
+    config: config::RedisConfig,
+    queue_bytes: usize,
+    queues: Vec<ServerQueue>,
+    requests: mpsc::Receiver<RevocationRequest>,
+) {
+    let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
+    let inbox = BusInbox::new(context.clone(), question_sender);
+    let routes = context.router.routes();
+    let servers = routes.servers().iter().zip(queues);
+    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
+    let cluster = async {
+        if context.names.is_sharded() {
+            let (redirects, unordered) = Redirects::new();
+            let redirects = Arc::new(redirects);
+            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
+            tokio::join!(follower.run(), resend(&context, &redirects, unordered));
+        }
+    };
+    tokio::join!(
+        join_all(servers),
+        cluster,
+        heartbeat::send_heartbeats(context.clone()),
+        presence::send_waiting_removals(context.clone()),
+        limits::keep_counted(context.clone()),
+        survey::answer_questions(context.clone(), questions),
+        revocations::keep_loaded(context.clone()),
+        revocation_rounds::carry_out(context.clone(), requests),
+        context.refused.log_forever()
+    );
 }
 
 impl RedisBroker {

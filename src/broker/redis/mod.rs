@@ -1,5 +1,5 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
-//! questions and answers; keys hold histories, idempotency keys, tickets, logins and shared limits. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! questions and answers; keys hold histories, idempotency keys, tickets, logins, shared limits and events for the backend. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
@@ -23,6 +23,7 @@ mod cluster;
 mod emulation;
 mod envelope;
 mod error;
+mod event_outbox;
 mod heartbeat;
 mod history;
 mod inbox;
@@ -44,41 +45,50 @@ mod stored_revocation;
 mod survey;
 mod tickets;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 
 pub use self::error::{BrokerStartError, RedisConfigError};
+pub(super) use self::partition::stable_hash;
 use self::{
-    cluster::{ClusterFollower, ClusterHealth},
+    cluster::ClusterHealth,
     envelope::MessageSigner,
     error::{no_receiver_error, stopped_error},
+    event_outbox::RedisEventOutbox,
     heartbeat::Announcer,
     history::SharedReads,
-    inbox::BusInbox,
     limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
-    revocation_rounds::{RevocationRequest, RevocationRequests},
+    revocation_rounds::RevocationRequests,
     revocations::RevocationLoader,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
+    server::{DesiredSubscriptions, RedisServer, ServerBoard},
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
-    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, completed,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login,
+    LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+    PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
+    SurveyResult, completed,
 };
 use crate::{
     channel::Channel,
@@ -123,6 +133,8 @@ struct RedisContext {
     presence: PresenceTurn,
     /// The connections of users on this instance.
     connections: Arc<ConnectionCounts>,
+    /// How often a server was connected (again): it may have lost what this instance has stored.
+    interruptions: AtomicU64,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -153,6 +165,7 @@ impl RedisContext {
             // It may have been interrupted, or have lost what it kept.
             self.revocations.request();
             self.connections.recount();
+            self.interruptions.fetch_add(1, Ordering::Relaxed);
         } else {
             self.shared_reads.clear();
         }
@@ -265,6 +278,7 @@ impl RedisBroker {
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
             connections: Arc::default(),
+            interruptions: AtomicU64::new(0),
             clock,
             metrics,
         });
@@ -272,45 +286,12 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
+        let tasks = calls::run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
         std::thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-}
-
-async fn run_tasks(
-    context: Arc<RedisContext>,
-    config: config::RedisConfig,
-    queue_bytes: usize,
-    queues: Vec<ServerQueue>,
-    requests: mpsc::Receiver<RevocationRequest>,
-) {
-    let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
-    let inbox = BusInbox::new(context.clone(), question_sender);
-    let routes = context.router.routes();
-    let servers = routes.servers().iter().zip(queues);
-    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
-    let cluster = async {
-        if context.names.is_sharded() {
-            let (redirects, unordered) = Redirects::new();
-            let redirects = Arc::new(redirects);
-            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
-            tokio::join!(follower.run(), resend(&context, &redirects, unordered));
-        }
-    };
-    tokio::join!(
-        join_all(servers),
-        cluster,
-        heartbeat::send_heartbeats(context.clone()),
-        presence::send_waiting_removals(context.clone()),
-        limits::keep_counted(context.clone()),
-        survey::answer_questions(context.clone(), questions),
-        revocations::keep_loaded(context.clone()),
-        revocation_rounds::carry_out(context.clone(), requests),
-        context.refused.log_forever()
-    );
 }
 
 /// Returns the configuration of each independent server, or of each configured node of a Cluster.
@@ -481,6 +462,10 @@ impl Broker for RedisBroker {
 
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
         Some(Arc::new(RedisLimits { context: self.context.clone(), runtime: self.runtime.clone() }))
+    }
+
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        Arc::new(RedisEventOutbox::new(self.context.clone(), self.runtime.clone()))
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -201,6 +201,7 @@ impl Hub {
         let delivery_options = options.delivery_options(format, filter, skip_up_to);
         let visibility = options.visibility.map(Box::new);
         self.announce_join(&channel, visibility.as_deref());
+        self.report_subscribed(key, &channel);
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
         // One hold for each channel is enough: another is dropped here, and with it released.
