@@ -236,10 +236,7 @@ impl Components {
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
-        let events = EventReporter::from_config(&config.hooks, &node, &clock, &metrics);
-        let mut hooks = Hooks::new(&config.hooks, &clock, &metrics).map_err(ServerStartError::Hooks)?;
-        hooks.events = events;
-        let hooks = Arc::new(hooks);
+        let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
         let refusals = RefusalLog::new(config.clone(), audit.clone());
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
@@ -329,6 +326,18 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+/// Creates the hooks, and the reporter of events if the backend wants any.
+fn create_hooks(
+    config: &config::HooksConfig,
+    node: &str,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<Hooks>, ServerStartError> {
+    let mut hooks = Hooks::new(config, clock, metrics).map_err(ServerStartError::Hooks)?;
+    hooks.events = EventReporter::from_config(config, node, clock, metrics);
+    Ok(Arc::new(hooks))
 }
 
 /// Starts to send events to the backend, if it wants any.

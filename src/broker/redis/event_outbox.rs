@@ -45,6 +45,9 @@ const LOST_PAGE: usize = 256;
 /// Stands for a signature.
 const UNSIGNED: &str = "-";
 
+/// A reply to HSCAN: the next cursor, and fields with their values.
+type HashPage = (u64, Vec<(Vec<u8>, Vec<u8>)>);
+
 /// The outbox in Redis.
 pub(super) struct RedisEventOutbox {
     context: Arc<RedisContext>,
@@ -220,7 +223,7 @@ impl EventOutbox for RedisEventOutbox {
         self.spawn(async move {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(LOST_PAGE);
-            let (next, fields): (u64, Vec<(Vec<u8>, Vec<u8>)>) = query(&context, &key, &scan).await?;
+            let (next, fields): HashPage = query(&context, &key, &scan).await?;
             let mut page = LostPage::default();
             match from {
                 LostCursor::Sessions(_) => {
