@@ -70,6 +70,8 @@ metrics! {
     key_sets_missing: Gauge = "key_sets_missing", "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago";
     audit_lines: Family<OutcomeLabel, Counter> = "audit_lines", "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit";
     hook_calls: Family<HookLabel, Counter> = "hook_calls", "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed";
+    hook_events: Family<OutcomeLabel, Counter> = "hook_events", "Events for the backend, by outcome: queued in the outbox, sent, in calls that failed, or dropped";
+    hook_events_waiting: Gauge = "hook_events_waiting", "Events that wait in the outbox, of all nodes";
     closed_connections: Family<CodeLabel, Counter> = "closed", "Connections closed by the server, by close code";
     error_replies: Family<CodeLabel, Counter> = "errors", "Error replies, by error code";
     publications: Counter = "publications", "Publications passed to the broker";
@@ -193,6 +195,11 @@ impl Metrics {
     /// Counts a call of a hook: `answered`, `refused` by the backend, or what failed.
     pub fn count_hook_call(&self, hook: &'static str, outcome: &'static str) {
         self.hook_calls.get_or_create(&HookLabel { hook, outcome }).inc();
+    }
+
+    /// Counts events for the backend: `queued` in the outbox, `sent`, in calls that `failed`, or `dropped`.
+    pub fn count_hook_events(&self, outcome: &'static str, count: usize) {
+        self.hook_events.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
     }
 
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.

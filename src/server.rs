@@ -31,7 +31,7 @@ use crate::{
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
-    hooks::Hooks,
+    hooks::{EventReporter, Hooks, events::EventService},
     http::{self, ListenerRole},
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
@@ -91,6 +91,7 @@ pub struct RunningServer {
     pub metrics: Arc<Metrics>,
     public: OpenListener,
     internal: Option<OpenListener>,
+    events: Option<EventService>,
     components: Components,
 }
 
@@ -127,13 +128,14 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
         actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
     }
     key_files::watch(&http.verifier, &http.config);
+    let events = start_events(http)?;
     let public = OpenListener::start(public_socket, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
     let internal = internal_socket
         .map(|socket| OpenListener::start(socket, internal_components, internal_certificate))
         .transpose()?;
     let (address, internal_address) = (public.address, internal.as_ref().map(|internal| internal.address));
-    Ok(RunningServer { address, internal_address, metrics: http.metrics.clone(), public, internal, components })
+    Ok(RunningServer { address, internal_address, metrics: http.metrics.clone(), public, internal, events, components })
 }
 
 impl RunningServer {
@@ -233,7 +235,7 @@ impl Components {
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
-        let hooks = Arc::new(Hooks::new(&config.hooks, &clock, &metrics).map_err(ServerStartError::Hooks)?);
+        let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
         let refusals = RefusalLog::new(config.clone(), audit.clone());
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
@@ -300,8 +302,14 @@ impl Components {
             hooks,
             ..
         } = &**self.http;
-        let hub =
-            Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
+        let hub = Hub::start_on_this_thread(
+            hubs,
+            self.broker_subscriptions.clone(),
+            config,
+            clock.clone(),
+            metrics.clone(),
+            hooks.events.clone(),
+        );
         session::Services {
             hub,
             broker: broker.clone(),
@@ -318,6 +326,26 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+/// Creates the hooks, and the reporter of events if the backend wants any.
+fn create_hooks(
+    config: &config::HooksConfig,
+    node: &str,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<Hooks>, ServerStartError> {
+    let mut hooks = Hooks::new(config, clock, metrics).map_err(ServerStartError::Hooks)?;
+    hooks.events = EventReporter::from_config(config, node, clock, metrics);
+    Ok(Arc::new(hooks))
+}
+
+/// Starts to send events to the backend, if it wants any.
+fn start_events(http: &http::HttpContext) -> Result<Option<EventService>, ServerStartError> {
+    let http::HttpContext { config, hooks, broker, clock, metrics, .. } = http;
+    let Some(reporter) = hooks.events.clone() else { return Ok(None) };
+    let started = EventService::start(&config.hooks, reporter, broker.event_outbox(), clock, metrics);
+    started.map_err(ServerStartError::Hooks)
 }
 
 /// Creates a limit with bursts of twice the rate.

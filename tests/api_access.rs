@@ -23,9 +23,9 @@ use wardcast::{
     audit::AuditLog,
     auth::{Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh,
-        LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions,
-        PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
+        Broker, BrokerError, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
+        LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
+        PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
     clock::{Clock, WallTime},
@@ -249,6 +249,10 @@ impl Broker for WriteRecorder {
 
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
         None
+    }
+
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        unreachable!("no test asks for it")
     }
 
     fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {

@@ -77,6 +77,8 @@ mod delivery;
 mod deltas;
 mod filters;
 mod gaps;
+mod hook_events;
+mod hook_events_on_nodes;
 mod hooks;
 mod hub_actor;
 mod large_publications;

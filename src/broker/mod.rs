@@ -4,6 +4,7 @@
 //! the first feature that needs it, to both implementations at once.
 
 mod control;
+pub mod event_outbox;
 mod explanation;
 mod history;
 mod inspection;
@@ -29,6 +30,7 @@ use self::history::IDEMPOTENCY_TTL;
 use self::inspection::MAX_QUESTION_BYTES;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
+    event_outbox::EventOutbox,
     explanation::{
         Cause, ExplainQuery, ExplainedEnd, ExplainedPublication, ExplainedSession, MAX_EXPLAINED_SESSIONS,
         NodeExplanation, StoredFacts,
@@ -205,6 +207,9 @@ pub trait Broker: Send + Sync {
 
     /// Returns the limits that hold for all instances together; `None`: there is one instance.
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>>;
+
+    /// Returns the outbox of events for the operator's backend.
+    fn event_outbox(&self) -> Arc<dyn EventOutbox>;
 
     /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
     /// works if a publication has just been accepted: that a connection is open proves nothing.

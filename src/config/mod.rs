@@ -5,6 +5,7 @@
 mod auth;
 mod channels;
 mod error;
+mod hook_events;
 mod hooks;
 mod key_rules;
 mod keys;
@@ -32,6 +33,7 @@ pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use hook_events::{EventType, EventsConfig};
 pub use hooks::{HookConfig, HookEndpoint, HooksConfig};
 pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;

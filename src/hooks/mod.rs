@@ -4,14 +4,17 @@
 
 mod circuit_breaker;
 mod client;
+pub mod events;
 mod headers;
 mod hook;
 mod reply;
 mod request;
+mod signature;
 
 use std::sync::Arc;
 
 pub use self::{
+    events::EventReporter,
     headers::{ForwardedHeaders, TooManyHeaderBytes},
     hook::{Hook, HookRefusal},
     reply::{HookResult, PublishApproval, RpcAnswer, SubscribeApproval},
@@ -28,12 +31,14 @@ pub struct Hooks {
     pub publish: Option<Arc<Hook>>,
     /// Answers `rpc`.
     pub rpc: Option<Arc<Hook>>,
+    /// Gets what is told to the backend.
+    pub events: Option<Arc<EventReporter>>,
     /// The headers that some hook gets.
     forwarded_headers: Vec<String>,
 }
 
 impl Hooks {
-    /// Creates the hooks that have an endpoint.
+    /// Creates the hooks that have an endpoint, without events.
     ///
     /// # Errors
     /// If the certificate authorities for an https endpoint cannot be read.
@@ -43,6 +48,7 @@ impl Hooks {
             subscribe: hook("subscribe", &config.subscribe)?,
             publish: hook("publish", &config.publish)?,
             rpc: hook("rpc", &config.rpc)?,
+            events: None,
             forwarded_headers: config.forwarded_headers(),
         })
     }

@@ -328,7 +328,7 @@ mod tests {
             let clock = Clock::default();
             let broker = MemoryBroker::new(hubs.clone(), &config.limits, clock.clone());
             let subscriptions = BrokerSubscriptions::new(Arc::new(broker), Duration::ZERO);
-            Hub::start_on_this_thread(&hubs, subscriptions, &config, clock, Arc::new(Metrics::default()));
+            Hub::start_on_this_thread(&hubs, subscriptions, &config, clock, Arc::new(Metrics::default()), None);
         }
         hubs
     }

@@ -50,6 +50,7 @@ use crate::{
     broker::TraceEventKind,
     clock::Clock,
     config::{Config, Limits},
+    hooks::EventReporter,
     metrics::Metrics,
     publication::MAX_OVERHEAD_BYTES,
     revocation::Revocations,
@@ -96,6 +97,8 @@ pub struct Hub {
     traces: Arc<Traces>,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
+    /// Gets what the operator's backend is told.
+    events: Option<Arc<EventReporter>>,
 }
 
 /// The limits that a hub enforces.
@@ -136,6 +139,7 @@ impl Hub {
         config: &Config,
         clock: Clock,
         metrics: Arc<Metrics>,
+        events: Option<Arc<EventReporter>>,
     ) -> Addr<Self> {
         let (sender, receiver) = fanout::delivery_queue(config.limits.hub_queue_bytes);
         let hub = Self {
@@ -158,6 +162,7 @@ impl Hub {
             recent_ends: RecentEnds::new(&config.limits),
             traces: hubs.traces(),
             limits: HubLimits::from(&config.limits),
+            events,
         };
         let hub = hub.start();
         hubs.add(sender, hub.clone());
@@ -180,7 +185,7 @@ impl Hub {
 
     /// Ends all subscriptions of a session.
     fn drop_subscriptions(&mut self, key: SessionKey) {
-        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.hide_subscriber(ended));
+        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.detach_subscriber(ended));
     }
 
     /// Closes a session, unless the session or its client is closing it already.

@@ -127,5 +127,5 @@ pub(super) fn test_hubs() -> Arc<Hubs> {
 pub(super) fn start_hub(hubs: &Hubs, broker: SharedBroker) -> Addr<Hub> {
     let subscriptions = BrokerSubscriptions::new(broker, Duration::ZERO);
     let metrics = Arc::new(Metrics::default());
-    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), Clock::default(), metrics)
+    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), Clock::default(), metrics, None)
 }

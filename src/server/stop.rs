@@ -18,6 +18,8 @@ const FIRST_REQUEST_TIME: Duration = Duration::from_millis(250);
 /// How long a stopping server tries at least to tell the other nodes that it stops, even if `server.drain` has ended: on a busy
 /// machine a second may not be enough, and the others notice it only by its missing heartbeats then.
 const MIN_GOODBYE_TIME: Duration = Duration::from_millis(500);
+/// How long a stop waits until the outbox of events is sent. What is left there is sent by another node, if there is one.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits for the audit log to be written.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,9 @@ impl RunningServer {
         stop.await_http_connections(deadline.saturating_duration_since(Instant::now())).await;
         // A handshake that had begun may have become a session.
         self.await_sessions(deadline).await;
+        if let Some(events) = &self.events {
+            events.stop(EVENTS_TIMEOUT).await;
+        }
         // Last, because the node answers surveys for its sessions until then.
         let goodbye_time = deadline.saturating_duration_since(Instant::now()).max(MIN_GOODBYE_TIME);
         let error = match actix_rt::time::timeout(goodbye_time, broker.announce_stop()).await {

@@ -153,6 +153,7 @@ impl Session {
         self.auth_state = auth_state;
         if let Some(claims) = self.auth_state.claims() {
             self.unauthenticated_permits = None;
+            self.report_begin();
             let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
             self.apply_token_expiry();
             self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at: self.warn_at(), user, token });

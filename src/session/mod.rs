@@ -29,7 +29,7 @@ use crate::{
     clock::{Clock, MonotonicTime, NEVER},
     config::{Config, Door},
     connection_limit::{KeyedPermit, Permit},
-    hooks::{ForwardedHeaders, Hooks},
+    hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
         SessionControl, SessionDetails, SessionKey, Unregister, record_close,
@@ -74,6 +74,9 @@ pub struct Services {
 /// How many controls of the server API may wait for a session, for each channel of `limits.channels_per_session`: one that
 /// subscribes it, and one that unsubscribes it.
 const CONTROLS_PER_CHANNEL: usize = 2;
+
+/// The reason of an end without a close.
+const CONNECTION_LOST: &str = "the connection was lost";
 
 /// What a session has whose connection is an HTTP response.
 #[derive(Default)]
@@ -157,6 +160,7 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.apply_token_expiry();
+        self.report_begin();
         self.flush();
         let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
         let warn_at = self.warn_at();
@@ -194,13 +198,14 @@ impl Actor for Session {
 /// Also runs when the worker ends before its sessions do.
 impl Drop for Session {
     fn drop(&mut self) {
+        self.report_end();
         let audit = &self.services.audit;
         let Some(claims) = self.auth_state.claims().filter(|_| audit.is_enabled()) else { return };
         let cause = self.outbox.close_cause();
         let fields = AuditFields {
             user: Some(&*claims.user).filter(|user| !user.is_empty()),
             code: cause.as_ref().and_then(|cause| cause.code).map(u32::from),
-            reason: Some(cause.as_ref().map_or("the connection was lost", |cause| &cause.reason)),
+            reason: Some(cause.as_ref().map_or(CONNECTION_LOST, |cause| &cause.reason)),
             seconds: Some(self.services.clock.monotonic_now().saturating_duration_since(self.started_at)),
             ..self.audit_fields()
         };
@@ -292,6 +297,23 @@ impl Session {
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,
             _permits: (admission.address_permit, admission.permit),
+        }
+    }
+
+    /// Reports the session to the backend once it is authenticated.
+    fn report_begin(&self) {
+        let (Some(events), Some(claims)) = (&self.services.hooks.events, self.auth_state.claims()) else { return };
+        let HookRequest { transport, protocol, .. } = self.hook_request(claims);
+        let (client, user, address) = (self.client, &claims.user, self.address);
+        events.session_opened(&ReportedSession { client, user, transport, protocol, address });
+    }
+
+    /// Reports the end of the session to the backend, if it has reported its begin.
+    fn report_end(&self) {
+        if let Some(events) = &self.services.hooks.events {
+            let cause = self.outbox.close_cause();
+            let reason = cause.as_ref().map_or(CONNECTION_LOST, |cause| &cause.reason);
+            events.session_ended(self.client, cause.as_ref().and_then(|cause| cause.code), reason);
         }
     }
 

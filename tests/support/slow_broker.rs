@@ -26,8 +26,8 @@ use wardcast::{
     audit::AuditLog,
     auth::{Admission, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
-        LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest,
+        Login, LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
         PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
         SurveyResult, UserLimit, memory::MemoryBroker,
     },
@@ -283,6 +283,10 @@ impl Broker for SlowBroker {
         None
     }
 
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        unreachable!("no test asks for it")
+    }
+
     fn check_ready(&self) -> BrokerFuture<()> {
         self.inner.check_ready()
     }
@@ -326,7 +330,7 @@ impl Worker {
         let hubs = Hubs::new(metrics.clone(), "node", grants, Revocations::new(&config, clock.clone(), revoked));
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
-        let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
+        let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone(), None);
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let services = Rc::new(Services {
             hub: hub.clone(),

@@ -1,5 +1,5 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
-//! questions and answers; keys hold histories, idempotency keys, tickets, logins and shared limits. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! questions and answers; keys hold histories, idempotency keys, tickets, logins, shared limits and events for the backend. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
@@ -23,6 +23,7 @@ mod cluster;
 mod emulation;
 mod envelope;
 mod error;
+mod event_outbox;
 mod heartbeat;
 mod history;
 mod inbox;
@@ -46,7 +47,14 @@ mod survey;
 mod tasks;
 mod tickets;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
@@ -58,10 +66,12 @@ use tokio::{
 use uuid::Uuid;
 
 pub use self::error::{BrokerStartError, RedisConfigError};
+pub(super) use self::partition::stable_hash;
 use self::{
     cluster::ClusterHealth,
     envelope::MessageSigner,
     error::{no_receiver_error, stopped_error},
+    event_outbox::RedisEventOutbox,
     heartbeat::Announcer,
     history::SharedReads,
     key_layout::KeyLayout,
@@ -78,9 +88,10 @@ use self::{
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
-    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, completed,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login,
+    LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+    PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
+    SurveyResult, completed,
 };
 use crate::{
     channel::Channel,
@@ -126,6 +137,8 @@ struct RedisContext {
     presence: PresenceTurn,
     /// The connections of users on this instance.
     connections: Arc<ConnectionCounts>,
+    /// How often a server was connected (again): it may have lost what this instance has stored.
+    interruptions: AtomicU64,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -156,6 +169,7 @@ impl RedisContext {
             // It may have been interrupted, or have lost what it kept.
             self.revocations.request();
             self.connections.recount();
+            self.interruptions.fetch_add(1, Ordering::Relaxed);
         } else {
             self.shared_reads.clear();
         }
@@ -269,6 +283,7 @@ impl RedisBroker {
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
             connections: Arc::default(),
+            interruptions: AtomicU64::new(0),
             clock,
             metrics,
         });
@@ -453,6 +468,10 @@ impl Broker for RedisBroker {
 
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
         Some(Arc::new(RedisLimits { context: self.context.clone(), runtime: self.runtime.clone() }))
+    }
+
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        Arc::new(RedisEventOutbox::new(self.context.clone(), self.runtime.clone()))
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -189,6 +189,16 @@ impl RedisNames {
         &self.revocations[0]
     }
 
+    /// Returns a key of a lane of the outbox of events. One hash tag for each lane, so that a script may use all keys of it.
+    pub(super) fn event_key(&self, lane: usize, what: &str) -> String {
+        format!("{}:{{events-{lane}}}:{what}", self.prefix)
+    }
+
+    /// Returns the key of what an instance has stored in a lane of the outbox of events.
+    pub(super) fn event_key_of_node(&self, lane: usize, what: &str, instance: &str) -> String {
+        format!("{}:{}", self.event_key(lane, what), escape(instance))
+    }
+
     /// Returns the PUB/SUB channel that every instance subscribes to.
     pub(super) fn control_channel(&self) -> &str {
         &self.control

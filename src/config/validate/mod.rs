@@ -1,6 +1,7 @@
 //! Checks the configuration as a whole: rules between values, and bounds. Each error names its key and a remedy.
 
 mod channels;
+mod hook_events;
 mod hooks;
 mod issuers;
 mod listeners;
@@ -54,6 +55,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     check_durations(config, &mut errors);
     check_limits(config, &mut errors);
     hooks::check_hooks(config, &mut errors);
+    hook_events::check_events(&config.hooks, &mut errors);
     redis::check_redis(config, &mut errors);
     errors.0
 }
@@ -84,6 +86,7 @@ fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCo
         ("auth.hmac_secret", &auth.hmac_secret),
         ("api.key", &config.api.key),
         ("hooks.secret", &config.hooks.secret),
+        ("hooks.previous_secret", &config.hooks.previous_secret),
         ("login.key", &login.key),
         ("broker.redis.bus_key", &config.broker.redis.bus_key),
         ("broker.redis.bus_key_accepted", &config.broker.redis.bus_key_accepted),

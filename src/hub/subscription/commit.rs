@@ -203,6 +203,7 @@ impl Hub {
         let delivery_options = options.delivery_options(format, filter, skip_up_to);
         let visibility = options.visibility.map(Box::new);
         self.announce_join(&channel, visibility.as_deref());
+        self.report_subscribed(key, &channel);
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
         self.registry.set_start(key, &channel, received);
         self.trace_session(key, TraceEventKind::Subscribed, Some(&channel), |event| {

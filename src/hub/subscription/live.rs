@@ -74,7 +74,7 @@ impl Hub {
         channel: &Channel,
         why: UnsubscribeCode,
     ) -> bool {
-        let existed = self.unsubscribe(key, channel);
+        let existed = self.unsubscribe(key, channel, Some(why));
         if existed {
             self.note_subscription_end(key, channel, SubscriptionEnd::Pushed(why));
         }
@@ -92,15 +92,41 @@ impl Hub {
         existed
     }
 
-    /// Ends a subscription. Returns whether it existed.
-    fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> bool {
-        let ended = self.registry.unsubscribe(key, channel);
-        ended.map(|ended| self.hide_subscriber(&ended)).is_some()
+    /// Ends a subscription; `why` if its client has not. Returns whether it existed.
+    fn unsubscribe(&mut self, key: SessionKey, channel: &Channel, why: Option<UnsubscribeCode>) -> bool {
+        let Some(ended) = self.registry.unsubscribe(key, channel) else { return false };
+        self.report_unsubscribed(key, channel, why);
+        self.detach_subscriber(&ended);
+        true
     }
 
-    /// Takes the subscriber of an ended subscription out of the sight of other clients.
-    pub(in crate::hub) fn hide_subscriber(&self, ended: &Subscription<Ended>) {
+    /// Takes the subscriber of an ended subscription out of the sight of other clients, and reports a channel without subscribers.
+    pub(in crate::hub) fn detach_subscriber(&self, ended: &Subscription<Ended>) {
         self.end_presence(&ended.channel, ended.stage.visibility.as_deref());
+        if let Some(events) = self.events.as_ref().filter(|_| !self.registry.has_subscribers(&ended.channel)) {
+            events.channel_vacated(&ended.channel);
+        }
+    }
+
+    /// Reports a subscription that is about to be live.
+    pub(super) fn report_subscribed(&self, key: SessionKey, channel: &Channel) {
+        let Some(events) = &self.events else { return };
+        if !self.registry.has_subscribers(channel) {
+            events.channel_occupied(channel);
+        }
+        if let Some(session) = self.registry.session(key) {
+            events.subscribed(session.client, channel);
+        }
+    }
+
+    /// Reports a subscription that has ended.
+    fn report_unsubscribed(&self, key: SessionKey, channel: &Channel, why: Option<UnsubscribeCode>) {
+        let Some(events) = &self.events else { return };
+        // The end of a session ends its subscriptions, too.
+        if let Some(session) = self.registry.session(key).filter(|session| !session.is_closing()) {
+            let reason = why.map_or("unsubscribed by the client", UnsubscribeCode::reason);
+            events.unsubscribed(session.client, channel, why.map(UnsubscribeCode::code), reason);
+        }
     }
 
     /// Ends the subscriptions of a session that have expired. A server-side one ends the session: its client cannot ask for
@@ -134,7 +160,7 @@ impl Handler<Unsubscribe> for Hub {
     type Result = bool;
 
     fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
-        let existed = self.unsubscribe(key, &channel);
+        let existed = self.unsubscribe(key, &channel, None);
         if existed {
             self.note_subscription_end(key, &channel, SubscriptionEnd::ByClient);
         }

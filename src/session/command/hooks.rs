@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// Returns what each hook learns of the session.
-    pub(super) fn hook_request<'a>(&self, claims: &'a Claims) -> HookRequest<'a> {
+    pub(in crate::session) fn hook_request<'a>(&self, claims: &'a Claims) -> HookRequest<'a> {
         let transport = match self.format {
             Format::Json | Format::Protobuf => "websocket",
             Format::EventStream | Format::ChannelEvents => "sse",
