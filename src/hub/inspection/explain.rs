@@ -233,7 +233,7 @@ fn cause_of_end(end: &SubscriptionEnd) -> Cause {
 fn explained_end(ended: &EndedSubscription) -> ExplainedEnd {
     let (code, reason) = match &ended.end {
         SubscriptionEnd::ByClient => (None, "unsubscribed by the client".to_owned()),
-        SubscriptionEnd::Pushed(code) => (Some(u32::from(code.code())), code.reason().to_owned()),
+        SubscriptionEnd::Pushed(code) => (Some(code.code()), code.reason().to_owned()),
         SubscriptionEnd::Refused { code, message } => (Some(*code), message.clone()),
     };
     ExplainedEnd { time: ended.at.unix_millis(), code, reason }
