@@ -19,6 +19,8 @@ pub struct Metrics {
     pub emulation_requests: Family<OutcomeLabel, Counter>,
     pub proxy_headers_refused: Counter,
     pub tls_handshakes: Family<OutcomeLabel, Counter>,
+    /// Tokens of clients that connect, by outcome.
+    pub verifications: Family<OutcomeLabel, Counter>,
     pub key_fetches: Family<OutcomeLabel, Counter>,
     pub logins: Family<OutcomeLabel, Counter>,
     pub login_refreshes: Family<OutcomeLabel, Counter>,
@@ -115,6 +117,11 @@ impl Metrics {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// Counts a token of a client that connects: verified `immediate`ly, after it `waited` for others, or `refused` unverified.
+    pub fn count_verification(&self, outcome: &'static str) {
+        self.verifications.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Counts a TLS handshake: `full`, `resumed`, `failed` or `timeout`.
     pub fn count_tls_handshake(&self, outcome: &'static str) {
         self.tls_handshakes.get_or_create(&OutcomeLabel { outcome }).inc();
@@ -195,6 +202,11 @@ impl Metrics {
             "tls_handshakes",
             "TLS handshakes, by outcome: full, resumed, failed or timeout",
             self.tls_handshakes.clone(),
+        );
+        registry.register(
+            "verifications",
+            "Tokens of clients that connect, by outcome: verified at once (immediate), after others (waited), or refused unverified",
+            self.verifications.clone(),
         );
         registry.register(
             "key_fetches",

@@ -29,7 +29,7 @@ pub use self::{
         ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
         page_limit, read_history_page,
     },
-    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, end_revoked_logins, revocation_of_login},
+    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, revocation_of_login, revoke_with_logins},
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere, revoke_until_stored},

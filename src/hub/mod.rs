@@ -7,7 +7,6 @@
 
 mod api_grants;
 mod broker_subscriptions;
-mod close_pace;
 mod close_reason;
 mod control;
 mod delivery;
@@ -18,6 +17,7 @@ mod gap;
 mod hubs;
 mod liveness;
 mod messages;
+mod paced_queue;
 mod presence;
 mod registry;
 mod revocation;
@@ -31,6 +31,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use actix::prelude::*;
 
 use self::{
+    control::PacedControls,
     fanout::Fanout,
     gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
@@ -83,6 +84,7 @@ pub struct Hub {
     held_bytes: HeldBytes,
     revocations: Arc<Revocations>,
     revoked: RevokedSessions,
+    paced_controls: PacedControls,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
 }
@@ -144,6 +146,7 @@ impl Hub {
             write_gate: WriteGate::install(hubs.revocations().clone(), clock.now()),
             revocations: hubs.revocations().clone(),
             revoked: RevokedSessions::default(),
+            paced_controls: PacedControls::default(),
             limits: HubLimits::from(&config.limits),
         };
         let hub = hub.start();
