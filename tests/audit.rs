@@ -8,7 +8,6 @@ use wardcast::config::{BrokerKind, Config, RejectMode, Secret};
 use crate::{
     login::{PASSWORD, log_in, start_login_hub_with},
     support::{API_KEY, Client, TestHub, http, mark_secret, poll_until, raw, redis::RedisServer, start_hub_with},
-    tickets::request_ticket,
 };
 
 /// A hub with an audit log of its own.
@@ -420,25 +419,4 @@ async fn connection_over_the_limit_of_its_user_on_all_nodes_is_recorded_as_refus
     );
     assert_eq!(line["client"], audited.wait_for("connected", 1).await["client"]);
     assert_fields(&audited.wait_for("disconnected", 1).await, json!({"user": "ann", "code": 3504}));
-}
-
-#[actix_rt::test]
-async fn handshake_that_takes_too_long_is_recorded() {
-    let redis = RedisServer::start().await;
-    let audited = AuditedHub::start(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-        config.broker.redis.timeout = std::time::Duration::from_secs(60);
-    })
-    .await;
-    let hub = &audited.hub;
-    hub.wait_for_broker(true).await;
-    let ticket = request_ticket(hub, &hub.token("ann")).await;
-    redis.freeze();
-    let answer = hub.try_handshake(&format!("/socket?ticket={ticket}"), &[]).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
-    let reason = "the handshake took too long; try again soon";
-    assert_fields(&audited.wait_for("refused", 1).await, json!({"path": "/socket", "reason": reason}));
-    redis.resume();
-    assert_eq!(hub.metric("wardcast_handshakes_refused_total{reason=\"timeout\"}").await, 1.0);
 }

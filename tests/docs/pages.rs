@@ -147,6 +147,7 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
     metrics.count_key_fetch("fetched");
     metrics.count_emulation_request("queued");
     metrics.count_tls_handshake("full");
+    metrics.count_verification("waited");
     let text = metrics.encode().unwrap();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let existing: BTreeSet<String> =

@@ -5,7 +5,7 @@ use actix::prelude::*;
 use super::{BufferedCommand, CommandFailure, CommandOutcome};
 use crate::{
     auth::{Overloaded, VerificationTurn},
-    protocol::{Disconnect, ErrorCode},
+    protocol::{CommandMethod, Disconnect, ErrorCode},
     session::{Session, auth_state::AuthState},
 };
 
@@ -50,6 +50,13 @@ impl Session {
     fn refuse_unverified(&mut self, command: &BufferedCommand) -> CommandOutcome {
         let message = command.message.as_ref().ok();
         match message.and_then(|message| self.format.parse_command(message).ok()) {
+            // It was sent behind a connect that was refused.
+            Some(parsed)
+                if matches!(self.auth_state, AuthState::NeedsNewToken)
+                    && !matches!(parsed.method, CommandMethod::Connect(_)) =>
+            {
+                CommandOutcome::Finished
+            }
             Some(parsed) => {
                 let id = parsed.id;
                 self.auth_state = AuthState::NeedsNewToken;
