@@ -64,6 +64,7 @@ metrics! {
     emulation_requests: Family<OutcomeLabel, Counter> = "emulation_requests", "Requests with commands of clients of streams, by outcome: queued, forwarded to another node, or why not";
     proxy_headers_refused: Counter = "proxy_headers_refused", "Connections of trusted proxies closed because of a missing or malformed PROXY header";
     tls_handshakes: Family<OutcomeLabel, Counter> = "tls_handshakes", "TLS handshakes, by outcome: full, resumed, failed or timeout";
+    verifications: Family<OutcomeLabel, Counter> = "verifications", "Tokens of clients that connect, by outcome: verified at once (immediate), after others (waited), or refused unverified";
     key_fetches: Family<OutcomeLabel, Counter> = "key_fetches", "Attempts to fetch a JWK set, by outcome: fetched, or what failed";
     logins: Family<OutcomeLabel, Counter> = "logins", "Attempts to log in, by outcome";
     login_refreshes: Family<OutcomeLabel, Counter> = "login_refreshes", "Uses of refresh tokens, by outcome";
@@ -160,6 +161,11 @@ impl Metrics {
     /// Counts a Redis message that this instance dropped.
     pub fn count_refused_bus_message(&self, reason: &'static str) {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a token of a client that connects: verified `immediate`ly, after it `waited` for others, or `refused` unverified.
+    pub fn count_verification(&self, outcome: &'static str) {
+        self.verifications.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Counts a TLS handshake: `full`, `resumed`, `failed` or `timeout`.

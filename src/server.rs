@@ -7,6 +7,7 @@ mod key_files;
 mod listener;
 mod open_listener;
 pub mod proxy;
+mod seen_files;
 mod stop;
 mod tls;
 mod users_file;
@@ -21,7 +22,7 @@ use crate::{
     api,
     audit::{AuditError, AuditLog},
     auth::{
-        KeyError, Permissions, RefreshTokens, Signer, Verifier,
+        KeyError, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
         login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
@@ -237,9 +238,11 @@ impl Components {
         let login_users = load_login_users(&config, &permissions)?;
         let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
         let refusals = RefusalLog::new(config.clone(), audit.clone());
+        let verifications = VerificationQueue::new(limits, metrics.clone());
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
+            verifications: verifications.clone(),
             refusals: refusals.clone(),
             audit: audit.clone(),
             permissions: permissions.clone(),
@@ -271,6 +274,7 @@ impl Components {
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
+            verifications,
             emulation_rates: rates(limits.emulation_requests_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
@@ -299,6 +303,7 @@ impl Components {
             refusals,
             audit,
             user_limit,
+            verifications,
             hooks,
             ..
         } = &**self.http;
@@ -314,6 +319,7 @@ impl Components {
             hub,
             broker: broker.clone(),
             verifier: verifier.clone(),
+            verifications: verifications.clone(),
             refusals: refusals.clone(),
             audit: audit.clone(),
             permissions: self.permissions.clone(),

@@ -21,7 +21,7 @@ use serde_json::json;
 use wardcast::{
     api::{self, Access, ApiContext, BroadcastTurns, LiveTraces, METHODS, UserRates},
     audit::AuditLog,
-    auth::{Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::{
         Broker, BrokerError, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
         LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
@@ -47,6 +47,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
     let context = Data::new(ApiContext {
         broker,
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+        verifications: VerificationQueue::new(&config.limits, Arc::default()),
         refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
         audit: AuditLog::disabled(),
         permissions,

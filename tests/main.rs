@@ -54,6 +54,7 @@ mod outbox;
 mod pipelining;
 mod proxies;
 mod slow_consumers;
+mod storms;
 mod stream_requests;
 mod streams;
 mod tls;

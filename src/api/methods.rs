@@ -67,6 +67,7 @@ pub(super) async fn post_method(
 ) -> Result<HttpResponse, HttpError> {
     let result = match method.handler {
         Handler::Single(call) => call(&body, &api).await,
+        Handler::OfCaller(call) => call(&body, &caller, &api).await,
         Handler::Batch => match batch::run_batch(&body, &caller, &api).await {
             // The answer of a batch is not wrapped in `result`.
             Ok(replies) => return Ok(HttpResponse::Ok().json(replies)),

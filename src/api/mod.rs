@@ -44,7 +44,7 @@ pub use self::{
 };
 use crate::{
     audit::AuditLog,
-    auth::{Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -61,6 +61,8 @@ pub struct ApiContext {
     pub broker: SharedBroker,
     /// Verifies the tokens of users on `/v1`.
     pub verifier: Arc<Verifier>,
+    /// When workers verify tokens of users.
+    pub verifications: Arc<VerificationQueue>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
     /// The audit log.

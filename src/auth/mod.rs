@@ -21,6 +21,7 @@ mod subscription_options;
 mod token_error;
 mod user_prefix;
 pub mod users;
+mod verification_queue;
 mod verifier;
 
 use std::{net::IpAddr, sync::Arc};
@@ -49,6 +50,7 @@ pub use refresh_token::{RefreshToken, RefreshTokens};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
 pub use user_prefix::UserPrefixes;
+pub use verification_queue::{Overloaded, VerificationQueue, VerificationTurn};
 pub use verifier::Verifier;
 
 /// The result of a handshake, or of a request for a stream. It reaches the session in the extensions of the response; a response

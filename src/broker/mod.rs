@@ -43,7 +43,7 @@ pub use self::{
         ConnectionInfo, ConnectionPlace, ConnectionsPage, ConnectionsQuery, Inspection, LocalPlace, MAX_PAGE_BYTES,
         NodeChannel, OwnedPosition,
     },
-    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, end_revoked_logins, revocation_of_login},
+    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, revocation_of_login, revoke_with_logins},
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere, revoke_until_stored},

@@ -314,6 +314,12 @@ pub struct Limits {
     pub http_unread_bytes: usize,
     pub waiting: usize,
     pub waiting_per_address: usize,
+    #[serde(with = "value::duration")]
+    pub verification_turn: Duration,
+    pub verification_queue: usize,
+    #[serde(with = "value::duration")]
+    pub verification_wait: Duration,
+    pub refused_token_share: u32,
     pub tickets: usize,
     pub tickets_per_second: u32,
     pub revocations: usize,

@@ -1,7 +1,7 @@
 //! The WebSocket handshake: checks of RFC 6455 §4.2, limits, credentials, and the response. A 101 carries its result,
 //! an [`Admission`], in its extensions.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_http::{
     ConnectionType,
@@ -19,6 +19,7 @@ use actix_web::{
     web::Data,
 };
 use bytes::Bytes;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -42,6 +43,9 @@ use crate::{
     protocol::Format,
     revocation::TokenIds,
 };
+
+/// Time within which a handshake is decided on. It waits for the broker, to redeem a ticket and to count the connections of a user.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A refused handshake, or request for a stream: the response, and its reason as one word for `wardcast_handshakes_refused`.
 pub(super) struct HandshakeRefusal {
@@ -106,9 +110,23 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
 }
 
 /// Decides whether a client may have a session, over a WebSocket or a stream, and with which subprotocol. `check` decides on the
-/// result of its authentication, and the caller sets the format. Cheap checks come first, so that a client over a limit costs no
-/// signature verification.
+/// result of its authentication, and the caller sets the format.
 pub(super) async fn admit<'a>(
+    request: &'a HttpRequest,
+    origin_check: OriginCheck,
+    protocols: &[&'a str],
+    context: &HttpContext,
+    check: impl FnOnce(&mut HandshakeAuth) -> Result<(), HandshakeRefusal>,
+) -> Result<(Admission, Option<&'a str>), HandshakeRefusal> {
+    let admitted = admit_without_limit(request, origin_check, protocols, context, check);
+    timeout(ADMISSION_TIMEOUT, admitted).await.unwrap_or_else(|_| {
+        Err(refuse("timeout", HttpError::unavailable("the handshake took too long; try again soon")))
+    })
+}
+
+/// Decides as [`admit`] does, however long it takes. Cheap checks come first, so that a client over a limit costs no signature
+/// verification.
+async fn admit_without_limit<'a>(
     request: &'a HttpRequest,
     origin_check: OriginCheck,
     protocols: &[&'a str],
@@ -355,13 +373,13 @@ async fn authenticate(
     context: &HttpContext,
 ) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
     let verified = match credential {
-        Credential::Token(token) => verify(token, context),
-        Credential::Cookie(token) => verify(token, context),
+        Credential::Token(token) => verify(token, request, context).await?,
+        Credential::Cookie(token) => verify(token, request, context).await?,
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => {
-                    let verified = verify(&token, context);
+                    let verified = verify(&token, request, context).await?;
                     let fields = match &verified {
                         Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
                         Err(_) => *source,
@@ -384,11 +402,19 @@ async fn authenticate(
     })
 }
 
-/// Verifies a token. Gathers its ids only for an audit log.
-fn verify(token: &str, context: &HttpContext) -> Result<(Claims, TokenIds), TokenError> {
-    if context.audit.is_enabled() {
-        context.verifier.verify_with_ids(token)
-    } else {
-        context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
-    }
+/// Verifies a token when it is the client's turn. Gathers its ids only for an audit log.
+async fn verify(
+    token: &str,
+    request: &HttpRequest,
+    context: &HttpContext,
+) -> Result<Result<(Claims, TokenIds), TokenError>, HandshakeRefusal> {
+    let address = forwarded::client_address(request.head(), &context.config.server);
+    let verified = context.verifications.verify(address.into(), || {
+        if context.audit.is_enabled() {
+            context.verifier.verify_with_ids(token)
+        } else {
+            context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
+        }
+    });
+    verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))
 }

@@ -31,6 +31,8 @@ pub(super) struct HubSession {
     keep_alive: KeepAlive,
     /// When the first of its subscriptions expires.
     pub(super) first_subscription_expiry: WallTime,
+    /// When its client is first warned that a subscription expires.
+    pub(super) first_subscription_warning: WallTime,
     /// When its client is warned that its token expires.
     pub(super) warn_at: WallTime,
     pub(super) client: Uuid,
@@ -59,11 +61,12 @@ impl HubSession {
     pub(super) fn new(register: Register) -> Self {
         let Register { outbox, keep_alive, warn_at, client, format, details, controls, .. } = register;
         let deadline = Deadline::NextPing(Instant::now());
-        let (first_subscription_expiry, scheduled_tick) = (NEVER, 0);
+        let (first_subscription_expiry, first_subscription_warning, scheduled_tick) = (NEVER, NEVER, 0);
         Self {
             outbox,
             keep_alive,
             first_subscription_expiry,
+            first_subscription_warning,
             warn_at,
             client,
             format,
@@ -107,7 +110,8 @@ impl HubSession {
         };
         let message = self.outbox.incomplete_since().unwrap_or(now) + limits.max_message_age;
         let stall = self.outbox.stalled_since().unwrap_or(now) + limits.max_outbox_stall;
-        let expiry = self.outbox.expires_at().min(self.first_subscription_expiry).min(self.warn_at);
+        let of_subscriptions = self.first_subscription_expiry.min(self.first_subscription_warning);
+        let expiry = self.outbox.expires_at().min(of_subscriptions).min(self.warn_at);
         let first = keep_alive.min(message).min(stall);
         first.saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
     }
@@ -273,6 +277,10 @@ impl Hub {
             return self.handle_push_error(key, ended);
         }
         session.warn_of_expiry(wall_now);
+        if wall_now >= session.first_subscription_warning {
+            self.warn_of_subscription_expiries(key, wall_now);
+        }
+        let Some(session) = self.registry.session_mut(key) else { return };
         match session.deadline {
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),

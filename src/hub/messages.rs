@@ -114,6 +114,13 @@ pub enum SessionControl {
     Unsubscribe(Channel),
     /// Warn the client that its token expires at this time, if it has brought no other one meanwhile.
     WarnOfExpiry(WallTime),
+    /// Warn the client that the token of a subscription expires.
+    WarnOfSubscriptionExpiry {
+        /// The channel of the subscription.
+        channel: Channel,
+        /// When the token expires.
+        expires_at: WallTime,
+    },
 }
 
 /// A server-side subscription that the server API adds.

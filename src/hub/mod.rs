@@ -7,7 +7,6 @@
 
 mod api_grants;
 mod broker_subscriptions;
-mod close_pace;
 mod close_reason;
 mod control;
 mod delivery;
@@ -19,6 +18,7 @@ mod hubs;
 mod inspection;
 mod liveness;
 mod messages;
+mod paced_queue;
 mod presence;
 mod recent_ends;
 mod registry;
@@ -35,6 +35,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use actix::prelude::*;
 
 use self::{
+    control::PacedControls,
     fanout::Fanout,
     gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
@@ -95,6 +96,7 @@ pub struct Hub {
     revoked: RevokedSessions,
     recent_ends: RecentEnds,
     traces: Arc<Traces>,
+    paced_controls: PacedControls,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
     /// Gets what the operator's backend is told.
@@ -161,6 +163,7 @@ impl Hub {
             revoked: RevokedSessions::default(),
             recent_ends: RecentEnds::new(&config.limits),
             traces: hubs.traces(),
+            paced_controls: PacedControls::default(),
             limits: HubLimits::from(&config.limits),
             events,
         };

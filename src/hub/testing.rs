@@ -55,6 +55,8 @@ impl Handler<SessionControl> for IgnoreControls {
 pub(super) struct TestSession {
     pub(super) key: SessionKey,
     pub(super) outbox: Arc<Outbox>,
+    /// Its client id.
+    pub(super) id: Uuid,
     client: TcpStream,
 }
 
@@ -70,14 +72,14 @@ impl TestSession {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let outbox = Outbox::new(server, &TransportLimits::from(&Config::default())).unwrap();
-        let key = SessionKey::unique();
+        let (key, id) = (SessionKey::unique(), Uuid::new_v4());
         let register = Register {
             key,
             outbox: outbox.clone(),
             keep_alive: KeepAlive::NativePing,
             warn_at: NEVER,
             owner: Some((user.into(), TokenIdentity::default())),
-            client: Uuid::new_v4(),
+            client: id,
             format: Format::Json,
             details: Box::new(SessionDetails {
                 address: [127, 0, 0, 1].into(),
@@ -88,7 +90,7 @@ impl TestSession {
             controls: IgnoreControls.start().recipient(),
         };
         hub.send(register).await.unwrap();
-        Self { key, outbox, client }
+        Self { key, outbox, id, client }
     }
 
     /// Subscribes to a channel.

@@ -24,7 +24,10 @@ use self::{
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields, AuditLog},
-    auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{
+        Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier,
+        refusal_log::RefusalLog,
+    },
     broker::{SharedBroker, UserLimit, UserPermit},
     clock::{Clock, MonotonicTime, NEVER},
     config::{Config, Door},
@@ -49,6 +52,8 @@ pub struct Services {
     pub broker: SharedBroker,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// When this worker verifies tokens of clients that connect.
+    pub verifications: Arc<VerificationQueue>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
     /// The audit log.
@@ -246,6 +251,10 @@ impl Handler<SessionControl> for Session {
             }
             SessionControl::WarnOfExpiry(expires_at) => {
                 self.warn_of_expiry(expires_at);
+                self.flush();
+            }
+            SessionControl::WarnOfSubscriptionExpiry { channel, expires_at } => {
+                self.warn_of_subscription_expiry(&channel, expires_at);
                 self.flush();
             }
             // It has one channel, and its client would not know the publications of another one apart.

@@ -249,3 +249,26 @@ async fn master_that_leaves_while_it_is_connected_does_not_hold_the_deliveries_f
     cluster.move_slots(slots, (master + 1) % 3).await;
     wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
 }
+
+/// Otherwise one call would keep Redis busy for as long as it has revocations.
+#[actix_rt::test]
+async fn thousand_revocations_at_once_are_stored_in_calls_of_bounded_size() {
+    let redis = RedisServer::start().await;
+    let instance = start_ready_broker(&redis.url()).await;
+    let calls = async || {
+        let text: String = redis.run(&["INFO", "commandstats"]).await;
+        let calls = |command: &str| {
+            let line = text.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")))?;
+            line.split("calls=").nth(1)?.split(',').next()?.parse::<u32>().ok()
+        };
+        calls("evalsha").unwrap_or_default() + calls("eval").unwrap_or_default()
+    };
+    let before = calls().await;
+    let revoked = join_all((0..1000).map(|number: u32| {
+        let target = RevocationTarget::Token(number.to_string(), IssuerScope::Any);
+        instance.broker.revoke(vec![Revocation::of_all(target, WallTime::LATEST_DATE)], LONG)
+    }));
+    assert!(revoked.await.into_iter().all(|result| result == Ok(Vec::new())));
+    let calls = calls().await - before;
+    assert!((4..100).contains(&calls), "{calls} calls");
+}

@@ -24,7 +24,9 @@ use uuid::Uuid;
 use wardcast::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{Admission, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{
+        Admission, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog,
+    },
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest,
         Login, LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
@@ -336,6 +338,7 @@ impl Worker {
             hub: hub.clone(),
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+            verifications: VerificationQueue::new(&config.limits, metrics.clone()),
             refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,

@@ -298,6 +298,17 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
         ("broker.presence_ttl", config.broker.presence_ttl),
     ];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
+    let limits = &config.limits;
+    check(
+        Duration::ZERO..=Duration::from_millis(10),
+        "at most 10ms",
+        &[("limits.verification_turn", limits.verification_turn)],
+    );
+    check(
+        Duration::from_millis(10)..=4 * SECOND,
+        "at least 10ms and at most 4s",
+        &[("limits.verification_wait", limits.verification_wait)],
+    );
     let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];
     check(Duration::from_millis(100)..=600 * SECOND, "at least 100ms and at most 10m", &heartbeat);
 }
@@ -324,6 +335,8 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.http_unread_bytes", limits.http_unread_bytes, 1024),
         ("limits.waiting", limits.waiting, 1),
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
+        ("limits.verification_queue", limits.verification_queue, 2),
+        ("limits.refused_token_share", limits.refused_token_share as usize, 1),
         ("limits.tickets", limits.tickets, 1),
         ("limits.revocations", limits.revocations, 1),
         ("limits.logouts_per_user", limits.logouts_per_user as usize, 1),

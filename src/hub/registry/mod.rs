@@ -83,6 +83,11 @@ impl<'a> SessionChannels<'a> {
         self.0.iter().map(|held| held.source.expires_at()).min().unwrap_or(NEVER)
     }
 
+    /// Returns when the client is first warned that a subscription expires.
+    pub(super) fn earliest_warning(&self) -> WallTime {
+        self.0.iter().map(|held| held.source.warn_at()).min().unwrap_or(NEVER)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -267,6 +272,12 @@ impl<M, S> Registry<M, S> {
         let before = std::mem::replace(&mut held.source, source);
         before.token().into_iter().for_each(|token| self.forget_token(slot, token));
         self.at_mut(slot)?.subscriptions.get_mut(channel)?.stage.visibility.as_deref_mut()
+    }
+
+    /// Notes that the client is warned that a subscription expires.
+    pub(super) fn note_warned(&mut self, key: SessionKey, channel: &Channel) {
+        let held = self.slot(key).and_then(|slot| self.at_mut(slot)?.subscriptions.get_mut(channel));
+        held.into_iter().for_each(|held| held.source.note_warned());
     }
 
     /// Returns one of `parts` equal parts of the subscribers that other clients see.

@@ -191,7 +191,7 @@ impl Hub {
             self.replace_source(key, &channel, source);
             return self.update_subscription_expiry(key);
         }
-        self.advance_subscription_expiry(key, source.expires_at());
+        self.advance_subscription_expiry(key, source.expires_at(), source.warn_at());
         let options = requested.options;
         let filter = options.filter.as_ref().map(|filter| {
             let start = start.as_ref().filter(|_| options.is_positioned);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    hub::{Hub, SessionKey, SubscriptionEnd},
+    hub::{Hub, SessionControl, SessionKey, SubscriptionEnd},
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
@@ -41,23 +41,44 @@ impl Hub {
 
     /// Notes when the first subscription of a session expires: the session's deadline depends on it.
     pub(in crate::hub) fn update_subscription_expiry(&mut self, key: SessionKey) {
-        let first = self.registry.channels_of(key).map(|channels| channels.earliest_expiry());
+        let channels = self.registry.channels_of(key);
+        let first = channels.map(|channels| (channels.earliest_expiry(), channels.earliest_warning()));
         if let (Some(first), Some(session)) = (first, self.registry.session_mut(key))
-            && session.first_subscription_expiry != first
+            && (session.first_subscription_expiry, session.first_subscription_warning) != first
         {
-            session.first_subscription_expiry = first;
+            (session.first_subscription_expiry, session.first_subscription_warning) = first;
             self.schedule(key);
         }
     }
 
-    /// Notes that a new subscription of a session expires then.
-    pub(super) fn advance_subscription_expiry(&mut self, key: SessionKey, expires_at: WallTime) {
+    /// Notes that a new subscription of a session expires then, and that its client is warned before.
+    pub(super) fn advance_subscription_expiry(&mut self, key: SessionKey, expires_at: WallTime, warn_at: WallTime) {
         if let Some(session) = self.registry.session_mut(key)
-            && expires_at < session.first_subscription_expiry
+            && (expires_at < session.first_subscription_expiry || warn_at < session.first_subscription_warning)
         {
-            session.first_subscription_expiry = expires_at;
+            session.first_subscription_expiry = session.first_subscription_expiry.min(expires_at);
+            session.first_subscription_warning = session.first_subscription_warning.min(warn_at);
             self.schedule(key);
         }
+    }
+
+    /// Has the client of a session warned of the subscriptions that expire soon, of each once.
+    pub(in crate::hub) fn warn_of_subscription_expiries(&mut self, key: SessionKey, now: WallTime) {
+        let (Some(channels), Some(session)) = (self.registry.channels_of(key), self.registry.session(key)) else {
+            return;
+        };
+        let due = channels.iter().filter(|(_, source)| source.warn_at() <= now);
+        let due: Vec<(Channel, WallTime)> =
+            due.map(|(channel, source)| (channel.clone(), source.expires_at())).collect();
+        let controls = session.controls.clone();
+        for (channel, expires_at) in due {
+            self.registry.note_warned(key, &channel);
+            if now < expires_at {
+                // A session whose mailbox is full waits for the broker; a warning that comes late is of no use.
+                let _ = controls.try_send(SessionControl::WarnOfSubscriptionExpiry { channel, expires_at });
+            }
+        }
+        self.update_subscription_expiry(key);
     }
 
     /// Notes that subscriptions of a session have ended. Most sessions have none that expires: there is nothing to look for.

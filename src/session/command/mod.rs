@@ -15,6 +15,7 @@ mod sub_refresh;
 mod subscribe;
 mod subscribe_group;
 mod unsubscribe;
+mod verification;
 
 use std::{
     sync::Arc,
@@ -136,6 +137,13 @@ impl Session {
             }
             let outcome = match next {
                 Next::Subscription(subscription) => self.add_server_side_subscription(subscription),
+                Next::Command(command) if self.needs_verification_turn() => match self.try_verification_turn() {
+                    Some(turn) => self.handle_in_turn(command, turn),
+                    None => {
+                        self.wait_for_verification_turn(command, ctx);
+                        return self.flush();
+                    }
+                },
                 Next::Command(command) => match self.handle_command(command) {
                     CommandOutcome::Grouped if self.is_group_full() => self.send_group(),
                     outcome => outcome,

@@ -10,6 +10,7 @@ use crate::{
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
+    clock::NEVER,
     config::{DeltaType, OptionOverrides, RecoveryMode},
     hooks::SubscribeApproval,
     hub::{
@@ -145,7 +146,8 @@ impl Session {
     fn terms_of_approval(&mut self, approval: SubscribeApproval, claims: &Claims) -> GrantedTerms {
         let SubscribeApproval { info, data, overrides, expires_at } = approval;
         self.has_subscription_info |= info.is_some();
-        let source = SubscriptionSource::Hook(Box::new(SubscriptionTerms { expires_at, info, token: claims.token }));
+        let terms = SubscriptionTerms { expires_at, warn_at: NEVER, info, token: claims.token };
+        let source = SubscriptionSource::Hook(Box::new(terms));
         GrantedTerms { source, expiry: Expiry::NEVER, overrides, data }
     }
 
@@ -178,7 +180,8 @@ impl Session {
 
     pub(super) fn source_from_token(&mut self, token: SubscriptionClaims) -> SubscriptionSource {
         self.has_subscription_info |= token.info.is_some();
-        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info, token: token.token };
+        let SubscriptionClaims { expires_at, info, token, .. } = token;
+        let terms = SubscriptionTerms { expires_at, warn_at: self.warn_before(expires_at), info, token };
         SubscriptionSource::SubscriptionToken(Box::new(terms))
     }
 
