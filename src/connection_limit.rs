@@ -135,6 +135,15 @@ mod tests {
     }
 
     #[test]
+    fn key_that_holds_another_permit_stays_counted_when_one_is_dropped() {
+        let permits = KeyedLimit::new(2);
+        let (one, _other) = (permits.acquire(&"ann").unwrap(), permits.acquire(&"ann").unwrap());
+        drop(one);
+        let _third = permits.acquire(&"ann").unwrap();
+        assert!(permits.acquire(&"ann").is_none());
+    }
+
+    #[test]
     fn a_dropped_permit_is_available_again() {
         let permits = ConnectionLimit::new(1, Gauge::default());
         let permit = permits.acquire().unwrap();

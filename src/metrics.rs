@@ -4,8 +4,9 @@
 use std::{fmt, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
     metrics::{
+        MetricType,
         counter::Counter,
         family::Family,
         gauge::Gauge,
@@ -14,44 +15,118 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// All metrics of one instance.
-#[derive(Debug, Default)]
-#[expect(missing_docs, reason = "`register` has a description of each")]
-pub struct Metrics {
-    pub connections: Gauge,
-    pub unauthenticated_connections: Gauge,
-    pub handshakes_refused: Family<ReasonLabel, Counter>,
-    pub emulation_requests: Family<OutcomeLabel, Counter>,
-    pub proxy_headers_refused: Counter,
-    pub tls_handshakes: Family<OutcomeLabel, Counter>,
-    pub key_fetches: Family<OutcomeLabel, Counter>,
-    pub logins: Family<OutcomeLabel, Counter>,
-    pub login_refreshes: Family<OutcomeLabel, Counter>,
-    pub key_sets_missing: Gauge,
-    pub closed_connections: Family<CodeLabel, Counter>,
-    pub error_replies: Family<CodeLabel, Counter>,
-    pub publications: Counter,
-    pub deliveries: Counter,
-    pub deliveries_dropped: Counter,
-    pub full_sockets: Counter,
-    pub reading_pauses: Counter,
-    pub refused_bus_messages: Family<ReasonLabel, Counter>,
-    pub broker_up: Gauge,
-    pub broker_reconnects: Counter,
-    pub gaps: Family<OutcomeLabel, Counter>,
-    pub nodes: Gauge,
-    pub revocations: Gauge,
-    pub revocations_unconfirmed: Counter,
-    pub backchannel_logouts: Family<OutcomeLabel, Counter>,
-    pub hook_calls: Family<HookLabel, Counter>,
-    pub hook_seconds: HookSeconds,
-    pub probe_microseconds: Family<ServerLabel, Gauge>,
-    pub audit_lines: Family<OutcomeLabel, Counter>,
+/// Declares each metric once: field, type, name and description.
+macro_rules! metrics {
+    ($($field:ident: $kind:ty = $name:literal, $help:literal;)*) => {
+        /// All metrics of one instance.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// The name of each metric as it is exposed, and its type in the terms of OpenMetrics.
+            pub const EXPOSED: &[(&str, &str)] = &[$((
+                match <$kind as Exposed>::SUFFIX.len() {
+                    0 => concat!("wardcast_", $name),
+                    _ => concat!("wardcast_", $name, "_total"),
+                },
+                <$kind as Exposed>::KIND,
+            ),)*];
+
+            fn register(&self, registry: &mut Registry) {
+                $(registry.register($name, $help, self.$field.clone());)*
+            }
+        }
+    };
+}
+
+/// What kind of metric a type is.
+trait Exposed {
+    const KIND: &str;
+    /// What the text format appends to its name.
+    const SUFFIX: &str;
+}
+
+impl Exposed for Gauge {
+    const KIND: &str = "gauge";
+    const SUFFIX: &str = "";
+}
+
+impl Exposed for Counter {
+    const KIND: &str = "counter";
+    const SUFFIX: &str = "_total";
+}
+
+impl Exposed for Histogram {
+    const KIND: &str = "histogram";
+    const SUFFIX: &str = "";
+}
+
+impl<L: Clone + std::hash::Hash + Eq, M: Exposed, C> Exposed for Family<L, M, C> {
+    const KIND: &str = M::KIND;
+    const SUFFIX: &str = M::SUFFIX;
+}
+
+metrics! {
+    connections: Gauge = "connections", "Open connections";
+    unauthenticated_connections: Gauge = "connections_waiting", "Open connections that have not authenticated yet";
+    handshakes_refused: Family<ReasonLabel, Counter> = "handshakes_refused", "Refused handshakes, by reason";
+    emulation_requests: Family<OutcomeLabel, Counter> = "emulation_requests", "Requests with commands of clients of streams, by outcome: queued, forwarded to another node, or why not";
+    proxy_headers_refused: Counter = "proxy_headers_refused", "Connections of trusted proxies closed because of a missing or malformed PROXY header";
+    tls_handshakes: Family<OutcomeLabel, Counter> = "tls_handshakes", "TLS handshakes, by outcome: full, resumed, failed or timeout";
+    verifications: Family<OutcomeLabel, Counter> = "verifications", "Tokens of clients that connect, by outcome: verified at once (immediate), after others (waited), or refused unverified";
+    key_fetches: Family<OutcomeLabel, Counter> = "key_fetches", "Attempts to fetch a JWK set, by outcome: fetched, or what failed";
+    logins: Family<OutcomeLabel, Counter> = "logins", "Attempts to log in, by outcome";
+    login_refreshes: Family<OutcomeLabel, Counter> = "login_refreshes", "Uses of refresh tokens, by outcome";
+    key_sets_missing: Gauge = "key_sets_missing", "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago";
+    audit_lines: Family<OutcomeLabel, Counter> = "audit_lines", "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit";
+    hook_calls: Family<HookLabel, Counter> = "hook_calls", "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed";
+    hook_seconds: HookSeconds = "hook_seconds", "Durations of calls of backend hooks, by hook, waiting included";
+    hook_events: Family<OutcomeLabel, Counter> = "hook_events", "Events for the backend, by outcome: queued in the outbox, sent, in calls that failed, or dropped";
+    hook_events_waiting: Gauge = "hook_events_waiting", "Events that wait in the outbox, of all nodes";
+    closed_connections: Family<CodeLabel, Counter> = "closed", "Connections closed by the server, by close code";
+    error_replies: Family<CodeLabel, Counter> = "errors", "Error replies, by error code";
+    publications: Counter = "publications", "Publications passed to the broker";
+    deliveries: Counter = "deliveries", "Publications queued to sessions";
+    deliveries_dropped: Counter = "deliveries_dropped", "Publications dropped because the delivery queue of a hub was full (limits.hub_queue_bytes)";
+    full_sockets: Counter = "sockets_full", "Times that a socket was full, so that its outbox had to wait";
+    reading_pauses: Counter = "reading_paused", "Times that a client's commands had to wait until it had read the replies to earlier ones";
+    refused_bus_messages: Family<ReasonLabel, Counter> = "bus_refused", "Redis messages dropped as malformed or foreign, by reason";
+    broker_up: Gauge = "broker_up", "1 while the broker is available, otherwise 0";
+    broker_reconnects: Counter = "broker_reconnects", "Times that the Redis subscription connection was re-established";
+    gaps: Family<OutcomeLabel, Counter> = "gaps", "Gaps in channels with positioned subscriptions, by outcome: filled from the history, told to the clients, or publications that the broker has lost";
+    nodes: Gauge = "nodes", "Nodes that this node knows to be alive, itself included";
+    revocations: Gauge = "revocations", "Revocations in force that this node knows";
+    revocations_unconfirmed: Counter = "revocations_unconfirmed", "Revocations of this node that not every live node has confirmed in time";
+    backchannel_logouts: Family<OutcomeLabel, Counter> = "backchannel_logouts", "Logout tokens of identity providers, by outcome: obeyed, unconfirmed, failed, or why not: pending, refused, limited";
+    probe_microseconds: Family<ServerLabel, Gauge> = "broker_probe_microseconds", "Round-trip time of the last probe through a Redis server, from publish to arrival";
 }
 
 /// Durations of the calls of each hook, from a millisecond to the longest timeout.
 #[derive(Clone, Debug)]
-pub struct HookSeconds(Family<HookNameLabel, Histogram, fn() -> Histogram>);
+pub struct HookSeconds(HistogramByHook);
+
+type HistogramByHook = Family<HookNameLabel, Histogram, fn() -> Histogram>;
+
+impl Exposed for HookSeconds {
+    const KIND: &str = <HistogramByHook as Exposed>::KIND;
+    const SUFFIX: &str = <HistogramByHook as Exposed>::SUFFIX;
+}
+
+impl EncodeMetric for HookSeconds {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl Default for HookSeconds {
     fn default() -> Self {
@@ -137,6 +212,11 @@ impl Metrics {
         self.refused_bus_messages.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// Counts a token of a client that connects: verified `immediate`ly, after it `waited` for others, or `refused` unverified.
+    pub fn count_verification(&self, outcome: &'static str) {
+        self.verifications.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Counts a TLS handshake: `full`, `resumed`, `failed` or `timeout`.
     pub fn count_tls_handshake(&self, outcome: &'static str) {
         self.tls_handshakes.get_or_create(&OutcomeLabel { outcome }).inc();
@@ -177,6 +257,11 @@ impl Metrics {
         self.hook_seconds.0.get_or_create(&HookNameLabel { hook }).observe(duration.as_secs_f64());
     }
 
+    /// Counts events for the backend: `queued` in the outbox, `sent`, in calls that `failed`, or `dropped`.
+    pub fn count_hook_events(&self, outcome: &'static str, count: usize) {
+        self.hook_events.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
+    }
+
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.
     pub fn count_audit_lines(&self, outcome: &'static str, count: u64) {
         self.audit_lines.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
@@ -198,118 +283,5 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
-    }
-
-    fn register(&self, registry: &mut Registry) {
-        registry.register("connections", "Open connections", self.connections.clone());
-        registry.register(
-            "connections_waiting",
-            "Open connections that have not authenticated yet",
-            self.unauthenticated_connections.clone(),
-        );
-        registry.register("handshakes_refused", "Refused handshakes, by reason", self.handshakes_refused.clone());
-        registry.register(
-            "emulation_requests",
-            "Requests with commands of clients of streams, by outcome: queued, forwarded to another node, or why not",
-            self.emulation_requests.clone(),
-        );
-        registry.register(
-            "proxy_headers_refused",
-            "Connections of trusted proxies closed because of a missing or malformed PROXY header",
-            self.proxy_headers_refused.clone(),
-        );
-        registry.register(
-            "tls_handshakes",
-            "TLS handshakes, by outcome: full, resumed, failed or timeout",
-            self.tls_handshakes.clone(),
-        );
-        registry.register(
-            "key_fetches",
-            "Attempts to fetch a JWK set, by outcome: fetched, or what failed",
-            self.key_fetches.clone(),
-        );
-        registry.register("logins", "Attempts to log in, by outcome", self.logins.clone());
-        registry.register("login_refreshes", "Uses of refresh tokens, by outcome", self.login_refreshes.clone());
-        registry.register(
-            "key_sets_missing",
-            "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago",
-            self.key_sets_missing.clone(),
-        );
-        registry.register(
-            "audit_lines",
-            "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit",
-            self.audit_lines.clone(),
-        );
-        registry.register(
-            "hook_calls",
-            "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed",
-            self.hook_calls.clone(),
-        );
-        registry.register(
-            "hook_seconds",
-            "Durations of calls of backend hooks, by hook, waiting included",
-            self.hook_seconds.0.clone(),
-        );
-        self.register_traffic(registry);
-        self.register_broker(registry);
-    }
-
-    fn register_traffic(&self, registry: &mut Registry) {
-        registry.register("closed", "Connections closed by the server, by close code", self.closed_connections.clone());
-        registry.register("errors", "Error replies, by error code", self.error_replies.clone());
-        registry.register("publications", "Publications passed to the broker", self.publications.clone());
-        registry.register("deliveries", "Publications queued to sessions", self.deliveries.clone());
-        registry.register(
-            "deliveries_dropped",
-            "Publications dropped because the delivery queue of a hub was full (limits.hub_queue_bytes)",
-            self.deliveries_dropped.clone(),
-        );
-        registry.register(
-            "sockets_full",
-            "Times that a socket was full, so that its outbox had to wait",
-            self.full_sockets.clone(),
-        );
-        registry.register(
-            "reading_paused",
-            "Times that a client's commands had to wait until it had read the replies to earlier ones",
-            self.reading_pauses.clone(),
-        );
-    }
-
-    fn register_broker(&self, registry: &mut Registry) {
-        registry.register(
-            "bus_refused",
-            "Redis messages dropped as malformed or foreign, by reason",
-            self.refused_bus_messages.clone(),
-        );
-        registry.register("broker_up", "1 while the broker is available, otherwise 0", self.broker_up.clone());
-        registry.register(
-            "broker_reconnects",
-            "Times that the Redis subscription connection was re-established",
-            self.broker_reconnects.clone(),
-        );
-        registry.register(
-            "gaps",
-            "Gaps in channels with positioned subscriptions, by outcome: filled from the history, told to the clients, or \
-             publications that the broker has lost",
-            self.gaps.clone(),
-        );
-        registry.register("nodes", "Nodes that this node knows to be alive, itself included", self.nodes.clone());
-        registry.register("revocations", "Revocations in force that this node knows", self.revocations.clone());
-        registry.register(
-            "revocations_unconfirmed",
-            "Revocations of this node that not every live node has confirmed in time",
-            self.revocations_unconfirmed.clone(),
-        );
-        registry.register(
-            "backchannel_logouts",
-            "Logout tokens of identity providers, by outcome: obeyed, unconfirmed, failed, or why not: pending, refused, limited",
-            self.backchannel_logouts.clone(),
-        );
-        registry.register(
-            "broker_probe_microseconds",
-            "Round-trip time of the last probe through a Redis server, from publish to arrival",
-            self.probe_microseconds.clone(),
-        );
     }
 }

@@ -7,6 +7,7 @@ mod key_files;
 mod listener;
 mod open_listener;
 pub mod proxy;
+mod seen_files;
 mod stop;
 mod tls;
 mod users_file;
@@ -21,7 +22,7 @@ use crate::{
     api,
     audit::{AuditError, AuditLog},
     auth::{
-        KeyError, Permissions, RefreshTokens, Signer, Verifier,
+        KeyError, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
         login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
@@ -31,7 +32,7 @@ use crate::{
     clock::Clock,
     config::{self, BrokerKind, Config},
     connection_limit::{ConnectionLimit, KeyedLimit},
-    hooks::Hooks,
+    hooks::{EventReporter, Hooks, events::EventService},
     http::{self, ListenerRole},
     hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
     metrics::Metrics,
@@ -91,6 +92,7 @@ pub struct RunningServer {
     pub metrics: Arc<Metrics>,
     public: OpenListener,
     internal: Option<OpenListener>,
+    events: Option<EventService>,
     components: Components,
 }
 
@@ -127,13 +129,14 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
         actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
     }
     key_files::watch(&http.verifier, &http.config);
+    let events = start_events(http)?;
     let public = OpenListener::start(public_socket, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
     let internal = internal_socket
         .map(|socket| OpenListener::start(socket, internal_components, internal_certificate))
         .transpose()?;
     let (address, internal_address) = (public.address, internal.as_ref().map(|internal| internal.address));
-    Ok(RunningServer { address, internal_address, metrics: http.metrics.clone(), public, internal, components })
+    Ok(RunningServer { address, internal_address, metrics: http.metrics.clone(), public, internal, events, components })
 }
 
 impl RunningServer {
@@ -224,8 +227,7 @@ fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate 
 impl Components {
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
-        let limits = &config.limits;
-        let node: Arc<str> = Uuid::new_v4().to_string().into();
+        let (limits, node): (_, Arc<str>) = (&config.limits, Uuid::new_v4().to_string().into());
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
         let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
@@ -234,11 +236,13 @@ impl Components {
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let login_users = load_login_users(&config, &permissions)?;
-        let hooks = Arc::new(Hooks::new(&config.hooks, &clock, &metrics).map_err(ServerStartError::Hooks)?);
+        let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
         let refusals = RefusalLog::new(config.clone(), audit.clone());
+        let verifications = VerificationQueue::new(limits, metrics.clone());
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
             verifier: verifier.clone(),
+            verifications: verifications.clone(),
             refusals: refusals.clone(),
             audit: audit.clone(),
             permissions: permissions.clone(),
@@ -246,6 +250,7 @@ impl Components {
             rates: api::UserRates::new(limits.publications_per_second, &*broker),
             hooks: hooks.clone(),
             broadcast_turns: api::BroadcastTurns::default(),
+            live_traces: api::LiveTraces::new(config.api.traces, hubs.node_id()),
             config: config.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -269,6 +274,7 @@ impl Components {
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
             handshake_rates: rates(limits.handshakes_per_second),
+            verifications,
             emulation_rates: rates(limits.emulation_requests_per_second),
             ticket_rates: rates(limits.tickets_per_second),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
@@ -297,15 +303,23 @@ impl Components {
             refusals,
             audit,
             user_limit,
+            verifications,
             hooks,
             ..
         } = &**self.http;
-        let hub =
-            Hub::start_on_this_thread(hubs, self.broker_subscriptions.clone(), config, clock.clone(), metrics.clone());
+        let hub = Hub::start_on_this_thread(
+            hubs,
+            self.broker_subscriptions.clone(),
+            config,
+            clock.clone(),
+            metrics.clone(),
+            hooks.events.clone(),
+        );
         session::Services {
             hub,
             broker: broker.clone(),
             verifier: verifier.clone(),
+            verifications: verifications.clone(),
             refusals: refusals.clone(),
             audit: audit.clone(),
             permissions: self.permissions.clone(),
@@ -318,6 +332,26 @@ impl Components {
             node: self.node.clone(),
         }
     }
+}
+
+/// Creates the hooks, and the reporter of events if the backend wants any.
+fn create_hooks(
+    config: &config::HooksConfig,
+    node: &str,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<Hooks>, ServerStartError> {
+    let mut hooks = Hooks::new(config, clock, metrics).map_err(ServerStartError::Hooks)?;
+    hooks.events = EventReporter::from_config(config, node, clock, metrics);
+    Ok(Arc::new(hooks))
+}
+
+/// Starts to send events to the backend, if it wants any.
+fn start_events(http: &http::HttpContext) -> Result<Option<EventService>, ServerStartError> {
+    let http::HttpContext { config, hooks, broker, clock, metrics, .. } = http;
+    let Some(reporter) = hooks.events.clone() else { return Ok(None) };
+    let started = EventService::start(&config.hooks, reporter, broker.event_outbox(), clock, metrics);
+    started.map_err(ServerStartError::Hooks)
 }
 
 /// Creates a limit with bursts of twice the rate.

@@ -19,13 +19,13 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::json;
 use wardcast::{
-    api::{self, Access, ApiContext, BroadcastTurns, METHODS, UserRates},
+    api::{self, Access, ApiContext, BroadcastTurns, LiveTraces, METHODS, UserRates},
     audit::AuditLog,
-    auth::{Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh,
-        LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient, PublishOptions,
-        PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
+        Broker, BrokerError, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
+        LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
+        PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
     },
     channel::Channel,
     clock::{Clock, WallTime},
@@ -47,6 +47,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
     let context = Data::new(ApiContext {
         broker,
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+        verifications: VerificationQueue::new(&config.limits, Arc::default()),
         refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
         audit: AuditLog::disabled(),
         permissions,
@@ -54,6 +55,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         rates: UserRates::new(0, &WriteRecorder::default()),
         hooks: Arc::default(),
         broadcast_turns: BroadcastTurns::default(),
+        live_traces: LiveTraces::new(1, "node"),
         config: config.clone(),
         clock,
         metrics: Arc::default(),
@@ -248,6 +250,10 @@ impl Broker for WriteRecorder {
 
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
         None
+    }
+
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        unreachable!("no test asks for it")
     }
 
     fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {

@@ -1,13 +1,11 @@
 //! Attacks on the server API, one in each test. After each of them the hub must still respond.
 
-use std::time::Instant;
-
 use serde_json::json;
 use wardcast::api::METHODS;
 
 use super::api::post_api;
 use crate::support::{
-    API_KEY, TestHub,
+    API_KEY, PATIENCE, Stopwatch, TestHub,
     http::{self, Response},
     mark_secret, start_hub, start_hub_with,
 };
@@ -152,7 +150,7 @@ async fn json_nested_ten_thousand_levels_is_harmless() {
 async fn body_with_a_hundred_thousand_keys_is_read_quickly() {
     let hub = start_hub().await;
     let keys = |name: &str| (0..100_000).map(|number| format!("\"{name}{number}\":1")).collect::<Vec<_>>().join(",");
-    let since = Instant::now();
+    let since = Stopwatch::start();
     let body = format!(r#"{{{},"a":1}}"#, keys(""));
     assert!(body.len() < hub.config.api.body_bytes, "{}", body.len());
     for method in method_names() {
@@ -165,7 +163,8 @@ async fn body_with_a_hundred_thousand_keys_is_read_quickly() {
         keys("").replace(":1", ":{}").split(',').take(80_000).collect::<Vec<_>>().join(",")
     );
     assert_eq!(post_api(&hub, "batch", &batch).await.json()["replies"][0]["error"]["code"], 104);
-    assert!(since.elapsed().as_secs() < 10, "{:?}", since.elapsed());
+    // Comparing each key with all others takes minutes.
+    assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
     assert_alive(&hub).await;
 }
 
@@ -259,12 +258,12 @@ async fn broadcast_over_the_channel_limit_publishes_nothing() {
 async fn pathological_channel_pattern_is_matched_quickly() {
     let hub = start_hub().await;
     let _ann = hub.connect_subscriber("ann", &"a".repeat(255)).await;
-    let since = Instant::now();
+    let since = Stopwatch::start();
     for pattern in ["a*".repeat(100) + "b", "*".repeat(250), "*a".repeat(127) + "b", "x".repeat(100_000)] {
         let answer = hub.call_api("channels", json!({"pattern": pattern})).await;
         assert!(answer["error"]["code"] == 107 || answer["result"]["channels"].is_object(), "{answer}");
     }
-    assert!(since.elapsed().as_secs() < 5, "{:?}", since.elapsed());
+    assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
 }
 
 #[actix_rt::test]

@@ -57,12 +57,22 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
         ],
     ),
     // A hook answers with an error or a close code for the client.
-    ("hooks", &["protocol::ErrorCode", "protocol::WireError", "protocol::Disconnect"]),
+    // Events wait in the broker.
+    (
+        "hooks",
+        &[
+            "protocol::ErrorCode",
+            "protocol::WireError",
+            "protocol::Disconnect",
+            "broker::BrokerError",
+            "broker::event_outbox",
+        ],
+    ),
     ("transport", &["protocol::frame", "protocol::disconnect"]),
     // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
     // and a reason, which must be valid on the wire.
     ("broker", &["protocol::ErrorCode", "protocol::WireError", "protocol::ExceededLimit", "protocol::Disconnect"]),
-    ("hub", &["protocol", "broker", "transport"]),
+    ("hub", &["protocol", "broker", "transport", "hooks::EventReporter"]),
     ("session", &["protocol", "auth", "hooks", "hub", "broker", "transport"]),
     // Readiness asks hubs and broker, and the broker stores tickets.
     ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "broker"]),

@@ -3,11 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
-use wardcast::config::{Config, RejectMode};
+use wardcast::config::{BrokerKind, Config, RejectMode, Secret};
 
 use crate::{
     login::{PASSWORD, log_in, start_login_hub_with},
-    support::{API_KEY, Client, TestHub, http, mark_secret, poll_until, raw, start_hub_with},
+    support::{API_KEY, Client, TestHub, http, mark_secret, poll_until, raw, redis::RedisServer, start_hub_with},
 };
 
 /// A hub with an audit log of its own.
@@ -394,4 +394,29 @@ async fn last_line_of_a_stop_is_written_before_it_ends() {
     hub.stop().await;
     let text = fs::read_to_string(folder.path().join("audit.log")).unwrap();
     assert!(text.lines().last().unwrap().contains("\"event\":\"stopped\""), "{text}");
+}
+
+#[actix_rt::test]
+async fn connection_over_the_limit_of_its_user_on_all_nodes_is_recorded_as_refused() {
+    let redis = RedisServer::start().await;
+    let one_each = |config: &mut Config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+        config.limits.connections_per_user = 1;
+    };
+    let (first, audited) = (start_hub_with(one_each).await, AuditedHub::start(one_each).await);
+    for hub in [&first, &audited.hub] {
+        hub.wait_for_broker(true).await;
+    }
+    let _one = first.connect("ann").await;
+    let mut late = audited.hub.connect_without_token().await;
+    late.send(json!({"id": 1, "connect": {"token": audited.hub.token("ann")}})).await;
+    assert_eq!(late.wait_for_close().await.0, Some(3504));
+    let line = audited.wait_for("refused", 1).await;
+    assert_fields(
+        &line,
+        json!({"user": "ann", "door": "connect", "reason": "too many connections of this user", "address": "127.0.0.1"}),
+    );
+    assert_eq!(line["client"], audited.wait_for("connected", 1).await["client"]);
+    assert_fields(&audited.wait_for("disconnected", 1).await, json!({"user": "ann", "code": 3504}));
 }

@@ -1,12 +1,13 @@
 //! What the audit log has of logins, logouts and revocations.
 
 use serde_json::{Value, json};
-use wardcast::config::Secret;
+use wardcast::config::{BrokerKind, Secret};
 
 use crate::{
     audit::{AuditedHub, assert_fields, claims},
     backchannel_logout::{logout_token, send, trust_issuer},
-    support::{http, mark_secret, trust_loopback_proxy},
+    support::{http, mark_secret, redis::RedisServer, trust_loopback_proxy},
+    tickets::request_ticket,
 };
 
 #[actix_rt::test]
@@ -92,4 +93,25 @@ async fn refresh_tokens_are_recorded_when_they_are_used_and_when_they_are_used_a
     assert_eq!(post("/auth/refresh", json!({"refresh_token": first})).await.status, 401);
     assert_fields(&audited.wait_for("refresh_token_reused", 1).await, json!({"sid": sid, "address": "127.0.0.1"}));
     assert_fields(&audited.wait_for("revoked", 1).await, json!({"sid": sid, "by": "refresh_token_reuse"}));
+}
+
+#[actix_rt::test]
+async fn handshake_that_takes_too_long_is_recorded() {
+    let redis = RedisServer::start().await;
+    let audited = AuditedHub::start(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+        config.broker.redis.timeout = std::time::Duration::from_secs(60);
+    })
+    .await;
+    let hub = &audited.hub;
+    hub.wait_for_broker(true).await;
+    let ticket = request_ticket(hub, &hub.token("ann")).await;
+    redis.freeze();
+    let answer = hub.try_handshake(&format!("/socket?ticket={ticket}"), &[]).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
+    let reason = "the handshake took too long; try again soon";
+    assert_fields(&audited.wait_for("refused", 1).await, json!({"path": "/socket", "reason": reason}));
+    redis.resume();
+    assert_eq!(hub.metric("wardcast_handshakes_refused_total{reason=\"timeout\"}").await, 1.0);
 }

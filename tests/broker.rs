@@ -6,7 +6,9 @@ mod cluster;
 mod cluster_moves;
 mod cluster_tls;
 mod conformance;
+mod events;
 mod fixture;
+mod half_moved_keys;
 mod history;
 mod lifetimes;
 mod logins;
@@ -91,6 +93,8 @@ every_broker! {
     tickets::expired_ticket_is_not_found
     tickets::second_put_replaces_the_ticket
     tickets::invalid_ticket_ids_are_not_found
+    events::events_wait_in_order_until_they_are_accepted
+    events::events_above_the_bound_are_dropped
     logins::refresh_names_the_next_generation_and_the_latest_may_be_repeated
     logins::refresh_before_the_latest_ends_the_login
     logins::repeated_refresh_after_the_grace_ends_the_login

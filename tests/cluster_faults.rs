@@ -3,7 +3,7 @@
 //!
 //! The Cluster needs about two seconds to replace a master, and this test waits for that six times.
 
-use std::{cell::RefCell, collections::HashMap, ops::RangeInclusive, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, ops::RangeInclusive, rc::Rc, sync::LazyLock, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -11,12 +11,14 @@ use tokio::time::{Instant, interval, sleep};
 use wardcast::config::{BrokerKind, Secret};
 
 use crate::support::{
-    Client, PATIENCE, TestHub, allow_any_rate, poll_until,
+    Client, PATIENCE, Stopwatch, TestHub, allow_any_rate, poll_until,
     redis::{ClusterOptions, RedisCluster},
     start_hub_with,
 };
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Measures the silence. A fault is followed in a dozen steps by hubs, six servers and this test, and a busy machine delays each.
+static CLOCK: LazyLock<Stopwatch> = LazyLock::new(Stopwatch::start);
 /// So many channels that each master has some.
 const CHANNELS: usize = 12;
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
@@ -38,7 +40,8 @@ struct ChannelLog {
     /// The numbers that were published, with their acceptance.
     accepted: Vec<u64>,
     next: u64,
-    received: Vec<(u64, Instant)>,
+    /// With the time of [`CLOCK`].
+    received: Vec<(u64, Duration)>,
     /// The position of the subscriber.
     epoch: String,
     offset: u64,
@@ -121,7 +124,7 @@ fn note_subscribed(logs: &mut HashMap<String, ChannelLog>, name: String, reply: 
 
 fn note_received(log: &mut ChannelLog, publication: &Value) {
     log.offset = publication["offset"].as_u64().unwrap();
-    log.received.push((publication["data"].as_u64().unwrap(), Instant::now()));
+    log.received.push((publication["data"].as_u64().unwrap(), CLOCK.elapsed()));
 }
 
 /// Publishes numbers to a channel, one after the other, whatever the answers are.
@@ -144,14 +147,14 @@ async fn publish(hub: Rc<TestHub>, name: String, logs: Logs) {
 
 /// The longest time without a publication of a channel after `since`, when all have received one that was sent after it. While the
 /// Cluster is down, which a busy machine is enough for, nothing can be delivered: the time begins again.
-async fn longest_silence(cluster: &RedisCluster, logs: &Logs, mut since: Instant) -> Duration {
+async fn longest_silence(cluster: &RedisCluster, logs: &Logs, mut since: Duration) -> Duration {
     let first: HashMap<String, u64> = logs.borrow().iter().map(|(name, log)| (name.clone(), log.next)).collect();
     let deaf = || -> Vec<String> {
         let logs = logs.borrow();
         let deaf =
             logs.iter().filter(|(name, log)| log.received.last().is_none_or(|(number, _)| *number <= first[*name]));
         let describe = |(name, log): (&String, &ChannelLog)| {
-            let received = log.received.last().map(|(number, at)| (*number, at.elapsed()));
+            let received = log.received.last().map(|(number, at)| (*number, CLOCK.elapsed().saturating_sub(*at)));
             format!("{name}: sent {}, accepted {:?}, received {received:?}", log.next, log.accepted.last())
         };
         deaf.map(describe).collect()
@@ -161,14 +164,14 @@ async fn longest_silence(cluster: &RedisCluster, logs: &Logs, mut since: Instant
         assert!(Instant::now() < deadline, "channels stay deaf: {:#?}", deaf());
         sleep(PUBLISH_INTERVAL).await;
         if !cluster.is_ok().await {
-            since = Instant::now();
+            since = CLOCK.elapsed();
         }
     }
     let logs = logs.borrow();
     let silence = logs.values().map(|log| {
         let times = log.received.iter().map(|(_, at)| *at).filter(|at| *at > since);
         let times: Vec<_> = std::iter::once(since).chain(times).collect();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap()
+        times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap()
     });
     silence.max().unwrap()
 }
@@ -189,8 +192,8 @@ async fn master_of_shard(cluster: &RedisCluster, shard: usize) -> usize {
 
 impl Fault {
     /// Breaks a shard, and waits until the Cluster works again. Returns since when no channel may be deaf.
-    async fn inject(self, cluster: &mut RedisCluster, shard: usize, slots: &[u16], hubs: [&TestHub; 2]) -> Instant {
-        let begun = Instant::now();
+    async fn inject(self, cluster: &mut RedisCluster, shard: usize, slots: &[u16], hubs: [&TestHub; 2]) -> Duration {
+        let begun = CLOCK.elapsed();
         let master = master_of_shard(cluster, shard).await;
         let next = master_of_shard(cluster, (shard + 1) % SHARDS.len()).await;
         match self {
@@ -208,16 +211,16 @@ impl Fault {
                 cluster.nodes[master].kill();
                 join_all(hubs.map(|hub| hub.wait_for_broker(false))).await;
                 cluster.wait_for_new_master(master).await;
-                Instant::now()
+                CLOCK.elapsed()
             }
             Self::Freeze => {
                 cluster.nodes[master].freeze();
                 cluster.wait_for_new_master(master).await;
-                Instant::now()
+                CLOCK.elapsed()
             }
             Self::Replicate => {
                 cluster.move_slots(SHARDS[shard].clone(), next).await;
-                let moved = Instant::now();
+                let moved = CLOCK.elapsed();
                 cluster.replicate(master, next).await;
                 moved
             }
@@ -282,7 +285,7 @@ async fn break_every_shard(mut cluster: RedisCluster, faults: &[Fault]) {
             fault.mend(&mut cluster, shard, &slots, master).await;
         }
     }
-    longest_silence(&cluster, &logs, Instant::now()).await;
+    longest_silence(&cluster, &logs, CLOCK.elapsed()).await;
     publishing.iter().for_each(actix_rt::task::JoinHandle::abort);
     join_all(publishing).await;
     check_received(&logs).await;

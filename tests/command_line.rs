@@ -19,7 +19,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    API_KEY, Client, KillOnDrop, SECRET, http, mark_secret, metric, poll_until, process,
+    API_KEY, Client, KillOnDrop, SECRET, Stopwatch, http, mark_secret, metric, poll_until, process,
     process::{Banner, Process, ProcessResult, handles_signal, run, wardcast},
     raw,
 };
@@ -285,7 +285,7 @@ async fn sigterm_closes_every_client_with_3001_and_exits_0_within_drain_time() {
     let banner = hub.banner();
     let mut clients = join_all((0..20).map(|_| connect_with_token(banner.address, &banner.token))).await;
     let mut stranger = Client::connect(banner.address, "/socket").await.unwrap();
-    let started = Instant::now();
+    let started = Stopwatch::start();
     hub.signal(SIGTERM);
     for client in clients.iter_mut().chain([&mut stranger]) {
         assert_eq!(client.wait_for_close().await, (Some(3001), "shutdown".to_owned()));
@@ -310,7 +310,7 @@ fn signals_are_handled_as_soon_as_the_hub_listens() {
 fn sigint_stops_hub_without_clients_immediately() {
     let mut hub = Process::start(&mut wardcast(&LOOPBACK));
     hub.banner();
-    let started = Instant::now();
+    let started = Stopwatch::start();
     hub.signal(SIGINT);
     assert_eq!(hub.wait_for_exit().code, Some(0));
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
@@ -344,6 +344,26 @@ async fn five_thousand_connections_reset_at_once_leave_no_descriptor_and_no_sess
     poll_until("the descriptors are back", async || descriptors() <= baseline + 2).await;
     poll_until("the sessions are gone", async || metric(address, "wardcast_connections").await == 0.0).await;
     assert_eq!(http::get(address, "/health/ready").send().await.status, 200);
+}
+
+#[actix_rt::test]
+async fn log_in_json_has_an_object_per_line_with_the_values_of_the_line() {
+    let mut hub = Process::start(&mut wardcast(&[&LOOPBACK[..], &["--set", "log.format=json"]].concat()));
+    let Banner { address, .. } = hub.banner();
+    let refused = raw::handshake(address, "/socket?token=a.b.c");
+    assert_eq!(http::exchange(address, refused.as_bytes()).await.status, 401);
+    hub.signal(SIGTERM);
+    let log = hub.wait_for_exit().stderr;
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let find = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap_or_else(|| panic!("{log}"));
+    let started = find("server started");
+    assert_eq!((&started["level"], &started["address"]), (&json!("info"), &json!(address.to_string())), "{started}");
+    assert!(started["target"].as_str().unwrap().starts_with("wardcast::"), "{started}");
+    let time = started["time"].as_str().unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    assert_eq!(find("server stopping")["connections"], 0);
+    let refused = find("refused token");
+    assert!(refused["door"] == "query" && refused["error"].is_string(), "{refused}");
 }
 
 #[actix_rt::test]

@@ -77,8 +77,10 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let admission = Admission {
         client: uuid::Uuid::new_v4(),
         ip: [127, 0, 0, 1].into(),
+        credential: None,
         auth,
         format,
+        connect_data: None,
         hook_headers: Default::default(),
         commands: CommandSource::WebSocket,
         head: Bytes::new(),

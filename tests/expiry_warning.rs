@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     revocation::revoke,
-    support::{Client, TestHub, start_hub, start_hub_with},
+    support::{Client, TestHub, slow_broker::Worker, start_hub, start_hub_with},
 };
 
 /// Connects a plain client with a token that lives for so many seconds.
@@ -197,4 +197,105 @@ async fn subscription_token_is_revoked_in_every_kind_of_session() {
         let again: Value = client.subscribe_with("$desk", json!({"token": token})).await;
         assert_eq!(again["error"]["code"], 103, "{again}");
     }
+}
+
+/// Asserts that a warning of the expiry of a subscription comes next, with so many seconds at most to refresh.
+async fn assert_subscription_warned(client: &mut Client, channel: &str, ttl: u64) {
+    let push = client.receive().await["push"].clone();
+    let is_near = |told: u64| (ttl.saturating_sub(2)..=ttl).contains(&told);
+    assert_eq!((&push["channel"], &push["sub_refresh"]["expires"]), (&json!(channel), &json!(true)), "{push}");
+    assert!(push["sub_refresh"]["ttl"].as_u64().is_some_and(is_near), "{push}");
+}
+
+#[actix_rt::test]
+async fn plain_session_is_warned_once_before_a_subscription_token_expires() {
+    let hub = start_hub_with(|config| config.server.workers = 1).await;
+    let mut client = hub.connect("ann").await;
+    for (channel, seconds) in [("$desk", 120), ("$long", 240)] {
+        let token = hub.token_with_claims(json!({"sub": "ann", "channel": channel, "exp": seconds}));
+        client.subscribe_with(channel, json!({"token": token})).await;
+    }
+    client.subscribe("news").await;
+    hub.clock.advance(Duration::from_secs(85));
+    assert_silent(&hub, &mut client).await;
+    hub.clock.advance(Duration::from_secs(5));
+    assert_subscription_warned(&mut client, "$desk", 15).await;
+    hub.clock.advance(Duration::from_secs(10));
+    assert_silent(&hub, &mut client).await;
+    hub.clock.advance(Duration::from_secs(20));
+    let ended = client.receive().await["push"].clone();
+    assert_eq!((&ended["channel"], &ended["unsubscribe"]["code"]), (&json!("$desk"), &json!(2501)), "{ended}");
+    hub.clock.advance(Duration::from_secs(90));
+    assert_subscription_warned(&mut client, "$long", 15).await;
+}
+
+#[actix_rt::test]
+async fn refreshed_subscription_is_warned_of_its_newest_token_only() {
+    let hub = start_hub_with(|config| config.server.workers = 1).await;
+    let mut client = hub.connect("ann").await;
+    client.subscribe_with("$desk", json!({"token": subscription_token(&hub, "1", 120)})).await;
+    let refresh = |jti: &str, seconds: i64| {
+        let token = subscription_token(&hub, jti, seconds);
+        json!({"id": 2, "sub_refresh": {"channel": "$desk", "token": token}})
+    };
+    client.request(refresh("2", 600)).await;
+    hub.clock.advance(Duration::from_secs(130));
+    assert_silent(&hub, &mut client).await;
+    hub.clock.advance(Duration::from_secs(440));
+    assert_subscription_warned(&mut client, "$desk", 15).await;
+    // Again after the next one.
+    client.request(refresh("3", 120)).await;
+    hub.clock.advance(Duration::from_secs(91));
+    assert_subscription_warned(&mut client, "$desk", 15).await;
+}
+
+/// By the timing wheel, without a jump of the clock.
+#[actix_rt::test]
+async fn warning_of_a_subscription_comes_in_time_by_itself() {
+    let hub = start_hub_with(|config| config.auth.refresh_margin = Duration::from_secs(3600)).await;
+    let mut client = hub.connect("ann").await;
+    client.subscribe_with("$desk", json!({"token": subscription_token(&hub, "1", 3)})).await;
+    assert_subscription_warned(&mut client, "$desk", 1).await;
+    assert_eq!(client.receive().await["push"]["unsubscribe"]["code"], 2501);
+}
+
+#[actix_rt::test]
+async fn subscription_that_has_ended_and_sdk_sessions_get_no_warning() {
+    let hub = start_hub_with(|config| config.server.workers = 1).await;
+    let mut sdk = hub.connect_sdk(&hub.token("ann")).await;
+    let mut upgraded = hub.connect("ann").await;
+    let mut ended = hub.connect("ann").await;
+    for client in [&mut sdk, &mut upgraded, &mut ended] {
+        client.subscribe_with("$desk", json!({"token": subscription_token(&hub, "1", 120)})).await;
+    }
+    upgraded.request(json!({"id": 1, "connect": {}})).await;
+    ended.request(json!({"id": 3, "unsubscribe": {"channel": "$desk"}})).await;
+    hub.clock.advance(Duration::from_secs(100));
+    for client in [&mut sdk, &mut upgraded, &mut ended] {
+        assert_silent(&hub, client).await;
+    }
+}
+
+/// The hub has sent the warning while the session waits for the broker, and the client has sent its next token.
+#[actix_rt::test]
+async fn warning_that_crosses_a_refresh_is_not_sent() {
+    let worker = Worker::start(|_| ());
+    let (mut client, mut other) =
+        (worker.connect(json!({"exp": 120})).await, worker.connect(json!({"exp": 120})).await);
+    for client in [&mut client, &mut other] {
+        assert!(client.receive().await["push"]["connect"].is_object());
+    }
+    let token = worker.token(json!({"exp": 600}));
+    client
+        .send(&[json!({"id": 1, "subscribe": {"channel": "news"}}), json!({"id": 2, "refresh": {"token": token}})])
+        .await;
+    worker.broker.wait_for_calls(&["subscribe"]).await;
+    worker.clock.advance(Duration::from_secs(91));
+    assert!(other.receive().await["push"]["refresh"].is_object());
+    worker.broker.answer(1);
+    assert!(client.receive().await["subscribe"].is_object());
+    assert!(client.receive().await["refresh"].is_object());
+    let ping = json!({"id": 3, "ping": {}});
+    client.send(std::slice::from_ref(&ping)).await;
+    assert_eq!(client.receive().await, ping);
 }

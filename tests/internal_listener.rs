@@ -220,14 +220,14 @@ async fn audit_log_names_the_certificate_of_the_caller() {
         config.audit.output = Some(audit.display().to_string());
     })
     .await;
-    let call = |key: &str| {
-        let body = r#"{"user":"ann"}"#;
+    let call_method = |method: &str, body: &str, key: &str| {
         format!(
-            "POST /api/disconnect HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: {key}\r\n\
+            "POST /api/{method} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: {key}\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };
+    let call = |key: &str| call_method("disconnect", r#"{"user":"ann"}"#, key);
     let named = authority.issue_for("named", &["10.0.0.9", "backend.internal", "other.internal"]);
     let unnamed = authority.issue_for("unnamed", &["10.0.0.9"]);
     assert_eq!(send_over_tls(internal, &authority, Some(&named), &call(API_KEY)).await, 200);
@@ -248,6 +248,18 @@ async fn audit_log_names_the_certificate_of_the_caller() {
     }
     let by: Vec<_> = lines.iter().map(|line| line["by"].clone()).collect();
     assert_eq!(by, [json!("api_key"), json!("api_key"), json!(null)]);
+    let batch = r#"{"commands":[{"invalidate_user_tokens":{"user":"ann"}}]}"#;
+    for (method, body) in [("revoke_token", r#"{"jti":"1"}"#), ("batch", batch)] {
+        assert_eq!(send_over_tls(internal, &authority, Some(&named), &call_method(method, body, API_KEY)).await, 200);
+    }
+    let revoked = || {
+        let text = std::fs::read_to_string(&audit).unwrap();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let revoked = lines.filter(|line| line["event"] == "revoked");
+        revoked.map(|line| (line["certificate"].clone(), line["by"].clone())).collect::<Vec<_>>()
+    };
+    poll_until("two revocations", async || revoked().len() == 2).await;
+    assert_eq!(revoked(), vec![(json!("backend.internal"), json!("api_key")); 2]);
 }
 
 #[actix_rt::test]

@@ -6,13 +6,13 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::{clock::Clock, server};
 
-use crate::support::{config, http, start_hub, start_hub_with};
+use crate::support::{Stopwatch, config, http, start_hub, start_hub_with};
 
 #[actix_rt::test]
 async fn stopping_hub_closes_clients_with_3001_within_drain_time() {
     let hub = start_hub().await;
     let mut clients = join_all((0..50).map(|_| hub.connect("ann"))).await;
-    let started = std::time::Instant::now();
+    let started = Stopwatch::start();
     let closes = async { join_all(clients.iter_mut().map(|client| client.wait_for_close())).await };
     let (closes, ()) = tokio::join!(closes, hub.stop());
     let shutdown = (Some(3001), "shutdown".to_owned());

@@ -10,7 +10,12 @@ use crate::{
     login::{PASSWORD, log_in, start_login_hub, start_login_hub_with},
     refresh_tokens::{Tokens, assert_ended, refresh, start_login, start_two_login_hubs},
     revocation::{assert_closed_as_revoked, invalidate, logout},
-    support::{TestHub, http, poll_until, redis::RedisServer},
+    support::{
+        TestHub, http,
+        node::Node,
+        poll_until,
+        redis::{PrefixedRedis, RedisForm, RedisServer},
+    },
 };
 
 async fn revocations(hub: &TestHub) -> f64 {
@@ -204,4 +209,69 @@ async fn revoking_while_redis_is_away_is_an_error_that_changes_nothing() {
     redis.resume();
     poll_until("logging out works again", async || logout(&hub, &tokens.access).send().await.status == 204).await;
     assert_closed_as_revoked(&mut socket).await;
+}
+
+/// A login under way, as Redis sees it: stored after the revocation.
+async fn store_again(redis: &RedisServer, key: &str, record: &[String]) {
+    redis.run::<i64>(&["HSET", key, &record[0], &record[1]]).await;
+}
+
+#[actix_rt::test]
+async fn login_that_is_stored_after_an_invalidation_gets_no_further_tokens_and_ends() {
+    let redis = RedisServer::start().await;
+    let (one, two, _users) = start_two_login_hubs(&redis).await;
+    let tokens = start_login(&one).await;
+    let keys: Vec<String> = redis.run(&["KEYS", "*login*"]).await;
+    let [key] = keys.as_slice() else { panic!("{keys:?}") };
+    let record: Vec<String> = redis.run(&["HGETALL", key]).await;
+    invalidate(&two, json!({"user": "ann"})).await;
+    store_again(&redis, key, &record).await;
+    // In a later second, so that the new access token would be younger than the revocation.
+    [&one, &two].iter().for_each(|hub| hub.clock.advance(Duration::from_secs(2)));
+    assert_ended(&one, &tokens.refresh).await;
+    assert_eq!(
+        redis.run::<i64>(&["HLEN", key]).await,
+        0,
+        "its next refresh would be accepted when the revocation has expired"
+    );
+    assert_eq!(one.metric("wardcast_login_refreshes_total{outcome=\"ended\"}").await, 1.0);
+}
+
+#[actix_rt::test]
+async fn login_that_is_stored_while_an_invalidation_waits_for_a_node_ends_with_it() {
+    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
+    let (hub, _users) = start_login_hub_with(|config| {
+        config.broker.kind = wardcast::config::BrokerKind::Redis;
+        prefixed.configure(&mut config.broker.redis);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    let redis = &prefixed.form.masters()[0];
+    let other = Node::start(&prefixed, &[]).await;
+    hub.wait_for_nodes(2).await;
+    start_login(&hub).await;
+    let keys: Vec<String> = redis.run(&["KEYS", "*login*"]).await;
+    let record: Vec<String> = redis.run(&["HGETALL", &keys[0]]).await;
+    other.freeze();
+    let invalidated = hub.call_api("invalidate_user_tokens", json!({"user": "ann"}));
+    let stored = async {
+        poll_until("the login has ended", async || redis.run::<i64>(&["HLEN", &keys[0]]).await == 0).await;
+        store_again(redis, &keys[0], &record).await;
+    };
+    let (answer, ()) = join(invalidated, stored).await;
+    assert_eq!(answer["error"]["code"], 100, "{answer}");
+    assert_eq!(redis.run::<i64>(&["HLEN", &keys[0]]).await, 0);
+}
+
+#[actix_rt::test]
+async fn login_while_the_tokens_of_its_user_are_revoked_is_503_and_leaves_nothing_behind() {
+    let (hub, _users) = start_login_hub().await;
+    let soon = hub.clock.now().unix_seconds() + 5;
+    invalidate(&hub, json!({"user": "ann", "issued_before": soon})).await;
+    let refused = log_in(&hub, "ann", PASSWORD).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{refused:?}");
+    assert!(!refused.body.contains("_token\""), "{refused:?}");
+    assert_eq!(hub.metric("wardcast_logins_total{outcome=\"unavailable\"}").await, 1.0);
+    hub.clock.advance(Duration::from_secs(6));
+    start_login(&hub).await.connect(&hub).await.subscribe("news").await;
 }

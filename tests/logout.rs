@@ -46,9 +46,9 @@ async fn browser_forgets_the_tokens_of_a_logout_that_fails() {
 #[actix_rt::test]
 async fn refresh_gives_no_token_that_is_revoked() {
     let (hub, _users) = start_login_hub().await;
+    let login = start_login(&hub).await;
     let until = json!({"user": "ann", "issued_before": hub.clock.now().unix_seconds() + 60});
     assert_eq!(hub.call_api("invalidate_user_tokens", until).await, json!({"result": {}}));
-    let login = start_login(&hub).await;
     assert_ended(&hub, &login.refresh).await;
 }
 

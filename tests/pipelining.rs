@@ -350,7 +350,7 @@ async fn client_that_reads_slowly_is_not_closed_for_a_pong_that_waits_behind_its
 async fn client_may_rest_from_reading_for_longer_than_a_ping_and_its_pong_take() {
     let hub = start_history_hub(ping_often).await;
     let (mut client, replies) = connect_paused(&hub).await;
-    // Several times what `ping_often` leaves for a ping and its pong, and less than `limits.outbox_stall`.
+    // Twice what `ping_often` leaves for a ping and its pong, and less than `limits.outbox_stall`.
     actix_rt::time::sleep(Duration::from_secs(3)).await;
     for id in 1..=replies {
         assert_eq!(client.receive().await["id"], id);

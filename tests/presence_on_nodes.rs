@@ -2,13 +2,27 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use wardcast::config::{ChannelAccess, Config};
 
-use crate::support::{Client, TestHub, allow_any_rate, poll_until, redis::RedisServer, start_hub_on};
+use crate::support::{
+    Client, TestHub, allow_any_rate, poll_until,
+    redis::{PrefixedRedis, RedisServer, test_on_every_form},
+    start_hub_over,
+};
 
-async fn start_node(redis: &RedisServer, change: impl FnOnce(&mut Config)) -> TestHub {
-    start_hub_on(redis, |config| {
+test_on_every_form! {
+    subscriber_is_present_on_every_node_when_its_subscribe_is_answered
+    joins_publications_and_leaves_arrive_in_order_on_the_other_node
+    client_that_moves_to_another_node_stays_present
+    subscribers_are_present_again_soon_after_redis_has_lost_them
+    presence_outlives_its_time_to_live_while_the_subscription_lasts
+    options_and_info_of_a_subscription_token_apply_on_every_node
+}
+
+async fn start_node(redis: &PrefixedRedis, change: impl FnOnce(&mut Config)) -> TestHub {
+    start_hub_over(redis, |config| {
         config.channels.presence = true;
         config.channels.join_leave = true;
         config.channels.allow_presence = ChannelAccess::User;
@@ -19,12 +33,11 @@ async fn start_node(redis: &RedisServer, change: impl FnOnce(&mut Config)) -> Te
     .await
 }
 
-async fn start_two_nodes() -> (RedisServer, TestHub, TestHub) {
-    let redis = RedisServer::start().await;
-    let (one, two) = (start_node(&redis, |_| ()).await, start_node(&redis, |_| ()).await);
+async fn start_two_nodes(redis: &PrefixedRedis) -> (TestHub, TestHub) {
+    let (one, two) = (start_node(redis, |_| ()).await, start_node(redis, |_| ()).await);
     one.wait_for_nodes(2).await;
     two.wait_for_nodes(2).await;
-    (redis, one, two)
+    (one, two)
 }
 
 /// The users that the server API of a hub lists, each as often as it is present.
@@ -43,9 +56,8 @@ async fn connect_watcher(hub: &TestHub) -> Client {
     watcher
 }
 
-#[actix_rt::test]
-async fn subscriber_is_present_on_every_node_when_its_subscribe_is_answered() {
-    let (_redis, one, two) = start_two_nodes().await;
+async fn subscriber_is_present_on_every_node_when_its_subscribe_is_answered(redis: &mut PrefixedRedis) {
+    let (one, two) = start_two_nodes(redis).await;
     let mut expected = Vec::new();
     let mut clients = Vec::new();
     for round in 0..10 {
@@ -65,9 +77,8 @@ async fn subscriber_is_present_on_every_node_when_its_subscribe_is_answered() {
     assert_eq!(reply["presence_stats"], json!({"num_clients": 20, "num_users": 1}));
 }
 
-#[actix_rt::test]
-async fn joins_publications_and_leaves_arrive_in_order_on_the_other_node() {
-    let (redis, one, two) = start_two_nodes().await;
+async fn joins_publications_and_leaves_arrive_in_order_on_the_other_node(redis: &mut PrefixedRedis) {
+    let (one, two) = start_two_nodes(redis).await;
     let mut eve = connect_watcher(&two).await;
     let mut bob = one.connect("bob").await;
     for round in 0..20 {
@@ -86,15 +97,11 @@ async fn joins_publications_and_leaves_arrive_in_order_on_the_other_node() {
         assert_eq!(present_users(&two).await, ["eve"]);
     }
     drop((eve, bob));
-    poll_until("nothing of presence is left in Redis", async || {
-        redis.run::<Vec<String>>(&["KEYS", "wardcast:[pe]:*"]).await.is_empty()
-    })
-    .await;
+    poll_until("nothing of presence is left in Redis", async || redis.keys("[pe]:*").await.is_empty()).await;
 }
 
-#[actix_rt::test]
-async fn client_that_moves_to_another_node_stays_present() {
-    let (_redis, one, two) = start_two_nodes().await;
+async fn client_that_moves_to_another_node_stays_present(redis: &mut PrefixedRedis) {
+    let (one, two) = start_two_nodes(redis).await;
     let mut ann = one.connect_subscriber("ann", "news").await;
     for _ in 0..5 {
         let on_two = two.connect_subscriber("ann", "news").await;
@@ -110,21 +117,24 @@ async fn client_that_moves_to_another_node_stays_present() {
     poll_until("nobody is present", async || present_users(&two).await.is_empty()).await;
 }
 
-#[actix_rt::test]
-async fn subscribers_are_present_again_soon_after_redis_has_lost_them() {
-    let (mut redis, one, two) = start_two_nodes().await;
+async fn subscribers_are_present_again_soon_after_redis_has_lost_them(redis: &mut PrefixedRedis) {
+    let (one, two) = start_two_nodes(redis).await;
     let mut clients = Vec::new();
     for number in 0..20 {
         clients.push([&one, &two][number % 2].connect_subscriber(&format!("user-{number}"), "news").await);
     }
-    redis.kill();
-    for hub in [&one, &two] {
-        hub.wait_for_broker(false).await;
-    }
     let mut late = one.connect("late").await;
-    let reply = late.request(json!({"id": 1, "subscribe": {"channel": "news"}})).await;
-    assert_eq!(reply["error"]["code"], 100, "its presence cannot be stored: {reply}");
-    redis.restart().await;
+    if let Some(servers) = redis.servers_without_replicas() {
+        servers.iter_mut().for_each(RedisServer::kill);
+        for hub in [&one, &two] {
+            hub.wait_for_broker(false).await;
+        }
+        let reply = late.request(json!({"id": 1, "subscribe": {"channel": "news"}})).await;
+        assert_eq!(reply["error"]["code"], 100, "its presence cannot be stored: {reply}");
+        join_all(servers.iter_mut().map(RedisServer::restart)).await;
+    } else {
+        redis.lose_everything().await;
+    }
     for hub in [&one, &two] {
         hub.wait_for_broker(true).await;
     }
@@ -133,28 +143,20 @@ async fn subscribers_are_present_again_soon_after_redis_has_lost_them() {
     assert_eq!(present_users(&two).await.len(), 21);
 }
 
-#[actix_rt::test]
-async fn presence_outlives_its_time_to_live_while_the_subscription_lasts() {
-    let redis = RedisServer::start().await;
-    let hub = start_node(&redis, |config| config.broker.presence_ttl = Duration::from_secs(1)).await;
+async fn presence_outlives_its_time_to_live_while_the_subscription_lasts(redis: &mut PrefixedRedis) {
+    let hub = start_node(redis, |config| config.broker.presence_ttl = Duration::from_secs(1)).await;
     let _ann = hub.connect_subscriber("ann", "news").await;
-    let calls = async || -> usize {
-        let stats: String = redis.run(&["INFO", "commandstats"]).await;
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_zadd:calls="));
-        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
-    };
     // 1 s has two refreshes.
-    let before = calls().await;
+    let before = redis.calls("zadd").await;
     poll_until("it was refreshed for more than two seconds", async || {
         assert_eq!(present_users(&hub).await, ["ann"]);
-        calls().await >= before + 6
+        redis.calls("zadd").await >= before + 6
     })
     .await;
 }
 
-#[actix_rt::test]
-async fn options_and_info_of_a_subscription_token_apply_on_every_node() {
-    let (_redis, one, two) = start_two_nodes().await;
+async fn options_and_info_of_a_subscription_token_apply_on_every_node(redis: &mut PrefixedRedis) {
+    let (one, two) = start_two_nodes(redis).await;
     let mut hidden = one.connect("ann").await;
     let overrides = json!({"presence": {"value": false}, "join_leave": {"value": false}});
     let claims = json!({"sub": "ann", "channel": "news", "exp": 60, "override": overrides});

@@ -345,15 +345,31 @@ async fn one_user_who_logs_out_all_the_time_does_not_fill_the_list() {
 
 #[actix_rt::test]
 async fn user_of_tokens_without_iat_is_locked_out_no_longer_than_the_tokens_live_that_were_logged_out() {
-    let hub = start_hub_with(|config: &mut wardcast::config::Config| config.limits.logouts_per_user = 1).await;
+    let limits =
+        |config: &mut wardcast::config::Config| (config.limits.logouts_per_user, config.limits.revocations) = (1, 2);
+    let hub = start_hub_with(limits).await;
     let token = |jti: &str| hub.token_with_claims(json!({"sub": "ann", "exp": 60, "jti": jti}));
     for jti in ["1", "2"] {
         assert_eq!(logout(&hub, &token(jti)).send().await.status, 204);
     }
     let status = async |jti: &str| hub.try_handshake(&format!("/socket?token={}", token(jti)), &[]).await.status;
-    assert_eq!(status("3").await, 401, "above the limit a logout means all tokens");
+    assert_eq!(status("3").await, 401, "above the limit, and with a list that is half full, a logout means all tokens");
     hub.clock.advance(Duration::from_secs(61));
     assert_eq!(status("4").await, 101);
+}
+
+#[actix_rt::test]
+async fn user_of_tokens_without_iat_is_not_locked_out_while_the_list_has_room_for_others() {
+    let limits =
+        |config: &mut wardcast::config::Config| (config.limits.logouts_per_user, config.limits.revocations) = (1, 20);
+    let hub = start_hub_with(limits).await;
+    let claims = |jti: &str| json!({"sub": "ann", "exp": 60, "jti": jti, "sid": format!("s{jti}")});
+    for number in 0..8 {
+        let mut client = connect(&hub, claims(&number.to_string())).await;
+        assert_eq!(logout(&hub, &hub.token_with_claims(claims(&number.to_string()))).send().await.status, 204);
+        assert_closed_as_revoked(&mut client).await;
+    }
+    connect(&hub, claims("next")).await.subscribe("news").await;
 }
 
 #[actix_rt::test]

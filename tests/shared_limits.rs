@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     login::{PASSWORD, WRONG, write_users_file},
     support::{
-        Client, TestHub, http,
+        Client, PATIENCE, Stopwatch, TestHub, http,
         node::{Node, start_nodes},
         poll_until,
         redis::{PrefixedRedis, RedisForm, RedisServer},
@@ -31,6 +31,20 @@ async fn start_login_hubs(redis: &RedisServer) -> ([TestHub; 2], tempfile::Named
     (hubs.try_into().unwrap_or_else(|_| unreachable!("two")), users)
 }
 
+/// Fails so often from [`ADDRESS`], on each hub in turn, that the next login is delayed by 16 s, which outlasts the test on a busy
+/// machine, too.
+async fn fail_until_delayed(redis: &RedisServer, hubs: [&TestHub; 2]) {
+    for failure in 0..9 {
+        let hub = hubs[failure % 2];
+        assert_eq!(log_in_from(hub, ADDRESS, "ann", WRONG).await, (401, 0), "failure {failure}");
+        if (4..8).contains(&failure) {
+            let delay = Duration::from_secs(1 << (failure - 4));
+            redis.advance_clock("wardcast", delay);
+            hubs.iter().for_each(|hub| hub.clock.advance(delay));
+        }
+    }
+}
+
 /// The status of a login from an address, and after how many seconds the next one should follow.
 async fn log_in_from(hub: &TestHub, address: &str, user: &str, password: &str) -> (u16, u64) {
     let request = http::post(hub.address, "/auth/login").header("X-Forwarded-For", address);
@@ -44,10 +58,9 @@ const ADDRESS: &str = "192.0.2.1";
 async fn failed_logins_on_one_hub_delay_the_next_one_on_another() {
     let redis = RedisServer::start().await;
     let ([first, second], _users) = start_login_hubs(&redis).await;
-    for hub in [&first, &second, &first, &second, &first] {
-        assert_eq!(log_in_from(hub, ADDRESS, "ann", WRONG).await, (401, 0));
-    }
-    assert_eq!(log_in_from(&second, ADDRESS, "ann", PASSWORD).await, (429, 1), "the right password is not checked");
+    fail_until_delayed(&redis, [&first, &second]).await;
+    let (status, wait) = log_in_from(&second, ADDRESS, "ann", PASSWORD).await;
+    assert!(status == 429 && (2..=16).contains(&wait), "the right password is not checked: {status} {wait}");
     let calls = || async { redis.run::<String>(&["INFO", "commandstats"]).await };
     let before = calls().await;
     for _ in 0..20 {
@@ -58,10 +71,11 @@ async fn failed_logins_on_one_hub_delay_the_next_one_on_another() {
         line.split("calls=").nth(1).unwrap().split(',').next().unwrap().parse::<u32>().unwrap()
     };
     assert!(scripts(calls().await) - scripts(before) < 20, "a delayed address costs no call for each attempt");
-    redis.advance_clock("wardcast", Duration::from_secs(1));
-    second.clock.advance(Duration::from_secs(1));
+    redis.advance_clock("wardcast", Duration::from_secs(16));
+    [&first, &second].iter().for_each(|hub| hub.clock.advance(Duration::from_secs(16)));
     assert_eq!(log_in_from(&second, ADDRESS, "ann", WRONG).await, (401, 0));
-    assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await.0, 429, "the sixth failure doubles the delay");
+    let (status, wait) = log_in_from(&first, ADDRESS, "ann", WRONG).await;
+    assert!(status == 429 && wait > 16, "the tenth failure doubles the delay: {status} {wait}");
     let names: Vec<String> = redis.run(&["KEYS", "*login-failures*"]).await;
     assert!(names.len() == 3 && names.iter().all(|name| !name.contains("ann") && !name.contains(ADDRESS)), "{names:?}");
 }
@@ -101,7 +115,7 @@ async fn hub_counts_failed_logins_by_itself_while_redis_is_away_or_silent() {
         assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await, (401, 0));
     }
     redis.freeze();
-    let begun = std::time::Instant::now();
+    let begun = Stopwatch::start();
     assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await, (401, 0));
     assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     redis.resume();
@@ -110,7 +124,14 @@ async fn hub_counts_failed_logins_by_itself_while_redis_is_away_or_silent() {
     for _ in 0..2 {
         assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await, (401, 0));
     }
-    assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await.0, 429, "what Redis has said last is known");
+    // Until the delay outlasts the test on a busy machine, too.
+    for delay in [1, 2, 4, 8] {
+        first.clock.advance(Duration::from_secs(delay));
+        assert_eq!(log_in_from(&first, ADDRESS, "ann", WRONG).await, (401, 0));
+    }
+    let (status, wait) = log_in_from(&first, ADDRESS, "ann", WRONG).await;
+    // Of the three failures since then alone, and the last four, it would be 4 s.
+    assert!(status == 429 && (5..=16).contains(&wait), "what Redis has said last is known: {status} {wait}");
     assert_eq!(log_in_from(&second, ADDRESS, "ann", WRONG).await, (401, 0), "this hub knows nothing of it");
 }
 
@@ -165,12 +186,13 @@ async fn node_that_stops_returns_the_connections_of_its_users() {
     second.wait_for_exit();
 }
 
-/// How many of the publications of a user are accepted, one after the other on each hub in turn, until `seconds` have passed.
+/// How many of the publications of a user are accepted, one after the other on each hub in turn, until `seconds` have passed, and
+/// on a slow machine until one is refused.
 async fn publish_for(hubs: &[TestHub], user: &str, seconds: u64) -> (u32, u32) {
-    let until = std::time::Instant::now() + Duration::from_secs(seconds);
+    let begun = std::time::Instant::now();
     let (mut accepted, mut refused) = (0, 0);
     for hub in hubs.iter().cycle() {
-        if std::time::Instant::now() >= until {
+        if begun.elapsed().as_secs() >= seconds && (refused > 0 || begun.elapsed() >= PATIENCE) {
             break;
         }
         let request = http::post(hub.address, "/v1/channels/news/messages").header("Authorization", &hub.bearer(user));
@@ -197,7 +219,9 @@ async fn publications_of_a_user_over_rest_are_limited_over_all_hubs() {
     // would be 30 and 15 a second.
     let limit = 10.0 + 5.0 * seconds + 15.0;
     assert!(f64::from(accepted) < limit, "{accepted} in {seconds} s");
-    assert_eq!(publish_for(&hubs[1..2], "bob", 0).await.1, 0);
+    let request = http::post(hubs[1].address, "/v1/channels/news/messages");
+    let answer = request.header("Authorization", &hubs[1].bearer("bob")).json(json!(1)).send().await;
+    assert!(answer.json()["error"].is_null(), "another user has a rate of his own: {answer:?}");
 }
 
 #[actix_rt::test]
@@ -210,6 +234,6 @@ async fn hub_limits_publications_by_itself_while_redis_is_away() {
     };
     drop(redis);
     hub.wait_for_broker(false).await;
-    let codes = [post().await, post().await, post().await, post().await, post().await, post().await];
-    assert_eq!((&codes[..4], codes.contains(&111)), (&[100; 4][..], true), "{codes:?}");
+    assert_eq!([post().await, post().await, post().await, post().await], [100; 4]);
+    poll_until("the rate is exceeded", async || post().await == 111).await;
 }

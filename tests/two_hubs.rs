@@ -1,6 +1,6 @@
 //! Two hubs on one Redis: a publication on either one reaches the subscribers of both, also after outages of the Redis.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use serde_json::json;
@@ -8,7 +8,8 @@ use wardcast::config::{BrokerKind, Secret};
 
 use crate::{
     support::{
-        Client, TestHub, allow_any_rate, events, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with,
+        Client, Stopwatch, TestHub, allow_any_rate, events, http, poll_until, redis::RedisServer, start_hub_on,
+        start_hub_with,
     },
     tickets::{request_ticket, ticket_request},
 };
@@ -173,7 +174,7 @@ async fn commands_on_a_frozen_redis_get_error_100_within_the_timeout_and_the_ses
     let hub = start_hub_on(&redis, |config| config.broker.redis.timeout = Duration::from_millis(700)).await;
     let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect_subscriber("bob", "news").await);
     redis.freeze();
-    let since = Instant::now();
+    let since = Stopwatch::start();
     let subscribe = ann.request(json!({"id": 1, "subscribe": {"channel": "news-2"}}));
     let publish = bob.request(json!({"id": 2, "publish": {"channel": "news", "data": 1}}));
     let api = hub.call_api("publish", json!({"channel": "news", "data": 2}));

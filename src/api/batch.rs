@@ -165,10 +165,13 @@ pub(super) async fn call_method(
     api: &ApiContext,
 ) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
     let method = find_method(name).ok_or(ErrorCode::MethodNotFound)?;
-    let Handler::Single(call) = method.handler else { return Err(ErrorCode::MethodNotFound.into()) };
     // A copy: a small publication in a queue must not keep the whole body in memory.
     let request = Bytes::copy_from_slice(request.as_bytes());
-    let result = call(&request, api).await;
+    let result = match method.handler {
+        Handler::Single(call) => call(&request, api).await,
+        Handler::OfCaller(call) => call(&request, caller, api).await,
+        Handler::Batch => return Err(ErrorCode::MethodNotFound.into()),
+    };
     record_call(method, &request, &result, caller, api);
     // A broker that answers at once would let no other task of the worker run before the last call.
     yield_now().await;

@@ -71,10 +71,14 @@ async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
     let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
     let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
     let (answers, unreachable) = survey_nodes(SurveyQuestion::Channels, api).await?;
-    to_result(ChannelsResult { channels: sum_counts(answers, &pattern), unreachable })
+    let counts = answers.into_iter().map(|(_, counts)| counts);
+    to_result(ChannelsResult { channels: sum_counts(counts, &pattern), unreachable })
 }
 
-fn sum_counts(answers: Vec<BTreeMap<String, u64>>, pattern: &Pattern) -> BTreeMap<String, ChannelClients> {
+fn sum_counts(
+    answers: impl IntoIterator<Item = BTreeMap<String, u64>>,
+    pattern: &Pattern,
+) -> BTreeMap<String, ChannelClients> {
     let mut channels: BTreeMap<String, ChannelClients> = BTreeMap::new();
     for (name, count) in answers.into_iter().flatten().filter(|(name, _)| pattern.matches(name)) {
         let sum = &mut channels.entry(name).or_default().num_clients;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use serde_json::value::RawValue;
 
-use super::{ApiContext, ApiError};
+use super::{ApiContext, ApiError, key::Caller};
 use crate::protocol::ErrorCode;
 
 /// A method of the server API. `docs/server-api.md` is generated from it, and `tests/api_attacks.rs` attacks each of its
@@ -108,6 +108,8 @@ pub(super) type ApiResult = Result<Box<RawValue>, ApiError>;
 pub(super) enum Handler {
     /// A function that gets the body of the request. A batch may call it.
     Single(for<'a> fn(&'a Bytes, &'a ApiContext) -> LocalBoxFuture<'a, ApiResult>),
+    /// The same, for what the audit log records with its caller.
+    OfCaller(for<'a> fn(&'a Bytes, &'a Caller, &'a ApiContext) -> LocalBoxFuture<'a, ApiResult>),
     /// `batch` itself, which runs the others.
     Batch,
 }

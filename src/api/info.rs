@@ -75,7 +75,8 @@ struct InfoResult {
 
 async fn info(body: &Bytes, api: &ApiContext) -> ApiResult {
     let InfoRequest {} = parse_optional_object(body)?;
-    let (mut nodes, unreachable) = survey_nodes::<NodeInfo>(SurveyQuestion::Info, api).await?;
+    let (nodes, unreachable) = survey_nodes::<NodeInfo>(SurveyQuestion::Info, api).await?;
+    let mut nodes: Vec<NodeInfo> = nodes.into_iter().map(|(_, info)| info).collect();
     sort_nodes(&mut nodes, |info| &info.node);
     to_result(InfoResult { nodes, unreachable })
 }

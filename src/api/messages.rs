@@ -1,8 +1,6 @@
 //! Plain publishing, `POST /v1/channels/{channel}/messages`: for curl and for users with a token. The body is the data: JSON as
 //! it is, or text, which becomes a JSON string.
 
-use std::future::{Ready, ready};
-
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse,
     dev::Payload,
@@ -13,6 +11,7 @@ use actix_web::{
     web::{Data, Path},
 };
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use serde_json::value::RawValue;
 
 use super::{
@@ -113,19 +112,22 @@ pub(super) struct MessageSender(Result<Option<Claims>, WireError>);
 
 impl FromRequest for MessageSender {
     type Error = HttpError;
-    type Future = Ready<Result<Self, HttpError>>;
+    type Future = LocalBoxFuture<'static, Result<Self, HttpError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let channel =
             Path::<String>::from_request(request, payload).into_inner().unwrap_or_else(|_| String::new().into());
-        ready(match request.app_data::<Data<ApiContext>>() {
-            Some(api) => authenticate_sender(request, &channel, api).map(Self),
-            None => Err(HttpError::unauthorized("authentication required")),
+        let request = request.clone();
+        Box::pin(async move {
+            match request.app_data::<Data<ApiContext>>() {
+                Some(api) => authenticate_sender(&request, &channel, api).await.map(Self),
+                None => Err(HttpError::unauthorized("authentication required")),
+            }
         })
     }
 }
 
-fn authenticate_sender(
+async fn authenticate_sender(
     request: &HttpRequest,
     channel: &str,
     api: &ApiContext,
@@ -144,9 +146,10 @@ fn authenticate_sender(
             "send a token as Authorization: Bearer, or on the listener of the server API the key as X-API-Key",
         )
     })?;
-    let claims = api.verifier.verify(token).inspect_err(|error| {
-        let address = Some(forwarded::client_address(request.head(), &api.config.server));
-        let source = AuditFields { address, path: Some("/v1/channels"), ..AuditFields::default() };
+    let address = forwarded::client_address(request.head(), &api.config.server);
+    let verified = api.verifications.verify(address.into(), || api.verifier.verify(token)).await?;
+    let claims = verified.inspect_err(|error| {
+        let source = AuditFields { address: Some(address), path: Some("/v1/channels"), ..AuditFields::default() };
         api.refusals.record_from(Refusal::Token(*error), &source);
     })?;
     Ok(Channel::new(channel)

@@ -5,9 +5,9 @@ use std::future::{Ready, ready};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, dev::Payload, http::StatusCode, web::Data};
 
 use super::{
-    ApiContext, ApiError, ApiResponse, audit, batch, channels,
+    ApiContext, ApiError, ApiResponse, audit, batch, channel_info, channels, connections,
     description::{ApiMethod, Handler},
-    history, info,
+    explain, history, info,
     key::ValidApiKey,
     presence, publish, revocation, sessions,
 };
@@ -31,6 +31,9 @@ pub static METHODS: &[ApiMethod] = &[
     revocation::REVOKE_TOKEN,
     revocation::INVALIDATE_USER_TOKENS,
     channels::CHANNELS,
+    channel_info::CHANNEL_INFO,
+    connections::CONNECTIONS,
+    explain::EXPLAIN,
     info::INFO,
     batch::BATCH,
 ];
@@ -64,6 +67,7 @@ pub(super) async fn post_method(
 ) -> Result<HttpResponse, HttpError> {
     let result = match method.handler {
         Handler::Single(call) => call(&body, &api).await,
+        Handler::OfCaller(call) => call(&body, &caller, &api).await,
         Handler::Batch => match batch::run_batch(&body, &caller, &api).await {
             // The answer of a batch is not wrapped in `result`.
             Ok(replies) => return Ok(HttpResponse::Ok().json(replies)),

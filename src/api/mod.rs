@@ -5,8 +5,11 @@
 
 mod audit;
 mod batch;
+mod channel_info;
 mod channels;
+mod connections;
 mod description;
+mod explain;
 mod history;
 mod info;
 mod key;
@@ -15,10 +18,12 @@ mod messages;
 mod methods;
 mod presence;
 mod publish;
+mod reference;
 mod request;
 mod revocation;
 mod sessions;
 mod survey;
+mod trace;
 mod user_rates;
 
 use std::sync::Arc;
@@ -34,11 +39,12 @@ pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
+    trace::LiveTraces,
     user_rates::UserRates,
 };
 use crate::{
     audit::AuditLog,
-    auth::{Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::Clock,
     config::Config,
@@ -55,6 +61,8 @@ pub struct ApiContext {
     pub broker: SharedBroker,
     /// Verifies the tokens of users on `/v1`.
     pub verifier: Arc<Verifier>,
+    /// When workers verify tokens of users.
+    pub verifications: Arc<VerificationQueue>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
     /// The audit log.
@@ -69,6 +77,8 @@ pub struct ApiContext {
     pub hooks: Arc<Hooks>,
     /// Lets broadcasts publish in turns.
     pub broadcast_turns: BroadcastTurns,
+    /// The live traces that this node serves.
+    pub live_traces: LiveTraces,
     /// The configuration.
     pub config: Arc<Config>,
     /// The clock by which tokens expire.
@@ -95,6 +105,12 @@ pub fn routes(config: &Config, service: &mut ServiceConfig) {
 pub fn v1_routes(config: &Config, service: &mut ServiceConfig) {
     let messages = web::resource("/channels/{channel}/messages");
     service.service(body_limit(config).apply_to(messages).route(web::post().to(messages::post_message)));
+}
+
+/// Adds the routes below `/v1` for operators: live traces, and the reference.
+pub fn operator_routes(service: &mut ServiceConfig) {
+    service.service(web::resource("/trace").route(web::get().to(trace::get_trace)));
+    reference::reference_routes(service);
 }
 
 fn body_limit(config: &Config) -> BodyLimit {

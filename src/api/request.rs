@@ -13,7 +13,7 @@ use super::{
     description::{ApiResult, Field, JsonType, request_fields},
 };
 use crate::protocol::{ErrorCode, WireError};
-use crate::{channel::Channel, config::ChannelOptions, http::HttpError, protocol};
+use crate::{channel::Channel, config::ChannelOptions, http::HttpError, protocol, publication::is_valid_user};
 
 /// Maximum characters of the parser's message that are sent to the caller. The message quotes the unexpected part of the body,
 /// which may be all of it.
@@ -113,6 +113,13 @@ pub(super) fn json_or_base64(
 /// Returns the JSON as a string.
 pub(super) fn json_string(json: &Bytes) -> String {
     String::from_utf8_lossy(json).into_owned()
+}
+
+/// Checks the name of a user.
+pub(super) fn check_user(user: &str) -> Result<(), WireError> {
+    let is_valid = !user.is_empty() && is_valid_user(user);
+    let detail = "user must have 1 to 255 bytes and no control characters";
+    if is_valid { Ok(()) } else { Err(ErrorCode::BadRequest.with_detail(detail)) }
 }
 
 /// Returns the channel with this name and its options.

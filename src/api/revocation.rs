@@ -6,12 +6,13 @@ use serde::Deserialize;
 use super::{
     ApiContext,
     description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
+    key::Caller,
     request::{empty_result, find_channel, parse_object},
     sessions::parse_end,
 };
 use crate::{
     audit::AuditFields,
-    broker::{end_revoked_logins, revoke_everywhere},
+    broker::revoke_with_logins,
     clock::{NEVER, WallTime},
     protocol::{ErrorCode, WireError},
     revocation::{IssuerScope, Revocation, RevocationTarget},
@@ -46,7 +47,7 @@ pub(super) const REVOKE_TOKEN: ApiMethod = ApiMethod {
         ),
     ],
     example: Example { request: r#"{"jti":"0S2bHm4Hk2yqzbzCQ2jBlA"}"#, answer: EXAMPLE_ANSWER },
-    handler: Handler::Single(|body, api| Box::pin(revoke_token(body, api))),
+    handler: Handler::OfCaller(|body, caller, api| Box::pin(revoke_token(body, caller, api))),
 };
 
 /// `invalidate_user_tokens`.
@@ -71,7 +72,7 @@ pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
         ),
     ],
     example: Example { request: r#"{"user":"bob"}"#, answer: EXAMPLE_ANSWER },
-    handler: Handler::Single(|body, api| Box::pin(invalidate_user_tokens(body, api))),
+    handler: Handler::OfCaller(|body, caller, api| Box::pin(invalidate_user_tokens(body, caller, api))),
 };
 
 request_fields! {
@@ -106,7 +107,7 @@ request_fields! {
     }
 }
 
-async fn revoke_token(body: &Bytes, api: &ApiContext) -> ApiResult {
+async fn revoke_token(body: &Bytes, caller: &Caller, api: &ApiContext) -> ApiResult {
     let RevokeTokenRequest { uid, jti, sid, issuer, expire_at } = parse_object(body)?;
     let scope = IssuerScope::of_request(issuer);
     let token = |jti| RevocationTarget::Token(jti, scope.clone());
@@ -116,10 +117,10 @@ async fn revoke_token(body: &Bytes, api: &ApiContext) -> ApiResult {
     let (Some(target), None) = (targets.next(), targets.next()) else {
         return Err(ErrorCode::BadRequest.with_detail("send exactly one of uid, jti and sid").into());
     };
-    revoke(target, NEVER, expire_at, api).await
+    revoke(target, NEVER, expire_at, caller, api).await
 }
 
-async fn invalidate_user_tokens(body: &Bytes, api: &ApiContext) -> ApiResult {
+async fn invalidate_user_tokens(body: &Bytes, caller: &Caller, api: &ApiContext) -> ApiResult {
     let InvalidateRequest { user, issued_before, issuer, channel, expire_at } = parse_object(body)?;
     let user = user.unwrap_or_default();
     let target = match (channel.filter(|channel| !channel.is_empty()), IssuerScope::of_request(issuer)) {
@@ -139,13 +140,14 @@ async fn invalidate_user_tokens(body: &Bytes, api: &ApiContext) -> ApiResult {
             return Err(ErrorCode::BadRequest.with_detail(detail).into());
         }
     };
-    revoke(target, issued_before, expire_at, api).await
+    revoke(target, issued_before, expire_at, caller, api).await
 }
 
 async fn revoke(
     target: RevocationTarget,
     issued_before: WallTime,
     expire_at: Option<i64>,
+    caller: &Caller,
     api: &ApiContext,
 ) -> ApiResult {
     if !target.is_valid() {
@@ -153,9 +155,10 @@ async fn revoke(
         return Err(ErrorCode::BadRequest.with_detail(detail).into());
     }
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
-    let revocations = vec![Revocation { target, issued_before, expires_at }];
-    let revocations = end_revoked_logins(&*api.broker, revocations, &api.config, &api.revocations).await?;
-    let cause = AuditFields { by: Some("api_key"), ..AuditFields::default() };
-    revoke_everywhere(&*api.broker, revocations, (&api.audit, cause), &api.metrics).await.map_err(WireError::from)?;
+    let revocation = Revocation { target, issued_before, expires_at };
+    let ApiContext { broker, config, revocations, audit, metrics, .. } = api;
+    let cause = AuditFields { by: Some("api_key"), ..caller.fields() };
+    let revoked = revoke_with_logins(&**broker, revocation, config, revocations, (audit, cause), metrics).await;
+    revoked.map_err(WireError::from)?;
     empty_result()
 }

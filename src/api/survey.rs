@@ -33,12 +33,21 @@ pub(super) const UNREACHABLE: Field = Field::left_out(
     "Live nodes that have not answered, sorted by name and id. The result lacks what they would have added.",
 );
 
-/// Asks all live nodes. Returns the answers, and the nodes without a valid answer, which the log names, too.
+/// Asks all live nodes. Returns the answers, each with its node, and the nodes without a valid answer, which the log names, too.
 pub(super) async fn survey_nodes<T: DeserializeOwned>(
     question: SurveyQuestion,
     api: &ApiContext,
-) -> Result<(Vec<T>, Vec<NodeIdentity>), ErrorCode> {
-    let result = api.broker.survey(question.clone(), SURVEY_DEADLINE).await;
+) -> Result<(Vec<(NodeIdentity, T)>, Vec<NodeIdentity>), ErrorCode> {
+    survey_nodes_within(question, SURVEY_DEADLINE, api).await
+}
+
+/// The same for nodes that have another time to answer.
+pub(super) async fn survey_nodes_within<T: DeserializeOwned>(
+    question: SurveyQuestion,
+    deadline: Duration,
+    api: &ApiContext,
+) -> Result<(Vec<(NodeIdentity, T)>, Vec<NodeIdentity>), ErrorCode> {
+    let result = api.broker.survey(question.clone(), deadline).await;
     let result = result.inspect_err(|error| {
         log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
     })?;
@@ -46,7 +55,7 @@ pub(super) async fn survey_nodes<T: DeserializeOwned>(
     let mut answers = Vec::with_capacity(result.answers.len());
     for answer in result.answers {
         match serde_json::from_slice(&answer.answer) {
-            Ok(valid) => answers.push(valid),
+            Ok(valid) => answers.push((answer.node, valid)),
             Err(_) => unreachable.push(answer.node),
         }
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::WallTime,
     config::KeyRules,
-    revocation::{IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
+    revocation::{IssueTimes, IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
 };
 
 /// The event that makes a token a logout token.
@@ -117,7 +117,8 @@ impl LogoutToken {
         let user = self.user.as_deref().unwrap_or_default();
         let of_session = self.sid.clone().map(|sid| {
             let session = RevocationTarget::Session(sid, scope());
-            revocations.of_logout(user, session, expires_at)
+            // What the access tokens of the provider have is not known.
+            revocations.of_logout(user, session, expires_at, IssueTimes::Unknown)
         });
         let of_user = self.user.clone().map(|user| {
             until_logout(match &self.sid {

@@ -22,6 +22,7 @@ mod subscription_options;
 mod token_error;
 mod user_prefix;
 pub mod users;
+mod verification_queue;
 mod verifier;
 
 use std::{net::IpAddr, sync::Arc};
@@ -32,6 +33,7 @@ use uuid::Uuid;
 use crate::{
     address::ClientAddress,
     channel::Channel,
+    config::Door,
     connection_limit::{KeyedPermit, Permit},
     emulation::CommandReceiver,
     hooks::{ForwardedHeaders, SubscribeApproval},
@@ -50,6 +52,7 @@ pub use refresh_token::{RefreshToken, RefreshTokens};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
 pub use user_prefix::UserPrefixes;
+pub use verification_queue::{Overloaded, VerificationQueue, VerificationTurn};
 pub use verifier::Verifier;
 
 /// The result of a handshake, or of a request for a stream. It reaches the session in the extensions of the response; a response
@@ -62,6 +65,8 @@ pub struct Admission {
     pub ip: IpAddr,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
+    /// The way in which the client has sent a token with its handshake; `None`: it has sent none.
+    pub credential: Option<Door>,
     /// The format of commands, replies and pushes.
     pub format: Format,
     /// Raw JSON for the client from the connect hook, for the connect push.

@@ -206,6 +206,11 @@ impl TokenError {
         matches!(self, Self::Expired | Self::NotYetValid)
     }
 
+    /// Returns whether honest clients send such tokens, too: those of yesterday, or of before a logout.
+    pub fn may_be_honest(self) -> bool {
+        self.needs_new_token() || self.is_temporary() || self == Self::Revoked
+    }
+
     /// Returns whether the same token may be accepted a little later.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::KeyPending)

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, RevokeError, revoke_everywhere};
 use crate::{
+    audit::{AuditFields, AuditLog},
     clock::WallTime,
     config::Config,
-    revocation::{IssuerScope, LoginId, Revocation, RevocationTarget, Revocations, user_tag},
+    metrics::Metrics,
+    revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget, Revocations, user_tag},
 };
 
 /// Maximum time from a refresh in the broker to the signing of its access token, and between the clocks of two instances.
@@ -46,6 +48,8 @@ pub enum LoginRefresh {
         user: String,
         /// The password of the login.
         password: String,
+        /// When the login was started.
+        started_at: WallTime,
         /// Counts the refreshes: the next one has to name this number.
         generation: u32,
     },
@@ -85,45 +89,60 @@ impl EndedLogin {
     }
 }
 
-/// Ends the logins whose tokens revocations mean, so that no refresh token of theirs outlives the revocations. Returns the
-/// revocations, and with those of a user one for each login that has ended: a refresh that was under way may sign its access token
-/// later than the revocation of the user means.
+/// Has all instances obey a revocation, and ends the logins whose tokens it means, so that no refresh token of theirs outlives it.
+/// The logins of a user end twice: one that was under way is stored when all instances know the revocation, or its instance sees
+/// that its token is revoked.
 ///
 /// # Errors
-/// [`BrokerError`]: some may go on.
-pub async fn end_revoked_logins(
+/// [`RevokeError::Broker`]: nothing is revoked, or some logins may go on. [`RevokeError::Unconfirmed`]: the revocation is in force.
+pub async fn revoke_with_logins(
     broker: &dyn Broker,
-    mut revocations: Vec<Revocation>,
+    revocation: Revocation,
+    config: &Config,
+    list: &Revocations,
+    audit: (&AuditLog, AuditFields<'_>),
+    metrics: &Metrics,
+) -> Result<(), RevokeError> {
+    let mut revocations = vec![revocation.clone()];
+    revocations.extend(end_logins_of(broker, &revocation, config, list).await?);
+    let revoked = revoke_everywhere(broker, revocations, audit, metrics).await;
+    if matches!(revoked, Err(RevokeError::Broker(_))) || !matches!(revocation.target, RevocationTarget::User(..)) {
+        return revoked;
+    }
+    let late = end_logins_of(broker, &revocation, config, list).await?;
+    if !late.is_empty() {
+        revoke_everywhere(broker, late, audit, metrics).await?;
+    }
+    revoked
+}
+
+/// Ends the logins whose tokens a revocation means. For one of a user, returns a revocation for each login that has ended: a refresh
+/// that was under way may sign its access token later than the revocation of the user means.
+async fn end_logins_of(
+    broker: &dyn Broker,
+    Revocation { target, issued_before, .. }: &Revocation,
     config: &Config,
     list: &Revocations,
 ) -> Result<Vec<Revocation>, BrokerError> {
-    if !config.login.is_enabled() {
-        return Ok(revocations);
+    if !config.login.is_enabled() || target.issuer().is_some_and(|only| only != config.login_issuer()) {
+        return Ok(Vec::new());
     }
-    let mut of_ended_logins = Vec::new();
-    for Revocation { target, issued_before, .. } in &revocations {
-        if target.issuer().is_some_and(|only| only != config.login_issuer()) {
-            continue;
-        }
-        let one = |id: LoginId| (id.split().0.to_owned(), LoginSelection::One(id));
-        let logins = match target {
-            RevocationTarget::Session(sid, _) => LoginId::parse(sid).map(one),
-            RevocationTarget::Token(jti, _) => LoginId::of_jti(jti).map(one),
-            RevocationTarget::User(user, _) => Some((user_tag(user), LoginSelection::StartedBefore(*issued_before))),
-            // The tokens of a login have a `sid`.
-            RevocationTarget::UserWithoutSession(..) | RevocationTarget::Channel(..) => None,
-        };
-        if let Some((tag, selection)) = logins {
-            let ended = broker.end_logins(tag, selection).await?;
-            if target.user().is_some() {
-                of_ended_logins.extend(ended.iter().filter_map(|login| {
-                    login.revocation(config, list.now()).map(|revocation| list.limit_per_user(&login.user, revocation))
-                }));
-            }
-        }
-    }
-    revocations.append(&mut of_ended_logins);
-    Ok(revocations)
+    let one = |id: LoginId| (id.split().0.to_owned(), LoginSelection::One(id));
+    let logins = match target {
+        RevocationTarget::Session(sid, _) => LoginId::parse(sid).map(one),
+        RevocationTarget::Token(jti, _) => LoginId::of_jti(jti).map(one),
+        RevocationTarget::User(user, _) => Some((user_tag(user), LoginSelection::StartedBefore(*issued_before))),
+        // The tokens of a login have a `sid`.
+        RevocationTarget::UserWithoutSession(..) | RevocationTarget::Channel(..) => None,
+    };
+    let Some((tag, selection)) = logins else { return Ok(Vec::new()) };
+    let ended = broker.end_logins(tag, selection).await?;
+    let of_user = ended.iter().filter(|_| target.user().is_some());
+    let revocations = of_user.filter_map(|login| {
+        let revocation = login.revocation(config, list.now())?;
+        Some(list.limit_per_user(&login.user, revocation, IssueTimes::Known))
+    });
+    Ok(revocations.collect())
 }
 
 /// Returns the revocation of all tokens of a login, none of which lives longer than until `expires_at`.

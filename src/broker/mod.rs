@@ -4,7 +4,10 @@
 //! the first feature that needs it, to both implementations at once.
 
 mod control;
+pub mod event_outbox;
+mod explanation;
 mod history;
+mod inspection;
 mod logins;
 pub mod memory;
 mod node_info;
@@ -14,6 +17,7 @@ pub mod redis;
 mod revoke;
 mod shared_limits;
 mod survey;
+mod trace;
 mod user_limit;
 
 use std::{sync::Arc, time::Duration};
@@ -23,13 +27,23 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use uuid::Uuid;
 
 use self::history::IDEMPOTENCY_TTL;
+use self::inspection::MAX_QUESTION_BYTES;
 pub use self::{
     control::{Control, ControlAction, ControlError, RecoverSince},
+    event_outbox::EventOutbox,
+    explanation::{
+        Cause, ExplainQuery, ExplainedEnd, ExplainedPublication, ExplainedSession, MAX_EXPLAINED_SESSIONS,
+        NodeExplanation, StoredFacts,
+    },
     history::{
         ChannelTop, HistoryPage, HistoryRequest, PublishOptions, PublishReceipt, Retention, SincePosition, Version,
         page_limit, read_history_page,
     },
-    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, end_revoked_logins, revocation_of_login},
+    inspection::{
+        ConnectionInfo, ConnectionPlace, ConnectionsPage, ConnectionsQuery, Inspection, LocalPlace, MAX_PAGE_BYTES,
+        NodeChannel, OwnedPosition,
+    },
+    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, revocation_of_login, revoke_with_logins},
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere, revoke_until_stored},
@@ -38,6 +52,7 @@ pub use self::{
         SharedLoginAttempt, SharedLoginVerdict,
     },
     survey::{NodeAnswer, SurveyQuestion, SurveyResult},
+    trace::{NodeTrace, TraceEvent, TraceEventKind, TraceQuery, TraceTarget, TracedEvent},
     user_limit::{SharedVerdict, UserLimit, UserPermit},
 };
 use crate::{
@@ -192,6 +207,9 @@ pub trait Broker: Send + Sync {
 
     /// Returns the limits that hold for all instances together; `None`: there is one instance.
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>>;
+
+    /// Returns the outbox of events for the operator's backend.
+    fn event_outbox(&self) -> Arc<dyn EventOutbox>;
 
     /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
     /// works if a publication has just been accepted: that a connection is open proves nothing.

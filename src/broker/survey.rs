@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{BrokerError, Deliver, NodeIdentity};
+use super::{BrokerError, Deliver, Inspection, NodeIdentity};
 use crate::revocation::Revocation;
 
 /// What one node can ask all others.
@@ -14,6 +14,8 @@ pub enum SurveyQuestion {
     Channels,
     /// The state of the node. The answer is a [`NodeInfo`](super::NodeInfo) as JSON.
     Info,
+    /// What the node knows of sessions or a channel. The answer is JSON.
+    Inspect(Inspection),
     /// Whether the node obeys these revocations, which are added to its list before its hubs are asked. The answer is empty,
     /// and given when the sessions that they mean are closed.
     Revoked(Vec<Revocation>),

@@ -10,6 +10,7 @@ mod client;
 mod configuration;
 mod health;
 mod init;
+mod logging;
 mod machine;
 mod password;
 mod publish;

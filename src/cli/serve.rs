@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use log::LevelFilter;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
@@ -10,7 +9,7 @@ use super::{
     banner::{self, GeneratedSecrets},
     client::DevelopmentHubFile,
     configuration::ConfigInputs,
-    machine,
+    logging, machine,
     secrets::{self, DevelopmentSecrets},
     state_directory::StateFileError,
 };
@@ -28,14 +27,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
     if ephemeral && environment == Environment::Production {
         return Err("--ephemeral is for development: in production no secret is generated; remove it".to_owned());
     }
-    // At "info", actix-server only logs details about its threads.
-    let server_level = if config.log.level > LevelFilter::Info { config.log.level } else { LevelFilter::Warn };
-    env_logger::Builder::new()
-        .filter_level(config.log.level)
-        .filter_module("actix_server", server_level.min(config.log.level))
-        .parse_default_env()
-        .try_init()
-        .map_err(|error| error.to_string())?;
+    logging::start(&config.log)?;
     let clock = Clock::default();
     warnings.iter().for_each(|warning| log_warning(warning));
     // A development hub has few connections.

@@ -10,7 +10,7 @@ use crate::channel::Pattern;
 
 /// The options of channels: `[channels]` for channels without a namespace, and the same keys in each of
 /// `[[namespaces]]`.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ChannelOptions {
@@ -19,7 +19,7 @@ pub struct ChannelOptions {
     pub subscribe_to_personal: bool,
     pub allow_publish: ChannelAccess,
     pub publish_hook: bool,
-    #[serde(deserialize_with = "value::optional_pattern")]
+    #[serde(deserialize_with = "value::optional_pattern", serialize_with = "value::write_pattern")]
     pub channel_regex: Option<Pattern>,
     pub history_size: usize,
     #[serde(with = "value::duration")]
@@ -119,7 +119,7 @@ pub enum ChannelAccess {
 }
 
 /// What a client recovers.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum RecoveryMode {
     /// All publications since the position of the client.
@@ -129,7 +129,7 @@ pub enum RecoveryMode {
 }
 
 /// A format of deltas.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum DeltaType {
     /// The delta format of Fossil.

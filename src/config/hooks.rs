@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 use hyper::Uri;
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::value::{self, Secret};
+use super::{
+    EventsConfig,
+    value::{self, Secret},
+};
 
 /// `[hooks]`: what applies to each hook, and the hooks.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -20,6 +23,7 @@ pub struct HooksConfig {
     #[serde(deserialize_with = "value::optional_path")]
     pub ca: Option<PathBuf>,
     pub secret: Secret,
+    pub previous_secret: Secret,
     pub connect_in_handshake: bool,
     pub send_queue: usize,
     pub connect: HookConfig,
@@ -29,6 +33,7 @@ pub struct HooksConfig {
     pub publish: HookConfig,
     pub rpc: HookConfig,
     pub send: HookConfig,
+    pub events: EventsConfig,
 }
 
 /// One hook.
@@ -130,7 +135,7 @@ impl fmt::Display for HookEndpoint {
 }
 
 /// Parses a URL; `""` means not set.
-fn optional_endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HookEndpoint>, D::Error> {
+pub(super) fn optional_endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HookEndpoint>, D::Error> {
     let text = value::optional_text(deserializer)?;
     text.map(|text| HookEndpoint::parse(&text).map_err(D::Error::custom)).transpose()
 }

@@ -5,6 +5,7 @@
 mod auth;
 mod channels;
 mod error;
+mod hook_events;
 mod hooks;
 mod key_rules;
 mod keys;
@@ -32,6 +33,7 @@ pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use hook_events::{EventType, EventsConfig};
 pub use hooks::{HookConfig, HookEndpoint, HooksConfig};
 pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
@@ -173,6 +175,11 @@ pub struct ApiConfig {
     pub body_bytes: usize,
     pub publication_bytes: usize,
     pub replies_bytes: usize,
+    pub connections_page: usize,
+    pub connection_channels: usize,
+    pub traces: usize,
+    #[serde(with = "value::duration")]
+    pub trace_duration: Duration,
 }
 
 /// `[broker]`: how publications reach the hubs.
@@ -286,6 +293,8 @@ pub struct Limits {
     pub recovered_publications: usize,
     pub filter_nodes_per_channel: usize,
     pub filter_positions: usize,
+    pub ended_sessions: usize,
+    pub ended_subscriptions: usize,
     pub history_publications: usize,
     pub reply_bytes: usize,
     pub idempotency_keys: usize,
@@ -305,6 +314,12 @@ pub struct Limits {
     pub http_unread_bytes: usize,
     pub waiting: usize,
     pub waiting_per_address: usize,
+    #[serde(with = "value::duration")]
+    pub verification_turn: Duration,
+    pub verification_queue: usize,
+    #[serde(with = "value::duration")]
+    pub verification_wait: Duration,
+    pub refused_token_share: u32,
     pub tickets: usize,
     pub tickets_per_second: u32,
     pub revocations: usize,
@@ -335,6 +350,7 @@ impl Limits {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct LogConfig {
     pub level: log::LevelFilter,
+    pub format: LogFormat,
     pub refusals: RefusalLogging,
     #[serde(deserialize_with = "value::duration::deserialize")]
     pub refusals_interval: Duration,
@@ -350,6 +366,16 @@ pub struct AuditConfig {
     pub queue: usize,
     pub lines_per_second: u32,
     pub refusals_per_second: u32,
+}
+
+/// How the lines of the log are written.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A phrase and `key=value` pairs.
+    Text,
+    /// A JSON object each.
+    Json,
 }
 
 /// How refused tokens, origins and other credentials are logged.

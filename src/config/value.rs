@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
 use crate::{channel::Pattern, clock::WallTime};
 
@@ -48,7 +48,12 @@ impl<'de> Deserialize<'de> for Secret {
 pub(super) mod duration {
     use std::time::Duration;
 
-    use serde::{Deserialize, Deserializer, de::Error};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes a duration as milliseconds.
+    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -105,6 +110,14 @@ pub(super) fn optional_networks<'de, D: Deserializer<'de>>(deserializer: D) -> R
 /// Parses a regular expression for a whole name; `""` means not set.
 pub(super) fn optional_pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pattern>, D::Error> {
     optional_text(deserializer)?.map(|text| Pattern::regex(&text).map_err(D::Error::custom)).transpose()
+}
+
+/// Writes a regular expression, or `""` where it is not set.
+pub(super) fn write_pattern<S: Serializer>(pattern: &Option<Pattern>, serializer: S) -> Result<S::Ok, S::Error> {
+    match pattern {
+        Some(pattern) => serializer.collect_str(pattern),
+        None => serializer.serialize_str(""),
+    }
 }
 
 /// Parses a time in the format of RFC 3339, as text or as a TOML datetime; `""` means not set.

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use bytes::Bytes;
 use hyper::{
     HeaderMap,
@@ -18,6 +17,7 @@ use super::{
     client::{HookClient, HookError},
     headers::ForwardedHeaders,
     reply::{HookResult, parse_reply},
+    signature::{CallSigner, SIGNATURE},
 };
 use crate::{
     certificate::CertificateError,
@@ -26,9 +26,6 @@ use crate::{
     metrics::Metrics,
     protocol::{Disconnect, ErrorCode, WireError},
 };
-
-/// The header that carries the signature of a call.
-const SIGNATURE: HeaderName = HeaderName::from_static("x-wardcast-signature");
 
 /// A hook of the backend.
 pub struct Hook {
@@ -41,7 +38,7 @@ pub struct Hook {
     places: Semaphore,
     breaker: CircuitBreaker,
     allowed_headers: Vec<String>,
-    signing_key: Option<Key>,
+    signer: CallSigner,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -65,7 +62,6 @@ impl Hook {
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Arc<Self>>, CertificateError> {
         let Some(endpoint) = hook.endpoint.clone() else { return Ok(None) };
-        let secret = Some(&common.secret).filter(|secret| !secret.is_empty());
         Ok(Some(Arc::new(Self {
             name,
             client: HookClient::new(endpoint, common.ca.as_deref(), common.response_bytes)?,
@@ -74,7 +70,7 @@ impl Hook {
             places: Semaphore::new(hook.concurrency.saturating_add(common.waiting).min(Semaphore::MAX_PERMITS)),
             breaker: CircuitBreaker::new(common.failures, common.pause),
             allowed_headers: hook.headers.clone(),
-            signing_key: secret.map(|secret| Key::new(HMAC_SHA256, secret.expose().as_bytes())),
+            signer: CallSigner::new(common),
             clock: clock.clone(),
             metrics: metrics.clone(),
         })))
@@ -142,13 +138,8 @@ impl Hook {
                 headers.append(name, value);
             }
         }
-        if let Some(key) = &self.signing_key {
-            let time = self.clock.now().unix_seconds();
-            let signed = [format!("{time}.").as_bytes(), body].concat();
-            let signature = sign(key, &signed).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            if let Ok(value) = HeaderValue::try_from(format!("t={time},v1={signature}")) {
-                headers.insert(SIGNATURE, value);
-            }
+        if let Some(signature) = self.signer.header(body, self.clock.now()) {
+            headers.insert(SIGNATURE, signature);
         }
         headers
     }

@@ -4,15 +4,18 @@
 
 mod circuit_breaker;
 mod client;
+pub mod events;
 mod headers;
 mod hook;
 mod reply;
 mod request;
 mod session_reply;
+mod signature;
 
 use std::sync::Arc;
 
 pub use self::{
+    events::EventReporter,
     headers::{ForwardedHeaders, TooManyHeaderBytes},
     hook::{Hook, HookRefusal},
     reply::{HookResult, PublishApproval, Received, RpcAnswer, SubscribeApproval},
@@ -40,12 +43,14 @@ pub struct Hooks {
     pub rpc: Option<Arc<Hook>>,
     /// Takes the data of `send`.
     pub send: Option<Arc<Hook>>,
+    /// Gets what is told to the backend.
+    pub events: Option<Arc<EventReporter>>,
     /// The headers that some hook gets.
     forwarded_headers: Vec<String>,
 }
 
 impl Hooks {
-    /// Creates the hooks that have an endpoint.
+    /// Creates the hooks that have an endpoint, without events.
     ///
     /// # Errors
     /// If the certificate authorities for an https endpoint cannot be read.
@@ -60,6 +65,7 @@ impl Hooks {
             publish: hook("publish", &config.publish)?,
             rpc: hook("rpc", &config.rpc)?,
             send: hook("send", &config.send)?,
+            events: None,
             forwarded_headers: config.forwarded_headers(),
         })
     }

@@ -2,13 +2,18 @@
 //! asked before there is a session. Cheap checks come first, so that a client over a limit costs neither a signature verification
 //! nor a call of the backend.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     HttpRequest,
     http::header::{AUTHORIZATION, COOKIE},
 };
 use bytes::Bytes;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -35,6 +40,10 @@ use crate::{
     revocation::TokenIds,
 };
 
+/// Time within which a client is decided on. It waits for the turn of its verification, and for the broker, to redeem a ticket and to
+/// count the connections of a user. The hooks that are asked have timeouts of their own.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A client that may become a session: it is within the limits, its page may connect, and its credential, if it has sent one, is
 /// verified.
 pub(super) struct Candidate<'a> {
@@ -42,6 +51,10 @@ pub(super) struct Candidate<'a> {
     client: Uuid,
     ip: IpAddr,
     door: Option<Door>,
+    /// What is left of [`ADMISSION_TIMEOUT`].
+    time_left: Duration,
+    /// The way in which the client has sent the token with which it is authenticated.
+    credential: Option<Door>,
     permit: Permit,
     address_permit: KeyedPermit<ClientAddress>,
     unauthenticated_permits: Option<(Permit, KeyedPermit<ClientAddress>)>,
@@ -59,6 +72,19 @@ pub(super) struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     /// Checks a request. The caller sets the format.
     pub(super) async fn examine(
+        request: &'a HttpRequest,
+        origin_check: OriginCheck,
+        protocols: &[&'a str],
+        context: &'a HttpContext,
+    ) -> Result<Self, HandshakeRefusal> {
+        let started = Instant::now();
+        let examined = Self::examine_without_limit(request, origin_check, protocols, context);
+        let candidate = timeout(ADMISSION_TIMEOUT, examined).await.unwrap_or_else(|_| Err(timeout_refusal()))?;
+        Ok(Self { time_left: ADMISSION_TIMEOUT.saturating_sub(started.elapsed()), ..candidate })
+    }
+
+    /// Checks as [`Self::examine`] does, however long it takes.
+    async fn examine_without_limit(
         request: &'a HttpRequest,
         origin_check: OriginCheck,
         protocols: &[&'a str],
@@ -95,6 +121,8 @@ impl<'a> Candidate<'a> {
             client,
             ip,
             door: credentials.door,
+            time_left: ADMISSION_TIMEOUT,
+            credential: credentials.door.filter(|_| matches!(auth, HandshakeAuth::Authenticated(_))),
             permit,
             address_permit,
             unauthenticated_permits: None,
@@ -164,6 +192,10 @@ impl<'a> Candidate<'a> {
 
     /// Lets the client in. It counts for its user, or as unauthenticated.
     pub(super) async fn admit(self) -> Result<Admission, HandshakeRefusal> {
+        timeout(self.time_left, self.admit_without_limit()).await.unwrap_or_else(|_| Err(timeout_refusal()))
+    }
+
+    async fn admit_without_limit(self) -> Result<Admission, HandshakeRefusal> {
         let Self { context, client, ip, auth, ids, .. } = self;
         let source = AuditFields { address: Some(ip), door: self.door, ..AuditFields::default() };
         let (user_permit, unauthenticated_permits) = match &auth {
@@ -182,6 +214,7 @@ impl<'a> Candidate<'a> {
             client,
             ip,
             auth,
+            credential: self.credential,
             format: self.format,
             commands: CommandSource::WebSocket,
             head: Bytes::new(),
@@ -194,6 +227,10 @@ impl<'a> Candidate<'a> {
             unauthenticated_permits,
         })
     }
+}
+
+fn timeout_refusal() -> HandshakeRefusal {
+    refuse("timeout", HttpError::unavailable("the handshake took too long; try again soon"))
 }
 
 /// Returns the headers of the handshake that hooks get. The browser sends cookies for any page, and passwords that it remembers as
@@ -323,13 +360,13 @@ async fn authenticate(
     context: &HttpContext,
 ) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
     let verified = match credential {
-        Credential::Token(token) => verify(token, context),
-        Credential::Cookie(token) => verify(token, context),
+        Credential::Token(token) => verify(token, request, context).await?,
+        Credential::Cookie(token) => verify(token, request, context).await?,
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => {
-                    let verified = verify(&token, context);
+                    let verified = verify(&token, request, context).await?;
                     let fields = match &verified {
                         Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
                         Err(_) => *source,
@@ -355,11 +392,19 @@ async fn authenticate(
     })
 }
 
-/// Verifies a token. Gathers its ids only for an audit log.
-fn verify(token: &str, context: &HttpContext) -> Result<(Claims, TokenIds), TokenError> {
-    if context.audit.is_enabled() {
-        context.verifier.verify_with_ids(token)
-    } else {
-        context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
-    }
+/// Verifies a token when it is the client's turn. Gathers its ids only for an audit log.
+async fn verify(
+    token: &str,
+    request: &HttpRequest,
+    context: &HttpContext,
+) -> Result<Result<(Claims, TokenIds), TokenError>, HandshakeRefusal> {
+    let address = forwarded::client_address(request.head(), &context.config.server);
+    let verified = context.verifications.verify(address.into(), || {
+        if context.audit.is_enabled() {
+            context.verifier.verify_with_ids(token)
+        } else {
+            context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
+        }
+    });
+    verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))
 }

@@ -57,10 +57,14 @@ pub(super) async fn log_out(
 ) -> Result<HttpResponse, LogoutError> {
     let source = AuditFields { address: Some(address), path: Some(PATH), ..AuditFields::default() };
     let verified = match find_token(&request, &body?.0) {
-        Some(token) => verify(&token, address, &context).await.map_err(Refused::Token),
+        Some(token) => verify(&token, address, &context).await,
         None => Err(Refused::Form),
     };
     let token = verified.map_err(|refused| {
+        if matches!(refused, Refused::Overloaded) {
+            context.metrics.count_backchannel_logout("limited");
+            return HttpError::from(refused);
+        }
         let address = ClientAddress::from(address);
         let _ = context.handshake_rates.charge(&address);
         let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
@@ -97,6 +101,8 @@ pub(super) async fn log_out(
 enum Refused {
     Form,
     Token(TokenError),
+    /// It was not verified.
+    Overloaded,
 }
 
 impl From<Refused> for HttpError {
@@ -105,6 +111,7 @@ impl From<Refused> for HttpError {
             Refused::Form => {
                 Self::bad_request("the body must be application/x-www-form-urlencoded with one logout_token")
             }
+            Refused::Overloaded => Self::overloaded(),
             Refused::Token(error) if error.is_temporary() => Self::from(error),
             Refused::Token(TokenError::UsedLogoutToken) => Self::bad_request("the logout token was used before"),
             Refused::Token(_) => Self::bad_request("invalid logout token; the log of the hub says why"),
@@ -119,19 +126,20 @@ fn find_token<'a>(request: &HttpRequest, body: &'a [u8]) -> Option<Cow<'a, str>>
 
 /// Verifies a logout token. If its key is about to be fetched, waits for it: hardly any provider repeats a logout that was answered
 /// 503. One that waits counts as an unauthenticated connection.
-async fn verify(token: &str, address: IpAddr, context: &HttpContext) -> Result<LogoutToken, TokenError> {
+async fn verify(token: &str, address: IpAddr, context: &HttpContext) -> Result<LogoutToken, Refused> {
     let deadline = Instant::now() + context.config.auth.key_sets.timeout;
     let mut permits = None;
     loop {
         // Before the token is verified: a fetch that ends meanwhile is not missed.
         let fetched = context.verifier.key_sets().fetched();
-        let verified = context.verifier.verify_logout(token);
+        let verified = context.verifications.verify(address.into(), || context.verifier.verify_logout(token));
+        let Ok(verified) = verified.await else { return Err(Refused::Overloaded) };
         if !matches!(verified, Err(error) if error.is_temporary()) {
-            return verified;
+            return verified.map_err(Refused::Token);
         }
         permits = permits.or_else(|| waiting_permits(&ClientAddress::from(address), context));
         if permits.is_none() || timeout_at(deadline, fetched).await.is_err() {
-            return verified;
+            return verified.map_err(Refused::Token);
         }
     }
 }

@@ -13,7 +13,7 @@ use actix_web::{
 use serde::Serialize;
 
 use crate::{
-    auth::{TokenError, credentials::CredentialError},
+    auth::{Overloaded, TokenError, credentials::CredentialError},
     protocol::{ErrorCode, WireError},
 };
 
@@ -100,6 +100,15 @@ impl HttpError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests, message)
     }
 
+    /// 503 for a client whose token the instance has no time to verify. `Retry-After` is 1 to 5 s, so that clients that were refused
+    /// together do not return together.
+    pub fn overloaded() -> Self {
+        let mut random = [0];
+        // Without it they do.
+        let seconds = getrandom::fill(&mut random).map_or(3, |()| 1 + u64::from(random[0] % 5));
+        Self::at_capacity("too many clients connect; try again soon").with_retry_after(Duration::from_secs(seconds))
+    }
+
     /// 503 for a part of the server that is temporarily unavailable, with the default `Retry-After`.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Internal, message)
@@ -171,6 +180,12 @@ impl HttpError {
             response.force_close();
         }
         response.json(body)
+    }
+}
+
+impl From<Overloaded> for HttpError {
+    fn from(_: Overloaded) -> Self {
+        Self::overloaded()
     }
 }
 

@@ -14,10 +14,11 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
+        TokenError,
         refusal_log::Refusal,
         users::{MAX_PASSWORD_BYTES, User},
     },
-    broker::{EndedLogin, Login, revoke_until_stored},
+    broker::{EndedLogin, Login, LoginSelection, revoke_until_stored},
     protocol::ErrorCode,
     revocation::{LoginId, Revocation},
 };
@@ -116,6 +117,12 @@ async fn start_login(
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
     revoke_replaced_logins(&replaced, context);
+    // The user's tokens were revoked while the login was under way, or in this second, in which `iat` would still be before that.
+    if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
+        // Nobody has its refresh token.
+        _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id)).await;
+        return Err(HttpError::unavailable("the tokens of the user are being revoked; try again soon"));
+    }
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
     let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
     context.audit.record(AuditEvent::LoggedIn, fields);

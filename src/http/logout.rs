@@ -16,12 +16,9 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{RefreshToken, TokenError, credentials, refusal_log::Refusal},
-    broker::{
-        BrokerError, EndedLogin, LoginSelection, RevokeError, end_revoked_logins, revocation_of_login,
-        revoke_everywhere,
-    },
+    broker::{BrokerError, EndedLogin, LoginSelection, RevokeError, revocation_of_login, revoke_with_logins},
     protocol::ErrorCode,
-    revocation::{IssuerScope, Revocation, RevocationTarget},
+    revocation::{IssueTimes, IssuerScope, Revocation, RevocationTarget},
 };
 
 /// The body, which may be missing.
@@ -106,7 +103,7 @@ async fn end_login(
         all_of_user(user.clone(), context)
     } else {
         let revocation = revocation_of_login(&id, context.config.login_issuer(), end);
-        context.revocations.of_logout(&user, revocation.target, end)
+        context.revocations.of_logout(&user, revocation.target, end, IssueTimes::Known)
     };
     let fields = AuditFields { sid: Some(id.as_str()), user: Some(&user), ..source.fields("/auth/logout") };
     context.audit.record(AuditEvent::LoggedOut, fields);
@@ -139,7 +136,8 @@ async fn revoke(
     source: &RequestSource,
     context: &HttpContext,
 ) -> Result<(), HttpError> {
-    let (claims, ids) = match context.verifier.verify_with_ids(token) {
+    let verified = context.verifications.verify(source.address.into(), || context.verifier.verify_with_ids(token));
+    let (claims, ids) = match verified.await? {
         Ok(verified) => verified,
         Err(error) => {
             context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
@@ -161,7 +159,7 @@ async fn revoke(
                 "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
             ));
         };
-        context.revocations.of_logout(&claims.user, target, claims.expires_at)
+        context.revocations.of_logout(&claims.user, target, claims.expires_at, claims.token.issue_times())
     };
     let fields = source.fields("/auth/logout");
     context.audit.record(AuditEvent::LoggedOut, fields.with_token(&claims.user, &ids, claims.expires_at));
@@ -170,11 +168,9 @@ async fn revoke(
 
 /// Ends the logins that a revocation means, and has it obeyed by all nodes.
 async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
-    let revocations =
-        end_revoked_logins(&*context.broker, vec![revocation], &context.config, &context.revocations).await;
-    let revocations = revocations.map_err(|_| unavailable())?;
     let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
-    let revoked = revoke_everywhere(&*context.broker, revocations, (&context.audit, cause), &context.metrics).await;
+    let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
+    let revoked = revoke_with_logins(&**broker, revocation, config, revocations, (audit, cause), metrics).await;
     revoked.map_err(|error| match error {
         RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
             actix_web::http::StatusCode::SERVICE_UNAVAILABLE,

@@ -39,7 +39,7 @@ use crate::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{
-        Permissions, RefreshTokens, Signer, Verifier,
+        Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
         login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::Users,
@@ -102,6 +102,8 @@ pub struct HttpContext {
     pub stop: StopProgress,
     /// Handshakes, logins, tickets and refused logout tokens per address (`limits.handshakes_per_second`).
     pub handshake_rates: KeyedRateLimiter,
+    /// When workers verify tokens of clients that connect.
+    pub verifications: Arc<VerificationQueue>,
     /// Requests with commands per address (`limits.emulation_requests_per_second`).
     pub emulation_rates: KeyedRateLimiter,
     /// Tickets per user (`limits.tickets_per_second`).

@@ -19,14 +19,17 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
-        RefreshToken, TokenError,
+        Claims, RefreshToken, TokenError,
         credentials::cookie_value,
         refusal_log::{RefreshRefusal, Refusal},
         users::Users,
     },
-    broker::{BrokerError, LoginRefresh, RevokeError, revocation_of_login, revoke_everywhere, revoke_until_stored},
+    broker::{
+        BrokerError, LoginRefresh, LoginSelection, RevokeError, revocation_of_login, revoke_everywhere,
+        revoke_until_stored,
+    },
     protocol::ErrorCode,
-    revocation::LoginId,
+    revocation::{LoginId, TokenIdentity},
 };
 
 /// The body, which is missing if the token is in the cookie.
@@ -145,12 +148,22 @@ async fn refresh_login(
         context.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
     let limits = login_limits(&context.config);
     match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
-        LoginRefresh::Refreshed { user, password, generation } => {
+        LoginRefresh::Refreshed { user, password, started_at, generation } => {
             // The login is not ended here: this instance may be the last one that has not read the users file again.
             let user = users.find(&user).filter(|user| user.password_name == password);
             let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
             let access_token = sign_access_token(&user, &login, context).map_err(RefreshFailure::Failed)?;
-            context.verifier.verify(&access_token)?;
+            let verified = context.verifier.verify(&access_token).and_then(|Claims { user, token, .. }| {
+                // A login that was under way while the tokens of its user were revoked.
+                let at_start = TokenIdentity { issued_at: started_at, ..token };
+                if context.revocations.is_revoked(&user, &at_start) { Err(TokenError::Revoked) } else { Ok(()) }
+            });
+            if verified == Err(TokenError::Revoked) {
+                // Otherwise its next refresh would be accepted when the revocation has expired.
+                let one = LoginSelection::One(login.clone());
+                context.broker.end_logins(login.split().0.to_owned(), one).await?;
+            }
+            verified?;
             Ok((access_token, login, generation))
         }
         LoginRefresh::Spent => {

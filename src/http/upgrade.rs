@@ -11,12 +11,12 @@ use actix_http::{
     h1,
 };
 use actix_service::Service;
-use actix_web::{HttpMessage, HttpResponse, ResponseError, dev::ServiceResponse, error::Error};
+use actix_web::{HttpMessage, HttpResponse, dev::ServiceResponse, error::Error};
 use bytes::BytesMut;
 use futures_util::SinkExt;
 use tokio::time::timeout;
 
-use super::{HttpError, handover::encode_head};
+use super::handover::encode_head;
 use crate::auth::Admission;
 
 /// Marks a request that came through the upgrade service, where a 101 starts a session. A chunked request with an
@@ -24,8 +24,6 @@ use crate::auth::Admission;
 #[derive(Clone, Copy)]
 pub struct UpgradeMarker;
 
-/// Time within which the handler of a handshake must finish. It only waits for the broker, to redeem a ticket.
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time within which the peer must read the response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum body of a refusal; a longer one is sent empty.
@@ -43,10 +41,9 @@ pub async fn handle<A, T>(
     T: AsyncRead + AsyncWrite + Unpin,
 {
     request.extensions_mut().insert(UpgradeMarker);
-    let mut response = match timeout(HANDLER_TIMEOUT, app.call(request)).await {
-        Ok(Ok(response)) => HttpResponse::from(response),
-        Ok(Err(error)) => error.error_response(),
-        Err(_) => HttpError::unavailable("the handshake took too long; try again soon").error_response(),
+    let mut response = match app.call(request).await {
+        Ok(response) => HttpResponse::from(response),
+        Err(error) => error.error_response(),
     };
     let mut admission = response.extensions_mut().remove::<Admission>();
     if let Some(admission) = &mut admission

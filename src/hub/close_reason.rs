@@ -63,7 +63,7 @@ impl<'a> CloseReason<'a> {
         if !outbox.is_closing() {
             let (code, reason) = (self.disconnect.code(), self.disconnect.reason());
             record_close(client, code, reason, metrics);
-            outbox.note_close_cause(Some(code), reason);
+            outbox.note_close_cause(code, reason);
             outbox.close(format.encode_close(code, reason), self.policy, clock);
         }
     }

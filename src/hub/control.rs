@@ -1,12 +1,18 @@
-//! Applies controls of the server API to the sessions of a hub.
+//! Applies controls of the server API to the sessions of a hub. To few sessions at once; to the many sessions of one user in
+//! turns, as [`paced_queue`](super::paced_queue) says, while other users' controls do not wait.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, task::yield_now, time::sleep};
 
-use super::{CloseReason, Hub, ServerApiSubscription, SessionControl, SessionKey, liveness::HubSession};
+use super::{
+    CloseReason, Hub, ServerApiSubscription, SessionControl, SessionKey,
+    fanout::MAX_RUN,
+    liveness::HubSession,
+    paced_queue::{AT_ONCE, PACE_INTERVAL, PacedQueue},
+};
 use crate::{
     broker::{Control, ControlAction},
     channel::Channel,
@@ -23,6 +29,44 @@ pub(super) struct ApplyControl(pub(super) Arc<QueuedControl>);
 pub(super) struct QueuedControl {
     pub(super) control: Control,
     pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// Maximum sessions to which a control waits to be applied. Above it, all controls that wait are applied at once.
+const MAX_PACED: usize = if cfg!(test) { 600 } else { 100_000 };
+
+/// The controls that a hub has not applied to all sessions yet.
+#[derive(Default)]
+pub(super) struct PacedControls {
+    sessions: PacedQueue<(SessionKey, Arc<QueuedControl>)>,
+    /// The controls in `sessions`, in the same order, each with the number of its sessions there.
+    controls: VecDeque<(Arc<QueuedControl>, usize)>,
+    is_running: bool,
+}
+
+impl PacedControls {
+    /// Returns whether a control of this user waits.
+    fn has_user(&self, user: &str) -> bool {
+        self.controls.iter().any(|(queued, _)| queued.control.user == user)
+    }
+
+    fn add(&mut self, keys: Vec<SessionKey>, queued: &Arc<QueuedControl>) {
+        self.controls.push_back((queued.clone(), keys.len()));
+        keys.into_iter().for_each(|key| self.sessions.add((key, queued.clone())));
+    }
+
+    /// Takes the next session and the control that is applied to it, if its turn has come.
+    fn take_due(&mut self, now: Instant) -> Option<(SessionKey, Arc<QueuedControl>)> {
+        let due = self.sessions.take_due(now);
+        if due.is_some()
+            && let Some((_, left)) = self.controls.front_mut()
+        {
+            *left -= 1;
+            if *left == 0 {
+                self.controls.pop_front();
+            }
+        }
+        due
+    }
 }
 
 impl ServerApiSubscription {
@@ -50,6 +94,33 @@ impl Hub {
                 && !control.whitelist.iter().any(|exempt| exempt == client)
         };
         self.registry.sessions_of(&control.user).filter(is_match).map(|(key, _)| key).collect()
+    }
+
+    /// Applies paced controls for at most [`MAX_RUN`]; if some are left, continues after the other tasks of the thread.
+    fn run_paced_controls(&mut self, ctx: &mut <Self as Actor>::Context) {
+        let mut now = Instant::now();
+        let deadline = now + MAX_RUN;
+        while now < deadline
+            && let Some((key, queued)) = self.paced_controls.take_due(now)
+        {
+            self.apply_control(key, &queued.control.action);
+            now = Instant::now();
+        }
+        self.paced_controls.is_running = !self.paced_controls.sessions.is_empty();
+        if self.paced_controls.is_running {
+            let pause = !self.paced_controls.sessions.is_due(now);
+            let others = async move { if pause { sleep(PACE_INTERVAL).await } else { yield_now().await } };
+            let others = actix::fut::wrap_future::<_, Self>(others);
+            ctx.spawn(others.map(|(), hub, ctx| hub.run_paced_controls(ctx)));
+        }
+    }
+
+    /// Applies all controls that wait, in their order.
+    fn finish_paced_controls(&mut self) {
+        self.paced_controls.controls.clear();
+        for (key, queued) in std::mem::take(&mut self.paced_controls.sessions) {
+            self.apply_control(key, &queued.control.action);
+        }
     }
 
     /// Applies a control to one session.
@@ -114,9 +185,23 @@ impl Handler<ForceUnsubscribe> for Hub {
 impl Handler<ApplyControl> for Hub {
     type Result = ();
 
-    fn handle(&mut self, ApplyControl(queued): ApplyControl, _: &mut Self::Context) {
-        for key in self.matching_sessions(&queued.control) {
-            self.apply_control(key, &queued.control.action);
+    fn handle(&mut self, ApplyControl(queued): ApplyControl, ctx: &mut Self::Context) {
+        let keys = self.matching_sessions(&queued.control);
+        if keys.is_empty() {
+            return;
+        }
+        // The controls of a user are applied in their order.
+        if keys.len() <= AT_ONCE && !self.paced_controls.has_user(&queued.control.user) {
+            return keys.into_iter().for_each(|key| self.apply_control(key, &queued.control.action));
+        }
+        self.paced_controls.add(keys, &queued);
+        if self.paced_controls.sessions.len() > MAX_PACED {
+            self.finish_paced_controls();
+        } else if !self.paced_controls.is_running {
+            self.run_paced_controls(ctx);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,9 +20,11 @@ use super::{
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
     gap::{NoteInterrupted, NoteResubscribed},
+    inspection,
     presence::RestorePresence,
     revocation::ObeyRevocations,
     subscription::FilterTracks,
+    traces::Traces,
 };
 use crate::{
     broker::{Control, Deliver, NodeIdentity, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
@@ -49,6 +51,7 @@ pub struct Hubs {
     filter_tracks: Arc<FilterTracks>,
     revocations: Arc<Revocations>,
     emulated_sessions: Arc<EmulatedSessions>,
+    traces: Arc<Traces>,
 }
 
 impl Hubs {
@@ -70,6 +73,7 @@ impl Hubs {
             filter_tracks: Arc::default(),
             revocations,
             emulated_sessions: Arc::default(),
+            traces: Arc::default(),
         })
     }
 
@@ -110,8 +114,14 @@ impl Hubs {
         self.filter_tracks.clone()
     }
 
+    /// Returns the live traces of this node.
+    pub(super) fn traces(&self) -> Arc<Traces> {
+        self.traces.clone()
+    }
+
     /// Has every hub close its sessions, because the instance stops.
     pub fn shut_down(&self, shutdown: CloseAllSessions) {
+        self.traces.stop();
         self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(shutdown));
     }
 }
@@ -219,6 +229,9 @@ impl Deliver for Hubs {
         let hubs: Vec<Addr<Hub>> = self.hubs.load().iter().map(|(_, hub)| hub.clone()).collect();
         match question {
             SurveyQuestion::Channels => channels_json(hubs).boxed(),
+            SurveyQuestion::Inspect(inspection) => {
+                inspection::answer(hubs, self.node.clone(), self.traces.clone(), inspection).boxed()
+            }
             SurveyQuestion::Revoked(_) => async move {
                 join_all(hubs.iter().map(|hub| hub.send(ObeyRevocations))).await;
                 Vec::new()
@@ -315,7 +328,7 @@ mod tests {
             let clock = Clock::default();
             let broker = MemoryBroker::new(hubs.clone(), &config.limits, clock.clone());
             let subscriptions = BrokerSubscriptions::new(Arc::new(broker), Duration::ZERO);
-            Hub::start_on_this_thread(&hubs, subscriptions, &config, clock, Arc::new(Metrics::default()));
+            Hub::start_on_this_thread(&hubs, subscriptions, &config, clock, Arc::new(Metrics::default()), None);
         }
         hubs
     }

@@ -12,7 +12,7 @@ use actix::{Actor, Recipient};
 use uuid::Uuid;
 
 use super::{
-    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionKey,
+    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionDetails, SessionKey,
     timing_wheel::{TICK, Tick},
 };
 use crate::{
@@ -33,10 +33,14 @@ pub(super) struct HubSession {
     pub(super) first_subscription_expiry: WallTime,
     /// When the backend is asked about the first of them.
     pub(super) first_subscription_renewal: WallTime,
+    /// When its client is first warned that a subscription expires.
+    pub(super) first_subscription_warning: WallTime,
     /// When its client is warned that its token expires, or the backend is asked about the session.
     pub(super) warn_at: WallTime,
     pub(super) client: Uuid,
     pub(super) format: Format,
+    /// Boxed: deliveries read the fields beside it, and never this one.
+    pub(super) details: Box<SessionDetails>,
     pub(super) controls: Recipient<SessionControl>,
     /// The tick at which the session is looked at. Entries in the timing wheel for other ticks are void.
     scheduled_tick: Tick,
@@ -56,17 +60,21 @@ enum Deadline {
 
 impl HubSession {
     /// Creates a session that registers; [`Hub::start_keep_alive`] sets its first deadline.
-    pub(super) fn new(Register { outbox, keep_alive, warn_at, client, format, controls, .. }: Register) -> Self {
+    pub(super) fn new(register: Register) -> Self {
+        let Register { outbox, keep_alive, warn_at, client, format, details, controls, .. } = register;
         let deadline = Deadline::NextPing(Instant::now());
-        let (first_subscription_expiry, first_subscription_renewal, scheduled_tick) = (NEVER, NEVER, 0);
+        let (first_subscription_expiry, first_subscription_renewal) = (NEVER, NEVER);
+        let (first_subscription_warning, scheduled_tick) = (NEVER, 0);
         Self {
             outbox,
             keep_alive,
             first_subscription_expiry,
             first_subscription_renewal,
+            first_subscription_warning,
             warn_at,
             client,
             format,
+            details,
             controls,
             scheduled_tick,
             deadline,
@@ -106,8 +114,9 @@ impl HubSession {
         };
         let message = self.outbox.incomplete_since().unwrap_or(now) + limits.max_message_age;
         let stall = self.outbox.stalled_since().unwrap_or(now) + limits.max_outbox_stall;
-        let subscriptions = self.first_subscription_expiry.min(self.first_subscription_renewal);
-        let expiry = self.outbox.expires_at().min(subscriptions).min(self.warn_at);
+        let of_subscriptions =
+            self.first_subscription_expiry.min(self.first_subscription_renewal).min(self.first_subscription_warning);
+        let expiry = self.outbox.expires_at().min(of_subscriptions).min(self.warn_at);
         let first = keep_alive.min(message).min(stall);
         first.saturating_duration_since(now).min(expiry.saturating_duration_since(wall_now))
     }
@@ -273,10 +282,14 @@ impl Hub {
             return self.handle_push_error(key, ended);
         }
         session.warn_of_expiry(wall_now);
+        if wall_now >= session.first_subscription_warning {
+            self.warn_of_subscription_expiries(key, wall_now);
+        }
+        let Some(session) = self.registry.session_mut(key) else { return };
         match session.deadline {
             _ if wall_now >= session.first_subscription_expiry => self.end_expired_subscriptions(key, wall_now),
             _ if wall_now >= session.first_subscription_renewal => self.renew_subscriptions(key, wall_now),
-            // The connect hook is asked about it, for a limited time.
+            // It waits for the connect hook, or for the verification of its token, for a limited time.
             Deadline::FirstMessage(_) if session.outbox.is_command_pending() => {}
             Deadline::FirstMessage(by) if now >= by => return self.close(key, &Disconnect::STALE),
             _ if session.is_stalled(now, self.liveness.max_outbox_stall) => return self.close(key, CloseReason::SLOW),

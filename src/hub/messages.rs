@@ -14,6 +14,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::SessionDetails;
 use crate::{
     channel::Channel, clock::WallTime, config::OptionOverrides, protocol::Format, revocation::TokenIdentity,
     transport::Outbox,
@@ -62,6 +63,8 @@ pub struct Register {
     pub client: Uuid,
     /// The format of its frames.
     pub format: Format,
+    /// What the server API shows of it.
+    pub details: Box<SessionDetails>,
     /// Receives the controls that only the session can apply.
     pub controls: Recipient<SessionControl>,
 }
@@ -117,6 +120,13 @@ pub enum SessionControl {
         /// The channel.
         channel: Channel,
         /// When the subscription expires.
+        expires_at: WallTime,
+    },
+    /// Warn the client that the token of a subscription expires.
+    WarnOfSubscriptionExpiry {
+        /// The channel of the subscription.
+        channel: Channel,
+        /// When the token expires.
         expires_at: WallTime,
     },
 }

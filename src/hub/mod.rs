@@ -7,7 +7,6 @@
 
 mod api_grants;
 mod broker_subscriptions;
-mod close_pace;
 mod close_reason;
 mod control;
 mod delivery;
@@ -16,33 +15,43 @@ mod fanout;
 mod fanout_outcome;
 mod gap;
 mod hubs;
+mod inspection;
 mod liveness;
 mod messages;
+mod paced_queue;
 mod presence;
+mod recent_ends;
 mod registry;
 mod revocation;
+mod session_details;
 mod subscription;
 #[cfg(test)]
 mod testing;
 mod timing_wheel;
+mod traces;
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 
 use self::{
+    control::PacedControls,
     fanout::Fanout,
     gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
     presence::PresenceLifetime,
+    recent_ends::{RecentEnds, SubscriptionEnd},
     registry::Registry,
     revocation::RevokedSessions,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
+    traces::Traces,
 };
 use crate::{
+    broker::TraceEventKind,
     clock::Clock,
     config::{Config, Limits},
+    hooks::EventReporter,
     metrics::Metrics,
     publication::MAX_OVERHEAD_BYTES,
     revocation::Revocations,
@@ -58,7 +67,9 @@ pub use messages::{
     AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
+pub use recent_ends::NoteRefusedSubscription;
 pub use revocation::AwaitRevocations;
+pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
     ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, KeepPredicate, Reauthorize, RecoveryRequest,
     RefusalBuilder, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach,
@@ -83,8 +94,13 @@ pub struct Hub {
     held_bytes: HeldBytes,
     revocations: Arc<Revocations>,
     revoked: RevokedSessions,
+    recent_ends: RecentEnds,
+    traces: Arc<Traces>,
+    paced_controls: PacedControls,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
+    /// Gets what the operator's backend is told.
+    events: Option<Arc<EventReporter>>,
 }
 
 /// The limits that a hub enforces.
@@ -125,6 +141,7 @@ impl Hub {
         config: &Config,
         clock: Clock,
         metrics: Arc<Metrics>,
+        events: Option<Arc<EventReporter>>,
     ) -> Addr<Self> {
         let (sender, receiver) = fanout::delivery_queue(config.limits.hub_queue_bytes);
         let hub = Self {
@@ -144,7 +161,11 @@ impl Hub {
             write_gate: WriteGate::install(hubs.revocations().clone(), clock.now()),
             revocations: hubs.revocations().clone(),
             revoked: RevokedSessions::default(),
+            recent_ends: RecentEnds::new(&config.limits),
+            traces: hubs.traces(),
+            paced_controls: PacedControls::default(),
             limits: HubLimits::from(&config.limits),
+            events,
         };
         let hub = hub.start();
         hubs.add(sender, hub.clone());
@@ -154,12 +175,20 @@ impl Hub {
     /// Forgets a session and ends its subscriptions.
     fn remove_session(&mut self, key: SessionKey) {
         self.drop_subscriptions(key);
-        self.registry.remove(key);
+        self.trace_session(key, TraceEventKind::Disconnected, None, |event| {
+            let cause = self.registry.session(key).and_then(|session| session.outbox.close_cause());
+            event.code = cause.as_ref().and_then(|cause| cause.code).map(u32::from);
+            event.reason = Some(cause.map_or("the connection was lost".to_owned(), |cause| cause.reason.into()));
+        });
+        let user = self.registry.user(key).cloned();
+        if let Some((session, _)) = self.registry.remove(key) {
+            self.note_session_end(&session, user);
+        }
     }
 
     /// Ends all subscriptions of a session.
     fn drop_subscriptions(&mut self, key: SessionKey) {
-        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.hide_subscriber(ended));
+        self.registry.unsubscribe_all(key).iter().for_each(|ended| self.detach_subscriber(ended));
     }
 
     /// Closes a session, unless the session or its client is closing it already.
@@ -187,6 +216,7 @@ impl Handler<Register> for Hub {
         self.start_keep_alive(key);
         if let Some((user, token)) = owner {
             self.set_owner(key, user, token, ctx);
+            self.trace_session(key, TraceEventKind::Connected, None, |_| {});
         }
     }
 }
@@ -196,7 +226,10 @@ impl Handler<UpdateSession> for Hub {
 
     fn handle(&mut self, update: UpdateSession, ctx: &mut Self::Context) {
         let UpdateSession { key, keep_alive, warn_at, user, token } = update;
+        let is_new = self.registry.user(key).is_none();
         self.set_owner(key, user, token, ctx);
+        let event = if is_new { TraceEventKind::Connected } else { TraceEventKind::TokenChanged };
+        self.trace_session(key, event, None, |_| {});
         if let Some(session) = self.registry.session_mut(key) {
             session.warn_at = warn_at;
             if session.set_keep_alive(keep_alive) {

@@ -13,8 +13,8 @@ use tokio::{sync::oneshot, task::yield_now, time::sleep};
 
 use super::{
     CloseReason, Hub, SessionKey, SubscriptionSource,
-    close_pace::PacedCloses,
     fanout::{DrainQueue, MAX_RUN},
+    paced_queue::{PACE_INTERVAL, PacedQueue},
 };
 use crate::{
     channel::Channel,
@@ -26,9 +26,6 @@ use crate::{
 /// How long a hub holds its deliveries at most before it closes the sessions that wait for them, so that their clients connect
 /// to an instance that has the list. An instance that has once had the list delivers again before that.
 const MAX_HOLD: Duration = Duration::from_secs(15);
-
-/// How long the hub leaves the thread to others when no close is due.
-const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Has a hub apply all revocations of the list. Answered when the sessions that they mean are closed.
 #[derive(Clone, Copy, Message)]
@@ -48,7 +45,7 @@ pub(super) struct RevokedSessions {
     to_check: VecDeque<SessionKey>,
     /// Sessions that are not closed yet: marked ones, those whose tokens have expired, and those for which deliveries were held
     /// for too long.
-    to_close: PacedCloses,
+    to_close: PacedQueue<(SessionKey, CloseReason<'static>)>,
     /// Since when deliveries have been held.
     held_since: Option<Instant>,
     /// The fan-out has ended because sessions were left to check.
@@ -61,7 +58,7 @@ pub(super) struct RevokedSessions {
 
 impl Default for RevokedSessions {
     fn default() -> Self {
-        let (to_check, to_close, waiting) = (VecDeque::new(), PacedCloses::default(), Vec::new());
+        let (to_check, to_close, waiting) = (VecDeque::new(), PacedQueue::default(), Vec::new());
         let (obeyed, held_since) = (RevocationState::INITIAL, None);
         Self { obeyed, to_check, to_close, held_since, fanout_waits: false, is_running: false, waiting }
     }
@@ -182,14 +179,14 @@ impl Hub {
             if !waiting.is_empty() {
                 log::warn!("closing sessions that wait for the list of revocations count={}", waiting.len());
             }
-            waiting.into_iter().for_each(|key| self.revoked.to_close.add(key, CloseReason::HELD));
+            waiting.into_iter().for_each(|key| self.revoked.to_close.add((key, CloseReason::HELD)));
         }
     }
 
     /// Closes a session whose token has expired, in its turn. Until then it has no subscriptions, and its outbox writes nothing.
     pub(super) fn close_expired(&mut self, key: SessionKey) {
         self.drop_subscriptions(key);
-        self.revoked.to_close.add(key, CloseReason::EXPIRED);
+        self.revoked.to_close.add((key, CloseReason::EXPIRED));
     }
 
     /// Marks a session whose token is revoked, or ends those of its subscriptions whose tokens are.
@@ -200,7 +197,7 @@ impl Hub {
         let Some((user, token)) = self.registry.owner(key) else { return };
         if self.revocations.is_revoked(user, token) {
             if self.registry.session(key).is_some_and(|session| session.outbox.revoke()) {
-                self.revoked.to_close.add(key, CloseReason::REVOKED);
+                self.revoked.to_close.add((key, CloseReason::REVOKED));
             }
             return;
         }
@@ -255,7 +252,7 @@ impl Hub {
         self.revoked.is_running = !self.revoked.is_done();
         if self.revoked.is_running {
             let pause = !self.revoked.has_work_now(now);
-            let others = async move { if pause { sleep(CLOSE_INTERVAL).await } else { yield_now().await } };
+            let others = async move { if pause { sleep(PACE_INTERVAL).await } else { yield_now().await } };
             let others = actix::fut::wrap_future::<_, Self>(others);
             ctx.spawn(others.map(|(), hub, ctx| hub.run_revocations_once(ctx)));
         } else {

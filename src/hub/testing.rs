@@ -11,8 +11,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey, Subscribe,
-    Subscription, SubscriptionOptions, SubscriptionSource,
+    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails, SessionKey,
+    Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
 };
 use crate::{
     broker::SharedBroker,
@@ -55,6 +55,8 @@ impl Handler<SessionControl> for IgnoreControls {
 pub(super) struct TestSession {
     pub(super) key: SessionKey,
     pub(super) outbox: Arc<Outbox>,
+    /// Its client id.
+    pub(super) id: Uuid,
     client: TcpStream,
 }
 
@@ -70,19 +72,25 @@ impl TestSession {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let outbox = Outbox::new(server, &TransportLimits::from(&Config::default())).unwrap();
-        let key = SessionKey::unique();
+        let (key, id) = (SessionKey::unique(), Uuid::new_v4());
         let register = Register {
             key,
             outbox: outbox.clone(),
             keep_alive: KeepAlive::NativePing,
             warn_at: NEVER,
             owner: Some((user.into(), TokenIdentity::default())),
-            client: Uuid::new_v4(),
+            client: id,
             format: Format::Json,
+            details: Box::new(SessionDetails {
+                address: [127, 0, 0, 1].into(),
+                connected_at: Clock::default().now(),
+                credential: None,
+                software: None,
+            }),
             controls: IgnoreControls.start().recipient(),
         };
         hub.send(register).await.unwrap();
-        Self { key, outbox, client }
+        Self { key, outbox, id, client }
     }
 
     /// Subscribes to a channel.
@@ -121,5 +129,5 @@ pub(super) fn test_hubs() -> Arc<Hubs> {
 pub(super) fn start_hub(hubs: &Hubs, broker: SharedBroker) -> Addr<Hub> {
     let subscriptions = BrokerSubscriptions::new(broker, Duration::ZERO);
     let metrics = Arc::new(Metrics::default());
-    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), Clock::default(), metrics)
+    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), Clock::default(), metrics, None)
 }

@@ -70,7 +70,8 @@ disconnects! {
     /// The client has not answered a ping within `server.pong_timeout`.
     NO_PONG = 3012, "no pong",
         "Reconnect. If it happens often, look for a proxy that cuts silent connections.";
-    /// The client went on sending over `limits.commands_per_second`.
+    /// The client went on sending over `limits.commands_per_second`, or sent its token as text while more clients connected than can
+    /// be verified (`limits.verification_queue`).
     TOO_MANY_REQUESTS = 3013, "too many requests",
         "Reconnect, and send more slowly.";
     /// The token has a wrong signature or wrong claims or is another user's, or a subscription token is for another channel or

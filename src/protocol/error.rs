@@ -50,7 +50,7 @@ code_enum! {
         TokenExpired = 109, "token expired", error_reaction(109, false),
             "Get a new token and repeat the call.";
         /// A rate limit (`limits.commands_per_second`, `limits.publications_per_second`), a full delivery queue
-        /// (`limits.hub_queue_bytes`), calls of a hook that wait (`hooks.waiting`), or, over HTTP (429, 503), a limit on handshakes, connections, logins or tickets.
+        /// (`limits.hub_queue_bytes`), calls of a hook that wait (`hooks.waiting`), more clients that connect than can be verified (`limits.verification_queue`), or, over HTTP (429, 503), a limit on handshakes, connections, logins or tickets.
         TooManyRequests = 111, "too many requests", error_reaction(111, true),
             "Repeat the call later and more slowly, over HTTP after `Retry-After`.";
         /// The history no longer has the publications that the client missed, and the client or the caller insists on them.

@@ -73,6 +73,18 @@ impl Format {
         matches!(self, Self::Json | Self::Protobuf)
     }
 
+    /// Returns how messages travel, and how they are encoded, as the server API names it.
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Json => ("websocket", "json"),
+            Self::Protobuf => ("websocket", "protobuf"),
+            Self::EventStream => ("sse", "json"),
+            Self::JsonStream => ("http_stream", "json"),
+            Self::ProtobufStream => ("http_stream", "protobuf"),
+            Self::ChannelEvents => ("channel_events", "json"),
+        }
+    }
+
     /// Returns the range of the first message in the rest of a frame, and the position of the next one. There always is a first
     /// message; it may be empty.
     ///

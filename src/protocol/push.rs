@@ -22,6 +22,8 @@ pub enum Push<'a> {
     Subscribe(&'a Channel, &'a SubscribeResult<'a>),
     /// The hub has ended a subscription.
     Unsubscribe(&'a Channel, UnsubscribeCode),
+    /// The token of a subscription of a plain session is about to expire.
+    SubRefresh(&'a Channel, Expiry),
     /// A plain session has been authenticated. The content is that of the reply to `connect`.
     Connect(&'a ConnectResult<'a>),
     /// The expiry of the session has changed.

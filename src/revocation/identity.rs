@@ -1,6 +1,6 @@
 //! What names a token, and whose tokens a revocation means.
 
-use super::{Fingerprint, KeyNumber, fingerprint, issuer_number};
+use super::{Fingerprint, IssueTimes, KeyNumber, fingerprint, issuer_number};
 use crate::clock::WallTime;
 
 /// Kinds of names. Equal texts of different kinds have different fingerprints.
@@ -55,6 +55,11 @@ impl TokenIdentity {
             issuer: issuer_number(ids.issuer.as_deref().unwrap_or_default()),
             key: None,
         }
+    }
+
+    /// Returns whether the token says when it was issued.
+    pub fn issue_times(&self) -> IssueTimes {
+        if self.issued_at == WallTime::default() { IssueTimes::Unknown } else { IssueTimes::Known }
     }
 
     /// Returns the fingerprints of `jti` and `sid`.

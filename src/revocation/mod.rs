@@ -21,7 +21,7 @@ pub use self::{
     identity::{IssuerScope, TokenIdentity, TokenIds},
     list::{ListFull, RevocationList},
     login_id::{LoginId, user_tag},
-    shared::{Changes, RevocationState, Revocations},
+    shared::{Changes, IssueTimes, RevocationState, Revocations},
     target::{MAX_TOKEN_ID_BYTES, Revocation, RevocationTarget},
 };
 

@@ -57,6 +57,15 @@ impl RevocationState {
     }
 }
 
+/// Whether the tokens of a logout say when they were issued (`iat`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IssueTimes {
+    /// They do.
+    Known,
+    /// They may not.
+    Unknown,
+}
+
 /// The revocations that a hub has not applied yet.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Changes {
@@ -122,20 +131,32 @@ impl Revocations {
     }
 
     /// Returns the revocation by which a logout ends the tokens of `target`, one of which expires at `token_end`.
-    pub fn of_logout(&self, user: &str, target: RevocationTarget, token_end: WallTime) -> Revocation {
+    pub fn of_logout(
+        &self,
+        user: &str,
+        target: RevocationTarget,
+        token_end: WallTime,
+        issue_times: IssueTimes,
+    ) -> Revocation {
         let expires_at = match target {
             RevocationTarget::Token(..) => token_end,
             // Other tokens of the session may live longer.
             _ => token_end.max(self.default_expiry()),
         };
-        self.limit_per_user(user, Revocation::of_all(target, expires_at))
+        let revocation = Revocation::of_all(target, expires_at);
+        self.limit_per_user(user, revocation, issue_times)
     }
 
     /// Returns the revocation of one token or session of a user, or what takes its place. A user with more of them than
     /// `limits.logouts_per_user` would fill the list: then it is all tokens that the user has from this issuer now, which is one
-    /// entry however often. It lasts only as long as the one that it replaces, because it means also newer tokens without `iat`.
-    pub fn limit_per_user(&self, user: &str, revocation: Revocation) -> Revocation {
+    /// entry however often. It would mean also newer tokens without `iat`, and lock their user out. So it lasts only as long as the
+    /// one that it replaces, and where tokens may have no `iat` it takes its place only when the list is half full: until then
+    /// others have enough room.
+    pub fn limit_per_user(&self, user: &str, revocation: Revocation, issue_times: IssueTimes) -> Revocation {
         if user.is_empty() || self.logouts.charge(user).is_ok() {
+            return revocation;
+        }
+        if issue_times == IssueTimes::Unknown && self.list.read().len() < self.max_entries / 2 {
             return revocation;
         }
         let scope = revocation.target.issuer().map_or(IssuerScope::Any, |issuer| IssuerScope::Only(issuer.to_owned()));
@@ -259,7 +280,7 @@ mod tests {
         let revocations = Revocations::new(&config, Clock::default(), Arc::default());
         let logout = |user: &str, number: u32| {
             let target = RevocationTarget::Token(number.to_string(), IssuerScope::Only("i".to_owned()));
-            let revocation = revocations.of_logout(user, target, revocations.default_expiry());
+            let revocation = revocations.of_logout(user, target, revocations.default_expiry(), IssueTimes::Known);
             revocations.add([revocation.clone()]).unwrap();
             revocation.target
         };
@@ -270,6 +291,25 @@ mod tests {
         assert!((10..1000).all(|number| logout("ann", number) == all_of_ann));
         assert_eq!(revocations.count(), 11);
         assert!(matches!(logout("bob", 1000), RevocationTarget::Token(..)), "others log out as before");
+    }
+
+    #[test]
+    fn logouts_by_sid_lock_nobody_out_while_the_list_is_less_than_half_full() {
+        let mut config = Config::default();
+        (config.limits.logouts_per_user, config.limits.revocations) = (2, 10);
+        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
+        let targets: Vec<RevocationTarget> = (0..8)
+            .map(|number| {
+                let target = RevocationTarget::Session(number.to_string(), IssuerScope::Any);
+                let end = revocations.default_expiry();
+                let revocation = revocations.of_logout("ann", target, end, IssueTimes::Unknown);
+                revocations.add([revocation.clone()]).unwrap();
+                revocation.target
+            })
+            .collect();
+        let is_of_session = |target: &RevocationTarget| matches!(target, RevocationTarget::Session(..));
+        assert!(targets[..5].iter().all(is_of_session) && !targets[5..].iter().any(is_of_session), "{targets:?}");
+        assert_eq!(revocations.count(), 6);
     }
 
     #[test]
@@ -292,7 +332,7 @@ mod tests {
         let revocations = Revocations::default();
         let soon = WallTime::from_unix_seconds(revocations.clock.now().unix_seconds() + 60);
         let end = |target: fn(String, IssuerScope) -> RevocationTarget| {
-            revocations.of_logout("ann", target("1".to_owned(), IssuerScope::Any), soon).expires_at
+            revocations.of_logout("ann", target("1".to_owned(), IssuerScope::Any), soon, IssueTimes::Known).expires_at
         };
         assert_eq!(end(RevocationTarget::Token), soon);
         assert!(end(RevocationTarget::Session) > soon);

@@ -188,6 +188,9 @@ fn build_app(
             }
             let v1 = web::scope("/v1").configure(|service| {
                 api::v1_routes(&context.config, service);
+                if role.serves_operators() {
+                    api::operator_routes(service);
+                }
                 if role.serves_clients() {
                     http::v1_routes(service);
                 }

@@ -15,8 +15,11 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// Minimum time from the close of the listener until HTTP connections on which no request has begun are closed: a
 /// client whose connection was accepted just before is still sending its first one.
 const FIRST_REQUEST_TIME: Duration = Duration::from_millis(250);
-/// How long a stopping server tries to tell the other nodes that it stops. Otherwise they notice it by its missing heartbeats.
-const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stopping server tries at least to tell the other nodes that it stops, even if `server.drain` has ended: on a busy
+/// machine a second may not be enough, and the others notice it only by its missing heartbeats then.
+const MIN_GOODBYE_TIME: Duration = Duration::from_millis(500);
+/// How long a stop waits until the outbox of events is sent. What is left there is sent by another node, if there is one.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits for the audit log to be written.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -45,9 +48,18 @@ impl RunningServer {
         stop.await_http_connections(deadline.saturating_duration_since(Instant::now())).await;
         // A handshake that had begun may have become a session.
         self.await_sessions(deadline).await;
+        if let Some(events) = &self.events {
+            events.stop(EVENTS_TIMEOUT).await;
+        }
         // Last, because the node answers surveys for its sessions until then.
-        if !matches!(actix_rt::time::timeout(GOODBYE_TIMEOUT, broker.announce_stop()).await, Ok(Ok(()))) {
-            log::warn!("could not tell the other nodes that this one stops");
+        let goodbye_time = deadline.saturating_duration_since(Instant::now()).max(MIN_GOODBYE_TIME);
+        let error = match actix_rt::time::timeout(goodbye_time, broker.announce_stop()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {goodbye_time:?}")),
+        };
+        if let Some(error) = error {
+            log::warn!("could not tell the other nodes that this one stops error={error:?}");
         }
         let audit = audit.clone();
         self.public.stop().await;

@@ -4,7 +4,7 @@ use std::{sync::Weak, time::Duration};
 
 use tokio::time::sleep;
 
-use super::key_files::stamp_of;
+use super::seen_files::{SeenFiles, stamp_of};
 use crate::{
     audit::AuditFields,
     auth::users::{ChangedUser, UsersFileError},
@@ -18,8 +18,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks for changes every `login.users_file_interval`. Ends with the server.
 pub(super) async fn watch(context: Weak<HttpContext>) {
-    // The file may have changed since the start, so the first look reads it in any case.
-    let (mut seen, mut has_failed) = (None, false);
+    let mut seen = SeenFiles::default();
     loop {
         let Some(interval) = context.upgrade().map(|context| context.config.login.users_file_interval) else { return };
         sleep(interval).await;
@@ -28,23 +27,17 @@ pub(super) async fn watch(context: Weak<HttpContext>) {
         else {
             return;
         };
-        let (path, before) = (context.config.login.users_file.clone(), seen);
+        let (path, before) = (context.config.login.users_file.clone(), std::mem::take(&mut seen));
         // A network drive may take long.
-        let look = tokio::task::spawn_blocking(move || {
-            let stamp = path.as_ref().and_then(stamp_of);
-            let has_changed = before != Some(stamp);
-            // What failed for want of a file descriptor, say, may work now.
-            let reloaded = (has_changed || has_failed).then(|| users.reload());
-            (stamp, has_changed, reloaded)
-        });
-        let Ok((stamp, has_changed, reloaded)) = look.await else { continue };
-        let is_first = seen.replace(stamp).is_none();
-        if let Some(reloaded) = reloaded {
-            has_failed = reloaded.is_err();
-            if has_changed || !has_failed {
-                log_reload(&reloaded, is_first);
+        let look =
+            tokio::task::spawn_blocking(move || before.look(path.iter().map(stamp_of).collect(), || users.reload()));
+        let (after, reload) = look.await.unwrap_or_default();
+        seen = after;
+        if let Some(reload) = reload {
+            if reload.is_news {
+                log_reload(&reload.result, reload.is_first);
             }
-            let changed = reloaded.unwrap_or_default();
+            let changed = reload.result.unwrap_or_default();
             actix_rt::spawn(end_logins(std::sync::Arc::downgrade(&context), changed));
         }
     }

@@ -9,8 +9,9 @@ use crate::{auth::Claims, hub::KeepAlive, protocol::Disconnect};
 pub(super) enum AuthState {
     /// The client has sent no token yet.
     Unauthenticated,
-    /// The client has sent `connect` with a token that has expired or is not valid yet, and was answered with error 109. It
-    /// may have sent other commands with it, and may send `connect` again.
+    /// The client has sent `connect` with a token that has expired or is not valid yet, and was answered with error 109; or with one
+    /// that there was no time to verify, and was answered with error 111. It may have sent other commands with it, and may send
+    /// `connect` again.
     NeedsNewToken,
     /// The client has sent `connect` without a token, and the connect hook has refused it or did not answer. The client was answered
     /// with the error, as after [`Self::NeedsNewToken`]. To be asked about again, it has to open another connection, which counts for

@@ -6,14 +6,34 @@ use futures_util::future::BoxFuture;
 
 use super::{Services, Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
-    audit::{AuditEvent, AuditFields},
-    auth::{Claims, ServerSideSubscription, refusal_log::Refusal},
+    audit::{AuditEvent, AuditFields, AuditLog},
+    auth::{CONNECT_HOOK, Claims, ServerSideSubscription, refusal_log::Refusal},
     channel::Channel,
     clock::{NEVER, WallTime},
     config::Door,
     hub::{AwaitDisconnect, CloseReason, Reauthorize, SubscriptionSource, UpdateSession},
     protocol::{Disconnect, ErrorCode, Expiry, Format, Push},
+    revocation::TokenIds,
 };
+
+/// Why a token above `limits.connections_per_user` is refused.
+pub(super) const TOO_MANY_CONNECTIONS: &str = "too many connections of this user";
+
+/// What the audit log says about claims that a client brings: by a valid token, or by the answer of the connect hook.
+pub(super) struct AuditedClaims {
+    fields: AuditFields<'static>,
+    user: Arc<str>,
+    ids: TokenIds,
+    expires_at: WallTime,
+}
+
+impl AuditedClaims {
+    /// Records what became of them.
+    pub(super) fn record(&self, event: AuditEvent, reason: Option<&'static str>, audit: &AuditLog) {
+        let fields = AuditFields { reason, ..self.fields };
+        audit.record(event, fields.with_token(&self.user, &self.ids, self.expires_at));
+    }
+}
 
 /// Whether new claims change what the subscriptions of a session are allowed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,8 +86,8 @@ impl Session {
             );
             return Err(CommandFailure::Close(Disconnect::INVALID_TOKEN));
         }
-        if !self.acquire_user_permit(&claims) {
-            self.audit_token(AuditEvent::Refused, Some("too many connections of this user"), door, token, &claims);
+        if !self.acquire_user_permit(&claims, |session| session.presented_token(token, door, &claims)) {
+            self.audit_token(AuditEvent::Refused, Some(TOO_MANY_CONNECTIONS), door, token, &claims);
             return Err(CommandFailure::Close(Disconnect::CONNECTION_LIMIT));
         }
         match self.auth_state.claims() {
@@ -80,18 +100,48 @@ impl Session {
     }
 
     /// Records what became of a valid token.
-    fn audit_token(&self, event: AuditEvent, reason: Option<&str>, door: Option<Door>, token: &str, claims: &Claims) {
-        let Services { audit, verifier, .. } = &*self.services;
-        if audit.is_enabled() {
-            let ids = verifier.ids_of(token);
-            let fields = AuditFields { reason, door, ..self.audit_fields() };
-            audit.record(event, fields.with_token(&claims.user, &ids, claims.expires_at));
+    fn audit_token(
+        &self,
+        event: AuditEvent,
+        reason: Option<&'static str>,
+        door: Option<Door>,
+        token: &str,
+        claims: &Claims,
+    ) {
+        if let Some(presented) = self.presented_token(token, door, claims) {
+            presented.record(event, reason, &self.services.audit);
         }
     }
 
+    /// Returns what the audit log says about a valid token; `None` without an audit log.
+    fn presented_token(&self, token: &str, door: Option<Door>, claims: &Claims) -> Option<AuditedClaims> {
+        let Services { audit, verifier, .. } = &*self.services;
+        audit.is_enabled().then(|| AuditedClaims {
+            fields: AuditFields { door, ..self.audit_fields() },
+            user: claims.user.clone(),
+            ids: verifier.ids_of(token),
+            expires_at: claims.expires_at,
+        })
+    }
+
+    /// Returns what the audit log says about an answer of the connect hook; `None` without an audit log.
+    pub(super) fn granted_claims(&self, claims: &Claims) -> Option<AuditedClaims> {
+        self.services.audit.is_enabled().then(|| AuditedClaims {
+            fields: AuditFields { by: Some(CONNECT_HOOK), ..self.audit_fields() },
+            user: claims.user.clone(),
+            ids: TokenIds::default(),
+            expires_at: claims.expires_at,
+        })
+    }
+
     /// Counts the connection for its user (`limits.connections_per_user`), unless it is counted already or has no user.
-    /// Returns whether the user may have it.
-    pub(super) fn acquire_user_permit(&mut self, claims: &Claims) -> bool {
+    /// Returns whether the user may have it on this instance. If the others refuse it later, the session is closed then.
+    /// `audited` returns what the audit log says then.
+    pub(super) fn acquire_user_permit(
+        &mut self,
+        claims: &Claims,
+        audited: impl FnOnce(&Self) -> Option<AuditedClaims>,
+    ) -> bool {
         if self.user_permit.is_none() && !claims.is_anonymous() {
             let acquired = self.services.user_limit.acquire(&claims.user);
             let verdict = acquired.and_then(|(permit, verdict)| {
@@ -99,19 +149,23 @@ impl Session {
                 verdict.if_asked()
             });
             if let Some(is_allowed) = verdict {
-                self.close_unless(is_allowed);
+                self.close_unless(is_allowed, audited(self));
             }
             return self.user_permit.is_some();
         }
         true
     }
 
-    /// Closes the session if the other instances refuse the permit of its user. It does not wait for them.
-    fn close_unless(&self, is_allowed: BoxFuture<'static, bool>) {
+    /// Closes the session if the other instances refuse the permit of its user, as it is closed if this one does. It does not
+    /// wait for them: until then the client is connected, as the audit log says, and afterwards that it was refused.
+    fn close_unless(&self, is_allowed: BoxFuture<'static, bool>, audited: Option<AuditedClaims>) {
         let (services, outbox, format) = (self.services.clone(), self.outbox.clone(), self.format);
         let (client, key) = (self.client, self.key);
         actix_rt::spawn(async move {
             if !is_allowed.await {
+                if let Some(audited) = audited {
+                    audited.record(AuditEvent::Refused, Some(TOO_MANY_CONNECTIONS), &services.audit);
+                }
                 let reason = CloseReason::from(&Disconnect::CONNECTION_LIMIT);
                 reason.close(&outbox, format, client, &services.clock, &services.metrics);
                 services.hub.do_send(AwaitDisconnect(key));
@@ -153,6 +207,7 @@ impl Session {
         self.auth_state = auth_state;
         if let Some(claims) = self.auth_state.claims().cloned() {
             self.unauthenticated_permits = None;
+            self.report_begin();
             self.apply_token_expiry();
             self.update_hub(&claims, self.warn_at());
         }
@@ -188,16 +243,27 @@ impl Session {
     /// Returns when the client is warned that its token expires: when it should have refreshed. SDKs have a timer for that. For a session
     /// of the connect hook it is when the backend is asked.
     pub(super) fn warn_at(&self) -> WallTime {
-        match &self.auth_state {
-            // A client that sends no commands can only connect again.
-            AuthState::Plain(claims) | AuthState::Sdk(claims) if claims.hook.is_some() => {
-                self.renew_session_at(claims.expires_at)
-            }
-            AuthState::Plain(claims) if claims.expires_at != NEVER && self.format != Format::ChannelEvents => {
-                let now = self.services.clock.now();
-                now.saturating_add(self.time_to_refresh(claims.expires_at, now))
-            }
-            _ => NEVER,
+        self.auth_state.claims().map_or(NEVER, |claims| match &claims.hook {
+            Some(_) => self.renew_session_at(claims.expires_at),
+            None => self.warn_before(claims.expires_at),
+        })
+    }
+
+    /// Returns when the client is warned of the expiry of a token: when it should have refreshed. SDKs have a timer for that.
+    pub(super) fn warn_before(&self, expires_at: WallTime) -> WallTime {
+        // A client that sends no commands can only connect again.
+        let is_warned = matches!(self.auth_state, AuthState::Plain(_)) && self.format != Format::ChannelEvents;
+        if !is_warned || expires_at == NEVER {
+            return NEVER;
+        }
+        let now = self.services.clock.now();
+        now.saturating_add(self.time_to_refresh(expires_at, now))
+    }
+
+    /// Warns the client of a plain session that the token of a subscription expires at this time.
+    pub(super) fn warn_of_subscription_expiry(&mut self, channel: &Channel, expires_at: WallTime) {
+        if matches!(self.auth_state, AuthState::Plain(_)) {
+            self.push(&Push::SubRefresh(channel, self.client_expiry(expires_at)));
         }
     }
 

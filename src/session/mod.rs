@@ -27,15 +27,18 @@ use self::{
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields, AuditLog},
-    auth::{Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{
+        Admission, ChannelRequest, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier,
+        refusal_log::RefusalLog,
+    },
     broker::{SharedBroker, UserLimit, UserPermit},
     clock::{Clock, MonotonicTime, NEVER},
-    config::Config,
+    config::{Config, Door},
     connection_limit::{KeyedPermit, Permit},
-    hooks::{ForwardedHeaders, Hooks},
+    hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
-        SessionControl, SessionKey, Unregister, record_close,
+        SessionControl, SessionDetails, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, Push, Reply, frame},
@@ -52,6 +55,8 @@ pub struct Services {
     pub broker: SharedBroker,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
+    /// When this worker verifies tokens of clients that connect.
+    pub verifications: Arc<VerificationQueue>,
     /// Logs refused tokens.
     pub refusals: Arc<RefusalLog>,
     /// The audit log.
@@ -78,6 +83,9 @@ pub struct Services {
 /// subscribes it, and one that unsubscribes it.
 const CONTROLS_PER_CHANNEL: usize = 2;
 
+/// The reason of an end without a close.
+const CONNECTION_LOST: &str = "the connection was lost";
+
 /// What a session has whose connection is an HTTP response.
 #[derive(Default)]
 struct StreamSession {
@@ -93,6 +101,8 @@ pub struct Session {
     client: Uuid,
     address: IpAddr,
     started_at: MonotonicTime,
+    /// The way in which the client has sent a token with its handshake.
+    credential: Option<Door>,
     outbox: Arc<Outbox>,
     format: Format,
     /// The headers of the handshake that hooks get.
@@ -162,12 +172,20 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.apply_token_expiry();
+        self.report_begin();
         self.flush();
         let (outbox, format, keep_alive) = (self.outbox.clone(), self.format, self.keep_alive());
         let warn_at = self.warn_at();
         let owner = self.auth_state.claims().map(|claims| (claims.user.clone(), claims.token));
         let (client, controls) = (self.client, ctx.address().recipient());
-        let register = Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, controls };
+        let details = Box::new(SessionDetails {
+            address: self.address,
+            connected_at: self.services.clock.now(),
+            credential: self.credential,
+            software: None,
+        });
+        let register =
+            Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, details, controls };
         self.services.hub.do_send(register);
         match self.auth_state.clone() {
             AuthState::Rejected(disconnect) => self.close(&*disconnect),
@@ -194,13 +212,14 @@ impl Actor for Session {
 /// Also runs when the worker ends before its sessions do.
 impl Drop for Session {
     fn drop(&mut self) {
+        self.report_end();
         let audit = &self.services.audit;
         let Some(claims) = self.auth_state.claims().filter(|_| audit.is_enabled()) else { return };
         let cause = self.outbox.close_cause();
         let fields = AuditFields {
             user: Some(&*claims.user).filter(|user| !user.is_empty()),
             code: cause.as_ref().and_then(|cause| cause.code).map(u32::from),
-            reason: Some(cause.as_ref().map_or("the connection was lost", |cause| &cause.reason)),
+            reason: Some(cause.as_ref().map_or(CONNECTION_LOST, |cause| &cause.reason)),
             seconds: Some(self.services.clock.monotonic_now().saturating_duration_since(self.started_at)),
             ..self.audit_fields()
         };
@@ -219,7 +238,7 @@ impl StreamHandler<Result<InboundEvent, Violation>> for Session {
             Err(violation) => {
                 let (code, reason) = (violation.code(), violation.to_string());
                 record_close(self.client, code, &reason, &self.services.metrics);
-                self.outbox.note_close_cause(Some(code), &reason);
+                self.outbox.note_close_cause(code, &reason);
                 self.send_close_frame(self.format.encode_close(code, &reason));
             }
         }
@@ -244,6 +263,10 @@ impl Handler<SessionControl> for Session {
                 self.flush();
             }
             SessionControl::RenewSubscription { channel, expires_at } => self.renew_subscription(channel, expires_at),
+            SessionControl::WarnOfSubscriptionExpiry { channel, expires_at } => {
+                self.warn_of_subscription_expiry(&channel, expires_at);
+                self.flush();
+            }
             // It has one channel, and its client would not know the publications of another one apart.
             SessionControl::Subscribe(_) if self.format == Format::ChannelEvents => {}
             SessionControl::Subscribe(subscription) if subscription.since.is_some() => {
@@ -270,6 +293,7 @@ impl Session {
             key: SessionKey::unique(),
             client: admission.client,
             address: admission.ip,
+            credential: admission.credential,
             started_at: services.clock.monotonic_now(),
             outbox,
             format: admission.format,
@@ -294,6 +318,23 @@ impl Session {
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,
             _permits: (admission.address_permit, admission.permit),
+        }
+    }
+
+    /// Reports the session to the backend once it is authenticated.
+    fn report_begin(&self) {
+        let (Some(events), Some(claims)) = (&self.services.hooks.events, self.auth_state.claims()) else { return };
+        let HookRequest { transport, protocol, .. } = self.hook_request();
+        let (client, user, address) = (self.client, &claims.user, self.address);
+        events.session_opened(&ReportedSession { client, user, transport, protocol, address });
+    }
+
+    /// Reports the end of the session to the backend, if it has reported its begin.
+    fn report_end(&self) {
+        if let Some(events) = &self.services.hooks.events {
+            let cause = self.outbox.close_cause();
+            let reason = cause.as_ref().map_or(CONNECTION_LOST, |cause| &cause.reason);
+            events.session_ended(self.client, cause.as_ref().and_then(|cause| cause.code), reason);
         }
     }
 
@@ -337,7 +378,7 @@ impl Session {
             Frame::Pong(_) => self.outbox.note_pong(),
             Frame::Close(reason) => {
                 let code = reason.map(|reason| reason.code.into());
-                self.outbox.note_close_cause(code, "closed by the client");
+                self.outbox.note_close_by_client(code);
                 self.send_close_frame(frame::encode_close(code, ""));
             }
         }

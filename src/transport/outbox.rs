@@ -286,6 +286,11 @@ impl Outbox {
         }
     }
 
+    /// Returns how many bytes wait for the socket.
+    pub fn queued_bytes(&self) -> usize {
+        self.0.lock().queued_bytes
+    }
+
     /// When the last byte left an outbox whose socket is full, or when the socket became full; `None` if it is not.
     pub fn stalled_since(&self) -> Option<Instant> {
         self.0.lock().blocked.as_ref().map(|blocked| blocked.progress_at)

@@ -10,7 +10,10 @@ use futures_util::future::join_all;
 use wardcast::{broker::PresentClient, config::Secret};
 
 use super::fixture::{Instance, channel, client_info, start_broker_with, wait_until};
-use crate::support::redis::{ClusterOptions, RedisCluster, RedisServer};
+use crate::support::{
+    poll_until,
+    redis::{ClusterOptions, RedisCluster, RedisServer},
+};
 
 /// So many channels that each master has some.
 pub const CHANNELS: usize = 60;
@@ -103,6 +106,81 @@ async fn incomplete_cluster_a_server_that_is_none_and_a_missing_password_are_nam
     let locked = RedisServer::start_with(&["--requirepass", "secret"]).await;
     let instance = start_cluster_broker(&format!("127.0.0.1:{}", locked.port()));
     println!("{}", instance.wait_for_outage("set broker.redis.password").await);
+}
+
+/// Sums a number that `INFO SECTION` reports behind `name` over the masters.
+async fn sum_of_masters(cluster: &RedisCluster, section: &str, name: &str) -> usize {
+    let mut sum = 0;
+    for master in &cluster.nodes[..3] {
+        let info: String = master.run(&["INFO", section]).await;
+        let value = info.lines().find_map(|line| line.strip_prefix(name));
+        let digits = value.map_or("0", |value| value.split(|digit: char| !digit.is_ascii_digit()).next().unwrap());
+        sum += digits.parse::<usize>().unwrap();
+    }
+    sum
+}
+
+/// One command names shard channels of one slot only, and a channel has one of 1,024 partitions.
+#[tokio::test]
+async fn channels_of_many_slots_are_subscribed_in_few_round_trips() {
+    let cluster = RedisCluster::start().await;
+    let subscriber = start_cluster_broker(&cluster.addresses()[0]);
+    subscriber.wait_until_ready().await;
+    let names: Vec<String> = (0..3000).map(|number| format!("chat:{number}")).collect();
+    for command in ["ssubscribe", "sunsubscribe"] {
+        let calls = format!("cmdstat_{command}:calls=");
+        let commands = async || sum_of_masters(&cluster, "commandstats", &calls).await;
+        let reads = async || sum_of_masters(&cluster, "stats", "total_reads_processed:").await;
+        let before = (commands().await, reads().await);
+        if command == "ssubscribe" {
+            join_all(names.iter().map(|name| subscriber.subscribe(name))).await;
+        } else {
+            names.iter().for_each(|name| subscriber.broker.unsubscribe(channel(name)));
+            poll_until("nothing is subscribed any more", async || {
+                let mut subscribed = 0;
+                for master in &cluster.nodes[..3] {
+                    let names: Vec<String> = master.run(&["PUBSUB", "SHARDCHANNELS", "wardcast:c:*"]).await;
+                    subscribed += names.len();
+                }
+                subscribed == 0
+            })
+            .await;
+        }
+        let (commands, reads) = (commands().await - before.0, reads().await - before.1);
+        println!("{command}: {commands} commands, {reads} reads");
+        assert!(commands > 700, "{commands} commands for 3,000 channels");
+        assert!(reads < commands / 2, "{reads} reads of {commands} commands");
+    }
+}
+
+#[tokio::test]
+async fn node_of_another_number_of_partitions_is_not_ready_until_the_others_are_gone() {
+    let cluster = RedisCluster::start().await;
+    let start = |partitions| {
+        start_broker_with("", |config| {
+            config.cluster.urls = vec![Secret::new(format!("redis://{}", cluster.addresses()[0]))];
+            (config.partitions, config.heartbeat_interval) = (partitions, Duration::from_millis(200));
+        })
+    };
+    let (first, second) = (start(1024), start(1024));
+    first.wait_until_ready().await;
+    second.wait_until_ready().await;
+    let other = start(512);
+    let error = other.wait_for_outage("partitions=1024").await;
+    assert!(error.contains("\"version=1 partitions=512\"") && error.contains("broker.redis.partitions"), "{error}");
+    // Neither the claims of the other nor the loss of the record change what holds for those that were there before.
+    for master in &cluster.nodes[..3] {
+        _ = master.try_run::<i64>(&["DEL", "wardcast:layout"]).await;
+    }
+    other.wait_for_outage("partitions=1024").await;
+    drop(first);
+    let third = start(1024);
+    third.wait_until_ready().await;
+    second.wait_until_ready().await;
+    other.wait_for_outage("partitions=1024").await;
+    drop((second, third));
+    other.wait_until_ready().await;
+    start(1024).wait_for_outage("partitions=512").await;
 }
 
 /// The connections of brokers to the nodes that have subscriptions.

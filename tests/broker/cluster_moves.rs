@@ -22,32 +22,39 @@ use crate::support::{
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A slot that moves from its master to another one.
-struct Move<'a> {
+pub(super) struct Move<'a> {
     cluster: &'a RedisCluster,
     slot: u16,
-    from: usize,
+    pub(super) from: usize,
     to: usize,
 }
 
 impl<'a> Move<'a> {
-    async fn begin(cluster: &'a RedisCluster, slot: u16, places: usize) -> Self {
+    pub(super) async fn begin(cluster: &'a RedisCluster, slot: u16, places: usize) -> Self {
         let from = cluster.master_of(slot).await.unwrap();
         let to = (from + places) % 3;
         cluster.begin_move(slot..=slot, from, to).await;
         Self { cluster, slot, from, to }
     }
 
-    async fn move_keys(&self) {
+    /// Moves some of the keys.
+    pub(super) async fn migrate(&self, keys: &[&str]) {
+        let port = self.cluster.nodes[self.to].port().to_string();
+        let migrate = [&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"], keys].concat();
+        assert_eq!(self.cluster.nodes[self.from].run::<String>(&migrate).await, "OK", "{keys:?}");
+    }
+
+    pub(super) async fn move_keys(&self) {
         self.cluster.move_keys(self.slot..=self.slot, self.from, self.to).await;
     }
 
-    async fn end(&self) {
+    pub(super) async fn end(&self) {
         self.cluster.end_move(self.slot..=self.slot, self.from, self.to).await;
     }
 }
 
 /// An instance whose calls wait for long, so that a busy machine does not fail them.
-fn start_patient_broker(cluster: &RedisCluster, change: impl FnOnce(&mut RedisConfig)) -> Instance {
+pub(super) fn start_patient_broker(cluster: &RedisCluster, change: impl FnOnce(&mut RedisConfig)) -> Instance {
     start_broker_with("", |config| {
         // Any of them may be the one that the test breaks.
         config.cluster.urls = cluster.addresses().iter().map(|node| Secret::new(format!("redis://{node}"))).collect();
@@ -109,10 +116,7 @@ async fn publications_of_one_call_are_stored_while_half_of_their_channels_have_m
     for moved in channels().step_by(2) {
         for kind in ["s", "m"] {
             let key = name.replacen(":c:", &format!(":{kind}:"), 1).replace("chat:0", &moved);
-            let port = cluster.nodes[moving.to].port().to_string();
-            let from = &cluster.nodes[moving.from];
-            let reply: String = from.run(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]).await;
-            assert_eq!(reply, "OK", "{key}");
+            moving.migrate(&[&key]).await;
         }
     }
     assert_eq!(store_all().await, [2; CHANNELS]);
@@ -152,7 +156,7 @@ async fn publications_with_and_without_history_keep_their_order_while_their_slot
 }
 
 /// The name of a key of a channel, or of its shard channel, by its kind.
-async fn name_of(cluster: &RedisCluster, channel: &str, kind: char) -> String {
+pub(super) async fn name_of(cluster: &RedisCluster, channel: &str, kind: char) -> String {
     let name = subscribed_names(cluster).await.into_iter().find(|name| name.ends_with(&format!("}}{channel}")));
     name.unwrap().replacen(":c:", &format!(":{kind}:"), 1)
 }
@@ -171,14 +175,12 @@ async fn presence_of_many_channels_is_changed_while_half_of_them_have_moved() {
     let moving = Move::begin(&cluster, slot_of_channel(&cluster, "chat:0").await, 1).await;
     let [clients, expiries] = [name_of(&cluster, "chat:0", 'p').await, name_of(&cluster, "chat:0", 'e').await];
     for moved in channels().step_by(2) {
-        let port = cluster.nodes[moving.to].port().to_string();
-        let keys = [clients.replace("chat:0", &moved), expiries.replace("chat:0", &moved)];
-        let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS", &keys[0], &keys[1]];
-        assert_eq!(cluster.nodes[moving.from].run::<String>(&migrate).await, "OK", "{keys:?}");
+        moving.migrate(&[&clients.replace("chat:0", &moved), &expiries.replace("chat:0", &moved)]).await;
     }
     // Redis lacks the second client of every channel.
     let both = channels().flat_map(|name| [(channel(&name), client.clone()), (channel(&name), other.clone())]);
-    tokio::time::timeout(TIMEOUT, instance.broker.refresh_presence(both.collect(), MINUTE)).await.unwrap().unwrap();
+    // Without being divided it would wait for the end of the move, until the timeout of the instance.
+    instance.broker.refresh_presence(both.collect(), MINUTE).await.unwrap();
     for name in channels() {
         assert_eq!(instance.broker.count_presence(channel(&name)).await.unwrap().clients, 2, "{name}");
     }

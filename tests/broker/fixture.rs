@@ -139,6 +139,7 @@ impl Deliver for RecordingHubs {
         let answer = match question {
             SurveyQuestion::Channels => self.channels.lock().clone().unwrap_or_else(|| b"{\"news\":1}".to_vec()),
             SurveyQuestion::Revoked(_) => Vec::new(),
+            SurveyQuestion::Inspect(_) => b"{}".to_vec(),
             SurveyQuestion::Info => b"{\"uid\":\"recording\"}".to_vec(),
         };
         let is_silent = self.is_silent.load(Ordering::Relaxed);
@@ -196,6 +197,8 @@ pub async fn several_servers_instance() -> Instance {
 pub async fn start_on(redis: PrefixedRedis, change: impl FnOnce(&mut RedisConfig)) -> Instance {
     let instance = start_broker_with(ELSEWHERE, |config| {
         redis.configure(config);
+        // Tests of forms run several at a time, on a machine that may do other work too.
+        config.timeout = TIMEOUT * 10;
         change(config);
     });
     instance.wait_until_ready().await;

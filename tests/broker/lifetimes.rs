@@ -28,7 +28,9 @@ async fn everything_that_is_stored_has_a_lifetime() {
         assert!(server.run::<i64>(&["PTTL", &key]).await > 0, "{key}");
     }
     server.advance_clock("wardcast", Duration::from_secs(3_604));
-    let keys: Vec<String> = server.run(&["KEYS", "wardcast:*"]).await;
+    let mut keys: Vec<String> = server.run(&["KEYS", "wardcast:*"]).await;
+    // A living node claims its layout again and again.
+    keys.retain(|key| key != "wardcast:layout");
     assert!(keys.is_empty(), "{keys:?}");
 }
 

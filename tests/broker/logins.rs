@@ -21,7 +21,7 @@ fn at(seconds: i64) -> WallTime {
 }
 
 fn refreshed(generation: u32) -> LoginRefresh {
-    LoginRefresh::Refreshed { user: USER.to_owned(), password: "p".to_owned(), generation }
+    LoginRefresh::Refreshed { user: USER.to_owned(), password: "p".to_owned(), started_at: at(0), generation }
 }
 
 impl Instance {
@@ -44,6 +44,16 @@ impl Instance {
     }
 
     async fn refresh_within(&self, id: &LoginId, generation: u32, second: i64, limits: LoginLimits) -> LoginRefresh {
+        match self.refresh_unchanged(id, generation, second, limits).await {
+            LoginRefresh::Refreshed { user, password, generation, .. } => {
+                LoginRefresh::Refreshed { user, password, started_at: at(0), generation }
+            }
+            other => other,
+        }
+    }
+
+    /// Returns also when the login was started.
+    async fn refresh_unchanged(&self, id: &LoginId, generation: u32, second: i64, limits: LoginLimits) -> LoginRefresh {
         self.broker.refresh_login(id.clone(), generation, at(second), limits).await.unwrap()
     }
 
@@ -131,10 +141,15 @@ pub async fn selected_logins_end_and_are_returned(instance: Instance) {
     assert!(
         instance.broker.end_logins(user_tag("bob"), LoginSelection::StartedBefore(at(9))).await.unwrap().is_empty()
     );
-    let refreshed_login = instance.log_in(0, "refreshed").await;
+    let refreshed_login = instance.log_in(3, "refreshed").await;
     assert_eq!(
-        instance.refresh(&refreshed_login, 0, 7).await,
-        LoginRefresh::Refreshed { user: USER.to_owned(), password: "refreshed".to_owned(), generation: 1 }
+        instance.refresh_unchanged(&refreshed_login, 0, 7, LIMITS).await,
+        LoginRefresh::Refreshed {
+            user: USER.to_owned(),
+            password: "refreshed".to_owned(),
+            started_at: at(3),
+            generation: 1
+        }
     );
     let one_login = LoginSelection::One(refreshed_login.clone());
     let ended = instance.broker.end_logins(user_tag(USER), one_login).await.unwrap();

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, future::join_all};
 use wardcast::{broker::BrokerError, config::RedisConfig};
 
 use super::fixture::{Instance, node, redis_instance, start_broker_with, start_pair, wait_until};
-use crate::support::{PATIENCE, redis::RedisServer};
+use crate::support::{PATIENCE, Stopwatch, poll_until, redis::RedisServer};
 
 /// Longer than a test runs: an answer comes before it, or not at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -77,7 +77,7 @@ async fn survey_names_a_silent_node_and_does_not_wait_for_it_again() {
     let result = nodes[0].survey(timeout).await.unwrap();
     assert_eq!((result.answers.len(), result.unreachable), (2, vec![node()]));
     assert!(since.elapsed() >= timeout, "it may be slow, and gets the whole time once");
-    let since = Instant::now();
+    let since = Stopwatch::start();
     assert_eq!(nodes[0].survey_all(LONG).await, (vec![CHANNELS.to_vec(); 2], 1));
     println!("the second survey took {:?}", since.elapsed());
     assert!(since.elapsed() < LONG / 2, "{:?}", since.elapsed());
@@ -100,8 +100,12 @@ async fn wait_until_answered_by(instance: &Instance, count: usize) {
 async fn own_hubs_that_do_not_answer_are_named_beside_the_answers_of_others() {
     let (_server, first, second) = start_pair().await;
     first.hubs.is_silent.store(true, Ordering::Relaxed);
-    let result = first.survey(Duration::from_millis(500)).await.unwrap();
-    assert_eq!((result.answers.len(), result.unreachable), (1, vec![node()]));
+    // On a busy machine the other may answer too late.
+    poll_until("the other node answers", async || {
+        let result = first.survey(Duration::from_millis(500)).await;
+        result.is_ok_and(|result| result.answers.len() == 1 && result.unreachable == [node()])
+    })
+    .await;
     second.hubs.is_silent.store(true, Ordering::Relaxed);
     assert_eq!(first.survey(Duration::from_millis(500)).await, Err(BrokerError::NoAnswer));
 }
@@ -111,7 +115,8 @@ async fn node_that_vanishes_is_listed_until_three_heartbeats_are_missing() {
     let (_server, mut nodes) = start_nodes(3, often).await;
     drop(nodes.pop());
     let since = Instant::now();
-    assert_eq!(nodes[0].survey_all(Duration::from_millis(300)).await.1, 1);
+    // On a busy machine the other living one may answer too late.
+    assert!((1..=2).contains(&nodes[0].survey_all(Duration::from_millis(300)).await.1));
     for node in &nodes {
         node.wait_for_nodes(2).await;
     }
@@ -207,7 +212,7 @@ async fn without_redis_a_survey_answers_for_its_own_node_at_once_and_names_the_o
 async fn frozen_redis_delays_a_survey_by_its_timeout_at_most() {
     let (server, first, _second) = start_pair().await;
     server.freeze();
-    assert_eq!(first.survey_all(Duration::from_millis(500)).await, (vec![CHANNELS.to_vec()], 1));
+    assert_eq!(first.survey_all(Duration::from_secs(1)).await, (vec![CHANNELS.to_vec()], 1));
     server.resume();
 }
 

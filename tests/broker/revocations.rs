@@ -1,9 +1,6 @@
 //! Revocations: every instance has them before it delivers anything, and Redis keeps them, or gets them back.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant as Time},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join_all;
 use wardcast::{
@@ -18,7 +15,7 @@ use super::{
     fixture::{Instance, node, start_broker, start_broker_with, start_pair, start_ready_broker, wait_until},
 };
 use crate::support::{
-    poll_until,
+    Stopwatch, poll_until,
     proxy::ProxyMode,
     redis::{ClusterOptions, RedisCluster, RedisServer},
 };
@@ -125,7 +122,7 @@ fn of_token(number: usize) -> Vec<Revocation> {
 async fn burst_of_revocations_names_only_the_node_that_does_not_answer() {
     let (server, first, second) = start_pair().await;
     second.hubs.is_silent.store(true, Ordering::Relaxed);
-    let since = Time::now();
+    let since = Stopwatch::start();
     let limit = Duration::from_millis(1800);
     let revoked = join_all((0..2000).map(|number| first.broker.revoke(of_token(number), limit))).await;
     assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
@@ -251,4 +248,27 @@ async fn master_that_leaves_while_it_is_connected_does_not_hold_the_deliveries_f
     let slots = ClusterOptions::default().slots[master].clone();
     cluster.move_slots(slots, (master + 1) % 3).await;
     wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+}
+
+/// Otherwise one call would keep Redis busy for as long as it has revocations.
+#[actix_rt::test]
+async fn thousand_revocations_at_once_are_stored_in_calls_of_bounded_size() {
+    let redis = RedisServer::start().await;
+    let instance = start_ready_broker(&redis.url()).await;
+    let calls = async || {
+        let text: String = redis.run(&["INFO", "commandstats"]).await;
+        let calls = |command: &str| {
+            let line = text.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")))?;
+            line.split("calls=").nth(1)?.split(',').next()?.parse::<u32>().ok()
+        };
+        calls("evalsha").unwrap_or_default() + calls("eval").unwrap_or_default()
+    };
+    let before = calls().await;
+    let revoked = join_all((0..1000).map(|number: u32| {
+        let target = RevocationTarget::Token(number.to_string(), IssuerScope::Any);
+        instance.broker.revoke(vec![Revocation::of_all(target, WallTime::LATEST_DATE)], LONG)
+    }));
+    assert!(revoked.await.into_iter().all(|result| result == Ok(Vec::new())));
+    let calls = calls().await - before;
+    assert!((4..100).contains(&calls), "{calls} calls");
 }

@@ -1,13 +1,13 @@
 //! Sentinels: they name the master, and each failover is followed, also by connections that still work.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use wardcast::config::{RedisConfig, Secret};
 
 use super::fixture::{ELSEWHERE, Instance, start_broker_with, start_ready_broker, wait_until_delivered};
 use crate::support::{
-    mark_secret, poll_until,
+    Stopwatch, mark_secret, poll_until,
     redis::{RedisServer, SentinelOptions, SentinelTrio, start_sentinel},
     tls::Authority,
 };
@@ -84,7 +84,7 @@ async fn announced_failover_is_followed_at_once_though_the_old_master_works() {
     instance.subscribe("news").await;
     let early = start_ready_broker(&new.url()).await;
     early.subscribe("news").await;
-    let since = Instant::now();
+    let since = Stopwatch::start();
     announce_failover(&sentinel, &new, 5).await;
     poll_until("the subscription is on the new master", async || subscribers(&new).await == 2).await;
     println!("moved after {:?}", since.elapsed());
@@ -105,7 +105,7 @@ async fn failover_is_found_by_asking_where_the_user_may_not_hear_of_it() {
     let instance = start_with_sentinels(&[sentinel.url()], |_| ());
     instance.wait_until_ready().await;
     instance.subscribe("news").await;
-    let since = Instant::now();
+    let since = Stopwatch::start();
     announce_failover(&sentinel, &new, 5).await;
     poll_until("the subscription is on the new master", async || subscribers(&new).await == 1).await;
     // As above.

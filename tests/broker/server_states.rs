@@ -176,3 +176,29 @@ async fn redis_without_room_for_more_connections_is_named() {
     let instance = start_broker_with(&server.url(), |_| ());
     println!("{}", instance.wait_for_outage("raise its maxclients").await);
 }
+
+/// Of a release that looks for keys under other names.
+#[tokio::test]
+async fn node_beside_one_of_another_layout_version_is_not_ready_and_says_why() {
+    let server = RedisServer::start().await;
+    let former = "1000 version=0";
+    server.run::<()>(&["SET", "wardcast:layout", former]).await;
+    let start = || start_broker_with(&server.url(), |config| config.heartbeat_interval = Duration::from_millis(100));
+    let instance = start();
+    let error = instance.wait_for_outage("version=0").await;
+    assert!(error.contains("\"version=1\"") && error.contains("releases of one layout"), "{error}");
+    assert_eq!(server.run::<String>(&["GET", "wardcast:layout"]).await, former);
+    // What no release writes does not count.
+    for foreign in ["garbage", "1 ", "99999999999999999999999999 x", &format!("1 {}", "x".repeat(101))] {
+        server.run::<()>(&["SET", "wardcast:layout", foreign]).await;
+        poll_until("the record is replaced", async || {
+            server.run::<String>(&["GET", "wardcast:layout"]).await.ends_with(" version=1")
+        })
+        .await;
+        instance.wait_until_ready().await;
+    }
+    server.run::<i64>(&["DEL", "wardcast:layout"]).await;
+    server.run::<i64>(&["HSET", "wardcast:layout", "field", "value"]).await;
+    start().wait_for_outage("layout of keys").await;
+    instance.wait_until_ready().await;
+}

@@ -12,7 +12,10 @@ use wardcast::{
 };
 
 use super::fixture::{Instance, memory_instance, start_broker, start_on, start_pair, start_ready_broker, wait_until};
-use crate::support::redis::{PrefixedRedis, RedisForm, RedisServer, run_on_parts};
+use crate::support::{
+    Stopwatch,
+    redis::{PrefixedRedis, RedisForm, RedisServer, run_on_parts},
+};
 
 /// Long delays, so that the time which a test takes does not matter.
 const RULE: LoginDelayRule = LoginDelayRule {
@@ -251,7 +254,7 @@ async fn frozen_redis_delays_connections_once_and_not_each_of_them() {
     let instance = start_ready_broker(&server.url()).await;
     drop(instance.connect("ann", 1).await.unwrap());
     server.freeze();
-    let begun = std::time::Instant::now();
+    let begun = Stopwatch::start();
     for user in 0..50 {
         let handles = join_all((0..40).map(|number| {
             let user = format!("{user} {number}");

@@ -135,30 +135,49 @@ fn hex_secret(name: &str) -> String {
 
 #[test]
 fn deploying_lists_exactly_the_metrics_that_exist() {
-    let metrics = Metrics::default();
-    // A family without a sample is not encoded.
-    metrics.count_close(3001);
-    metrics.count_error(100);
-    metrics.count_refused_handshake("rate");
-    metrics.count_refused_bus_message("version");
-    metrics.set_probe_microseconds("localhost:6379", 1);
-    metrics.count_gap("told");
-    metrics.count_hook_call("rpc", "answered");
-    metrics.observe_hook("rpc", std::time::Duration::from_millis(5));
-    metrics.count_audit_lines("written", 1);
-    metrics.count_backchannel_logout("obeyed");
-    metrics.count_key_fetch("fetched");
-    metrics.count_emulation_request("queued");
-    metrics.count_tls_handshake("full");
-    let text = metrics.encode().unwrap();
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    let existing: BTreeSet<String> =
-        types.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() }).collect();
+    let existing: BTreeSet<String> = Metrics::EXPOSED.iter().map(|(name, kind)| format!("{name} {kind}")).collect();
     let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `wardcast_"));
-    let listed: BTreeSet<String> =
-        rows.map(|row| format!("wardcast_{}", row.split(['`', '{']).next().unwrap())).collect();
+    let listed: BTreeSet<String> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            format!("wardcast_{} {}", cells[0].split(['`', '{']).next().unwrap(), cells[1])
+        })
+        .collect();
     assert_eq!(listed, existing);
+    // As they are exposed.
+    let text = Metrics::default().encode().unwrap();
+    let exposed: Vec<&str> = text.lines().filter(|line| line.starts_with("wardcast_")).collect();
+    assert!(
+        exposed.len() > 10
+            && exposed.iter().all(|line| {
+                Metrics::EXPOSED
+                    .iter()
+                    .any(|(name, _)| line.split_once(' ').is_some_and(|(exposed, _)| exposed == *name))
+            }),
+        "{text}"
+    );
+}
+
+#[test]
+fn dashboard_and_alert_rules_use_metrics_that_exist() {
+    for (file, least) in [("config/grafana.json", 20), ("config/alerts.yml", 10)] {
+        let text = fs::read_to_string(repository().join(file)).unwrap();
+        let is_name = |character: char| character.is_ascii_lowercase() || character == '_';
+        let used: BTreeSet<&str> = text
+            .match_indices("wardcast_")
+            .map(|(start, _)| text[start..].split(|character| !is_name(character)).next().unwrap())
+            .collect();
+        for name in &used {
+            assert!(Metrics::EXPOSED.iter().any(|(existing, _)| existing == name), "{file} uses {name}");
+        }
+        assert!(used.len() >= least, "{file}: {used:?}");
+    }
+    let dashboard = fs::read_to_string(repository().join("config/grafana.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len());
 }
 
 #[actix_rt::test]

@@ -5,6 +5,7 @@ use std::{fmt::Write, fs, path::Path, process::Command};
 use serde_json::Value;
 use wardcast::{
     api::{Access, ApiMethod, Field, JsonType, METHODS},
+    broker::{Cause, TraceEventKind},
     config::Config,
 };
 
@@ -13,7 +14,7 @@ use crate::support::{API_KEY, TestHub, generated::assert_section_generated, star
 const PAGE: &str = "docs/server-api.md";
 
 /// Fields whose values differ from run to run. Of them only the type is compared.
-const VARYING_FIELDS: [&str; 11] = [
+const VARYING_FIELDS: [&str; 16] = [
     "epoch",
     "time",
     "uid",
@@ -25,11 +26,34 @@ const VARYING_FIELDS: [&str; 11] = [
     "num_deliveries",
     "cpu_ms",
     "memory_bytes",
+    "connected_at",
+    "subscribed_at",
+    "expire_at",
+    "oldest_time",
+    "newest_time",
 ];
 
 #[test]
 fn server_api_reference_is_generated_from_the_methods() {
     assert_section_generated(PAGE, "methods", &reference());
+}
+
+#[test]
+fn causes_are_generated_from_their_table() {
+    let mut text = "| cause | what it means |\n|---|---|\n".to_owned();
+    for cause in Cause::ALL {
+        writeln!(text, "| `{}` | {} |", serde_json::to_value(cause).unwrap().as_str().unwrap(), cause.text()).unwrap();
+    }
+    assert_section_generated(PAGE, "causes", &text);
+}
+
+#[test]
+fn trace_events_are_generated_from_their_table() {
+    let mut text = "| event | what has happened |\n|---|---|\n".to_owned();
+    for kind in TraceEventKind::ALL {
+        writeln!(text, "| `{}` | {} |", serde_json::to_value(kind).unwrap().as_str().unwrap(), kind.text()).unwrap();
+    }
+    assert_section_generated(PAGE, "trace events", &text);
 }
 
 #[test]

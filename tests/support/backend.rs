@@ -1,7 +1,7 @@
 //! The operator's backend: an HTTP server with kept connections, whose answers to hooks the test chooses.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -38,6 +38,8 @@ pub struct Call {
     path: String,
     head: String,
     pub body: String,
+    /// Whether it was answered with JSON.
+    is_accepted: bool,
 }
 
 impl Call {
@@ -121,7 +123,7 @@ impl Backend {
 
     /// Has a hook ask this path.
     pub fn configure(&self, hook: &mut HookConfig, path: &str) {
-        hook.endpoint = Some(HookEndpoint::parse(&format!("{}{path}", self.origin)).unwrap());
+        hook.endpoint = Some(HookEndpoint::parse(&self.url(path)).unwrap());
         hook.timeout = Duration::from_secs(10);
     }
 
@@ -138,6 +140,26 @@ impl Backend {
     pub fn calls(&self, path: &str) -> Vec<Call> {
         let served = self.served.0.lock().unwrap();
         served.calls.iter().filter(|call| call.path == path).cloned().collect()
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.origin)
+    }
+
+    /// The events that it has accepted on a path, in their order, each once.
+    pub fn events(&self, path: &str) -> Vec<Value> {
+        let calls = self.calls(path);
+        let accepted = calls.iter().filter(|call| call.is_accepted);
+        let events = accepted.flat_map(|call| call.json()["events"].as_array().unwrap().clone());
+        let mut seen = HashSet::new();
+        events.filter(|event| seen.insert(event["id"].as_str().unwrap().to_owned())).collect()
+    }
+
+    /// Waits until it has accepted so many events on a path.
+    pub async fn wait_for_events(&self, path: &str, count: usize) -> Vec<Value> {
+        super::poll_until(&format!("{count} events"), async || self.events(path).len() >= count).await;
+        self.events(path)
     }
 
     /// Waits until a path has had so many calls.
@@ -165,7 +187,11 @@ impl Drop for Backend {
 async fn serve(mut stream: impl Stream, served: Shared) {
     while let Some(call) = read_call(&mut stream).await {
         let path = call.path.clone();
-        served.0.lock().unwrap().calls.push(call);
+        let number = {
+            let mut served = served.0.lock().unwrap();
+            served.calls.push(call);
+            served.calls.len() - 1
+        };
         served.1.send_replace(());
         let bytes = match answer(&path, &served).await {
             Answer::Raw(bytes) => {
@@ -173,7 +199,10 @@ async fn serve(mut stream: impl Stream, served: Shared) {
                 let _ = stream.shutdown().await;
                 return;
             }
-            Answer::Json(json) => json.to_string(),
+            Answer::Json(json) => {
+                served.0.lock().unwrap().calls[number].is_accepted = true;
+                json.to_string()
+            }
             Answer::Silence | Answer::WhenCalled(_) => unreachable!("waited for"),
         };
         let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{bytes}", bytes.len());
@@ -209,7 +238,7 @@ async fn read_call(stream: &mut impl Stream) -> Option<Call> {
     }
     let head = String::from_utf8(head).unwrap();
     let (path, body) = (head.split(' ').nth(1).unwrap().to_owned(), String::new());
-    let mut call = Call { path, head, body };
+    let mut call = Call { path, head, body, is_accepted: false };
     let length = call.headers("content-length").first().map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;

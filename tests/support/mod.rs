@@ -16,6 +16,7 @@ pub mod raw;
 pub mod redis;
 pub mod slow_broker;
 pub mod slow_link;
+pub mod stopwatch;
 pub mod stream;
 pub mod tls;
 pub mod trace_log;
@@ -31,10 +32,14 @@ use wardcast::{
     server::{self, RunningServer},
 };
 
-use self::{raw::RawClient, redis::RedisServer};
+use self::{
+    raw::RawClient,
+    redis::{PrefixedRedis, RedisServer},
+};
 
 pub use child_process::KillOnDrop;
 pub use client::Client;
+pub use stopwatch::Stopwatch;
 pub use trace_log::mark_secret;
 
 /// Maximum time that a test waits for one thing. It is long, because the machine may do other work too.
@@ -78,6 +83,18 @@ pub async fn start_hub_on(redis: &RedisServer, change: impl FnOnce(&mut Config))
     hub
 }
 
+/// Starts a hub on a Redis of any form and waits until it is connected.
+pub async fn start_hub_over(redis: &PrefixedRedis, change: impl FnOnce(&mut Config)) -> TestHub {
+    let hub = start_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        redis.configure(&mut config.broker.redis);
+        change(config);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    hub
+}
+
 /// The configuration of [`start_hub`].
 pub fn config() -> Config {
     let mut config = Config::default();
@@ -104,10 +121,10 @@ pub fn allow_any_rate(config: &mut Config) {
     (config.limits.commands_per_second, config.limits.publications_per_second) = (0, 0);
 }
 
-/// Sends a ping every 400 ms and waits as long for its pong.
+/// Sends a ping every 400 ms and waits for its pong for a second: a client on a busy machine needs its time.
 pub fn ping_often(config: &mut Config) {
     config.server.ping_interval = Duration::from_millis(400);
-    config.server.pong_timeout = Duration::from_millis(400);
+    config.server.pong_timeout = Duration::from_secs(1);
 }
 
 /// Trusts the address of the tests as a proxy, so that a header can give any client address.

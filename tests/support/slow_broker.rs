@@ -24,10 +24,12 @@ use uuid::Uuid;
 use wardcast::{
     address::ClientAddress,
     audit::AuditLog,
-    auth::{Admission, CommandSource, HandshakeAuth, Permissions, Verifier, refusal_log::RefusalLog},
+    auth::{
+        Admission, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog,
+    },
     broker::{
-        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, HistoryPage, HistoryRequest, Login,
-        LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest,
+        Login, LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
         PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
         SurveyResult, UserLimit, memory::MemoryBroker,
     },
@@ -36,8 +38,8 @@ use wardcast::{
     config::Config,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
-        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionKey,
-        Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails,
+        SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::Metrics,
     position::{Epoch, Position},
@@ -283,6 +285,10 @@ impl Broker for SlowBroker {
         None
     }
 
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        unreachable!("no test asks for it")
+    }
+
     fn check_ready(&self) -> BrokerFuture<()> {
         self.inner.check_ready()
     }
@@ -326,12 +332,13 @@ impl Worker {
         let hubs = Hubs::new(metrics.clone(), "node", grants, Revocations::new(&config, clock.clone(), revoked));
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
-        let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone());
+        let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone(), None);
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
         let services = Rc::new(Services {
             hub: hub.clone(),
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
+            verifications: VerificationQueue::new(&config.limits, metrics.clone()),
             refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,
@@ -365,6 +372,7 @@ impl Worker {
         let admission = Admission {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
+            credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
             connect_data: None,
@@ -392,6 +400,12 @@ impl Worker {
             owner: Some(("ann".into(), TokenIdentity::default())),
             client: Uuid::new_v4(),
             format: Format::Json,
+            details: Box::new(SessionDetails {
+                address: [127, 0, 0, 1].into(),
+                connected_at: Clock::default().now(),
+                credential: None,
+                software: None,
+            }),
             controls: SessionStub.start().recipient(),
         });
         (key, client)

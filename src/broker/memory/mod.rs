@@ -1,6 +1,7 @@
 //! The default broker, inside the process: one instance without any other service. A publication is stored and goes to the
 //! hubs in the call that publishes it, under a lock that it shares only with the channels of the same shard.
 
+mod event_outbox;
 mod histories;
 mod history;
 mod idempotency;
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use self::{
+    event_outbox::MemoryEventOutbox,
     histories::Histories,
     history::ChannelHistory,
     idempotency::IdempotencyCache,
@@ -36,10 +38,10 @@ use self::{
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
-    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, Version,
-    completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login,
+    LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+    PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
+    SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
 use crate::{
     channel::Channel,
@@ -64,6 +66,7 @@ pub struct MemoryBroker {
     idempotency: Mutex<IdempotencyCache>,
     tickets: Mutex<TicketStore>,
     logins: Mutex<LoginStore>,
+    event_outbox: Arc<MemoryEventOutbox>,
     max_history_bytes: usize,
     history_bytes: AtomicUsize,
     maintenance_calls: AtomicUsize,
@@ -89,6 +92,7 @@ impl MemoryBroker {
             idempotency: Mutex::new(IdempotencyCache::new(limits.idempotency_keys)),
             tickets: Mutex::new(TicketStore::new(limits.tickets)),
             logins: Mutex::default(),
+            event_outbox: Arc::default(),
             max_history_bytes: limits.history_bytes,
             history_bytes: AtomicUsize::new(0),
             maintenance_calls: AtomicUsize::new(0),
@@ -406,6 +410,10 @@ impl Broker for MemoryBroker {
 
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
         None
+    }
+
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        self.event_outbox.clone()
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -75,7 +75,7 @@ impl RedisBroker {
     pub(super) fn read_position(&self, channel: Channel, retention: Retention) -> BrokerFuture<HistoryPage> {
         let runtime = self.runtime.clone();
         self.when_started(move |context| {
-            let context = context.clone();
+            let (context, before) = (context.clone(), context.shared_reads.top(&channel));
             let added = context.server_of(&channel).and_then(|server| {
                 let (position, runs) = server.position_reads().add(channel.clone(), retention)?;
                 if runs {
@@ -85,7 +85,7 @@ impl RedisBroker {
             });
             async move {
                 let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
-                context.shared_reads.compare(&channel, Some(top));
+                context.shared_reads.compare(&channel, before, Some(top));
                 Ok(HistoryPage { publications: Vec::new(), top })
             }
             .boxed()

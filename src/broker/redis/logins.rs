@@ -46,10 +46,11 @@ pub(super) async fn refresh(
     call.arg(now.unix_millis()).arg(millis(limits.idle)).arg(own_part).arg(generation).arg(millis(limits.grace));
     let reply: Vec<String> = query(context, &key, &call).await?;
     Ok(match reply.as_slice() {
-        [generation, password, user] => LoginRefresh::Refreshed {
+        [generation, started, password, user] => LoginRefresh::Refreshed {
             user: user.clone(),
             password: password.clone(),
-            generation: generation.parse().map_err(|_| unavailable("a record is not one of Wardcast"))?,
+            started_at: WallTime::from_unix_millis(started.parse().map_err(|_| foreign())?),
+            generation: generation.parse().map_err(|_| foreign())?,
         },
         [] => LoginRefresh::Unknown,
         _ => LoginRefresh::Spent,
@@ -78,6 +79,10 @@ fn ended_logins(tag: &str, records: Vec<EndedRecord>) -> Vec<EndedLogin> {
         Some(EndedLogin { id: LoginId::join(tag, &own_part)?, user, refreshed_at })
     };
     records.into_iter().filter_map(read).collect()
+}
+
+fn foreign() -> BrokerError {
+    unavailable("a record is not one of Wardcast")
 }
 
 fn millis(duration: Duration) -> u64 {

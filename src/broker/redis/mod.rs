@@ -1,5 +1,5 @@
 //! A broker over Redis, which connects several instances: PUB/SUB carries publications, controls, heartbeats, and survey
-//! questions and answers; keys hold histories, idempotency keys, tickets, logins and shared limits. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
+//! questions and answers; keys hold histories, idempotency keys, tickets, logins, shared limits and events for the backend. Hubs, sessions and the server API call [`RedisBroker`]. Everything that it does
 //! runs on a separate thread, so that no worker waits for Redis.
 //!
 //! ```text
@@ -23,9 +23,11 @@ mod cluster;
 mod emulation;
 mod envelope;
 mod error;
+mod event_outbox;
 mod heartbeat;
 mod history;
 mod inbox;
+mod key_layout;
 mod limits;
 mod log_throttle;
 mod logins;
@@ -42,43 +44,54 @@ mod scripts;
 mod server;
 mod stored_revocation;
 mod survey;
+mod tasks;
 mod tickets;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
 
 pub use self::error::{BrokerStartError, RedisConfigError};
+pub(super) use self::partition::stable_hash;
 use self::{
-    cluster::{ClusterFollower, ClusterHealth},
+    cluster::ClusterHealth,
     envelope::MessageSigner,
     error::{no_receiver_error, stopped_error},
+    event_outbox::RedisEventOutbox,
     heartbeat::Announcer,
     history::SharedReads,
-    inbox::BusInbox,
+    key_layout::KeyLayout,
     limits::{ConnectionCounts, RedisLimits},
     names::RedisNames,
     nodes::NodeRegistry,
     partition::PartitionTable,
     presence::{PresenceRead, PresenceTurn},
     refused::RefusedMessages,
-    revocation_rounds::{RevocationRequest, RevocationRequests},
+    revocation_rounds::RevocationRequests,
     revocations::RevocationLoader,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, Redirects, RedisServer, ServerBoard, ServerQueue, resend},
+    server::{DesiredSubscriptions, RedisServer, ServerBoard},
     survey::SurveyRegistry,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits,
-    LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
-    PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult, completed,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login,
+    LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+    PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
+    SurveyResult, completed,
 };
 use crate::{
     channel::Channel,
@@ -113,6 +126,7 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
+    key_layout: KeyLayout,
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
@@ -123,6 +137,8 @@ struct RedisContext {
     presence: PresenceTurn,
     /// The connections of users on this instance.
     connections: Arc<ConnectionCounts>,
+    /// How often a server was connected (again): it may have lost what this instance has stored.
+    interruptions: AtomicU64,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -153,6 +169,7 @@ impl RedisContext {
             // It may have been interrupted, or have lost what it kept.
             self.revocations.request();
             self.connections.recount();
+            self.interruptions.fetch_add(1, Ordering::Relaxed);
         } else {
             self.shared_reads.clear();
         }
@@ -257,6 +274,7 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
+            key_layout: KeyLayout::new(is_cluster.then_some(config.partitions), config.heartbeat_interval),
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             revocations: RevocationLoader::default(),
@@ -265,6 +283,7 @@ impl RedisBroker {
             shared_reads: SharedReads::new(queue_bytes / 4),
             presence: PresenceTurn::default(),
             connections: Arc::default(),
+            interruptions: AtomicU64::new(0),
             clock,
             metrics,
         });
@@ -272,45 +291,12 @@ impl RedisBroker {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let tasks = run_tasks(context.clone(), config.clone(), queue_bytes, queues, requests);
+        let tasks = tasks::run(context.clone(), config.clone(), queue_bytes, queues, requests);
         std::thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, _stop: stop }))
     }
-}
-
-async fn run_tasks(
-    context: Arc<RedisContext>,
-    config: config::RedisConfig,
-    queue_bytes: usize,
-    queues: Vec<ServerQueue>,
-    requests: mpsc::Receiver<RevocationRequest>,
-) {
-    let (question_sender, questions) = mpsc::channel(survey::MAX_ANSWERING);
-    let inbox = BusInbox::new(context.clone(), question_sender);
-    let routes = context.router.routes();
-    let servers = routes.servers().iter().zip(queues);
-    let servers = servers.map(|(server, queue)| server.clone().run(context.clone(), queue, inbox.clone()));
-    let cluster = async {
-        if context.names.is_sharded() {
-            let (redirects, unordered) = Redirects::new();
-            let redirects = Arc::new(redirects);
-            let follower = ClusterFollower::new(context.clone(), config, queue_bytes, inbox.clone(), redirects.clone());
-            tokio::join!(follower.run(), resend(&context, &redirects, unordered));
-        }
-    };
-    tokio::join!(
-        join_all(servers),
-        cluster,
-        heartbeat::send_heartbeats(context.clone()),
-        presence::send_waiting_removals(context.clone()),
-        limits::keep_counted(context.clone()),
-        survey::answer_questions(context.clone(), questions),
-        revocations::keep_loaded(context.clone()),
-        revocation_rounds::carry_out(context.clone(), requests),
-        context.refused.log_forever()
-    );
 }
 
 /// Returns the configuration of each independent server, or of each configured node of a Cluster.
@@ -335,8 +321,9 @@ impl Broker for RedisBroker {
             return self.read_position(channel, retention);
         }
         self.spawn(async move |context| {
+            let before = context.shared_reads.top(&channel);
             let page = history::read_page(&context, channel.clone(), request, retention).await?;
-            context.shared_reads.compare(&channel, Some(page.top));
+            context.shared_reads.compare(&channel, before, Some(page.top));
             Ok(page)
         })
     }
@@ -483,6 +470,10 @@ impl Broker for RedisBroker {
         Some(Arc::new(RedisLimits { context: self.context.clone(), runtime: self.runtime.clone() }))
     }
 
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        Arc::new(RedisEventOutbox::new(self.context.clone(), self.runtime.clone()))
+    }
+
     fn check_ready(&self) -> BrokerFuture<()> {
         let routes = self.context.router.routes();
         let fault_of_a_server = || routes.servers().iter().find_map(|server| server.fault());
@@ -491,6 +482,7 @@ impl Broker for RedisBroker {
         }
         self.spawn(async move |context| {
             try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
+            key_layout::check(&context).await?;
             context.revocations.check_loaded()
         })
     }

@@ -148,6 +148,11 @@ impl RedisNames {
         }
     }
 
+    /// Returns the key of the record of the layout of keys. It is the same in all layouts.
+    pub(super) fn layout_key(&self) -> String {
+        format!("{}:layout", self.prefix)
+    }
+
     /// Returns the key of a ticket. A valid id (`A-Za-z0-9_-`) needs no escaping.
     pub(super) fn ticket_key(&self, id: &str) -> String {
         format!("{}:ticket:{id}", self.prefix)
@@ -182,6 +187,16 @@ impl RedisNames {
     /// Returns the key of the hash of revocations. Its slot decides which server keeps them.
     pub(super) fn revocation_hash(&self) -> &str {
         &self.revocations[0]
+    }
+
+    /// Returns a key of a lane of the outbox of events. One hash tag for each lane, so that a script may use all keys of it.
+    pub(super) fn event_key(&self, lane: usize, what: &str) -> String {
+        format!("{}:{{events-{lane}}}:{what}", self.prefix)
+    }
+
+    /// Returns the key of what an instance has stored in a lane of the outbox of events.
+    pub(super) fn event_key_of_node(&self, lane: usize, what: &str, instance: &str) -> String {
+        format!("{}:{}", self.event_key(lane, what), escape(instance))
     }
 
     /// Returns the PUB/SUB channel that every instance subscribes to.

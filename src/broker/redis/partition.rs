@@ -88,7 +88,7 @@ fn crc16(bytes: &[u8]) -> u16 {
 
 /// Hashes a text to the same value on all nodes and in all releases: FNV-1a of 64 bits, whose upper bits are
 /// weak, and then [`mix`].
-pub(super) fn stable_hash(text: &str) -> u64 {
+pub(in crate::broker) fn stable_hash(text: &str) -> u64 {
     let fnv = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

@@ -153,7 +153,7 @@ pub(super) async fn run_survey(
     let _permit = match question {
         // Their rounds have a limit of their own, so that no flood of other questions holds them up.
         SurveyQuestion::Revoked(_) => None,
-        SurveyQuestion::Channels | SurveyQuestion::Info => {
+        SurveyQuestion::Channels | SurveyQuestion::Info | SurveyQuestion::Inspect(_) => {
             Some(context.surveys.permits.try_acquire().map_err(|_| BrokerError::Busy)?)
         }
     };
@@ -173,7 +173,7 @@ async fn ask_other_nodes(context: &RedisContext, question: SurveyQuestion, deadl
             Ok(_) => {
                 let for_suspects = match question {
                     SurveyQuestion::Revoked(_) => SUSPECT_TIMEOUT_OF_REVOCATIONS,
-                    SurveyQuestion::Channels | SurveyQuestion::Info => SUSPECT_TIMEOUT,
+                    SurveyQuestion::Channels | SurveyQuestion::Info | SurveyQuestion::Inspect(_) => SUSPECT_TIMEOUT,
                 };
                 survey.collect_answers(&mut answers, deadline, for_suspects).await;
             }

@@ -1,6 +1,7 @@
 //! Checks the configuration as a whole: rules between values, and bounds. Each error names its key and a remedy.
 
 mod channels;
+mod hook_events;
 mod hooks;
 mod issuers;
 mod listeners;
@@ -54,6 +55,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     check_durations(config, &mut errors);
     check_limits(config, &mut errors);
     hooks::check_hooks(config, &mut errors);
+    hook_events::check_events(&config.hooks, &mut errors);
     redis::check_redis(config, &mut errors);
     errors.0
 }
@@ -87,6 +89,7 @@ fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCo
         ("auth.hmac_secret", &auth.hmac_secret),
         ("api.key", &config.api.key),
         ("hooks.secret", &config.hooks.secret),
+        ("hooks.previous_secret", &config.hooks.previous_secret),
         ("login.key", &login.key),
         ("broker.redis.bus_key", &config.broker.redis.bus_key),
         ("broker.redis.bus_key_accepted", &config.broker.redis.bus_key_accepted),
@@ -298,6 +301,17 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
         ("broker.presence_ttl", config.broker.presence_ttl),
     ];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
+    let limits = &config.limits;
+    check(
+        Duration::ZERO..=Duration::from_millis(10),
+        "at most 10ms",
+        &[("limits.verification_turn", limits.verification_turn)],
+    );
+    check(
+        Duration::from_millis(10)..=4 * SECOND,
+        "at least 10ms and at most 4s",
+        &[("limits.verification_wait", limits.verification_wait)],
+    );
     let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];
     check(Duration::from_millis(100)..=600 * SECOND, "at least 100ms and at most 10m", &heartbeat);
 }
@@ -324,6 +338,8 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.http_unread_bytes", limits.http_unread_bytes, 1024),
         ("limits.waiting", limits.waiting, 1),
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
+        ("limits.verification_queue", limits.verification_queue, 2),
+        ("limits.refused_token_share", limits.refused_token_share as usize, 1),
         ("limits.tickets", limits.tickets, 1),
         ("limits.revocations", limits.revocations, 1),
         ("limits.logouts_per_user", limits.logouts_per_user as usize, 1),

@@ -155,6 +155,7 @@ impl Hub {
                     self.end_positioned(delivery.channel());
                 }
                 let outcome = self.queue_to_groups(flow, delivery);
+                self.trace_delivery(delivery, outcome.delivered);
                 self.apply_outcome(delivery, outcome);
             }
         }

@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     broker::{
-        Broker, Control, EndedLogin, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh, LoginSelection,
-        NodeIdentity, PositionResult, PresenceCount, PublishOptions, PublishReceipt, Retention, SharedLimits,
-        SincePosition, SurveyQuestion, SurveyResult,
+        Broker, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh,
+        LoginSelection, NodeIdentity, PositionResult, PresenceCount, PublishOptions, PublishReceipt, Retention,
+        SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
     },
     clock::WallTime,
     hub::{
@@ -112,6 +112,10 @@ impl Broker for RecordingBroker {
     }
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {
         None
+    }
+
+    fn event_outbox(&self) -> Arc<dyn EventOutbox> {
+        unreachable!("no test asks for it")
     }
 
     fn check_ready(&self) -> Answer<()> {

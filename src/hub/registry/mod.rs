@@ -1,5 +1,6 @@
 //! The sessions of a hub, their users, and who is subscribed to what: plain data on one thread, without an actor.
 
+mod places;
 mod session_subscriptions;
 mod subscribers;
 mod tokens;
@@ -17,7 +18,7 @@ use slab::Slab;
 use self::{session_subscriptions::SessionSubscriptions, subscribers::Subscribers};
 use super::{
     SessionKey,
-    subscription::{DeliveryOptions, Ended, Live, Subscription, SubscriptionSource, Visibility},
+    subscription::{DeliveryOptions, Ended, Live, Subscription, SubscriptionSource, SubscriptionStart, Visibility},
 };
 use crate::{
     channel::Channel,
@@ -25,7 +26,7 @@ use crate::{
     revocation::TokenIdentity,
 };
 
-pub(super) use self::subscribers::GroupPlace;
+pub(super) use self::{places::OwnedSession, subscribers::GroupPlace};
 
 type Hasher = foldhash::fast::RandomState;
 
@@ -85,6 +86,11 @@ impl<'a> SessionChannels<'a> {
     /// Returns when the backend is asked about the first of the subscriptions.
     pub(super) fn earliest_renewal(&self) -> WallTime {
         self.0.iter().map(|held| held.source.renew_at()).min().unwrap_or(NEVER)
+    }
+
+    /// Returns when the client is first warned that a subscription expires.
+    pub(super) fn earliest_warning(&self) -> WallTime {
+        self.0.iter().map(|held| held.source.warn_at()).min().unwrap_or(NEVER)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -242,7 +248,18 @@ impl<M, S> Registry<M, S> {
         let place = self.channels.entry(channel.clone()).or_default().add(slot, options);
         source.token().into_iter().for_each(|token| self.index_token(slot, token));
         if let Some(entry) = self.at_mut(slot) {
-            entry.subscriptions.push(Subscription { channel, source, stage: Live { place, visibility } });
+            entry.subscriptions.push(Subscription {
+                channel,
+                source,
+                stage: Live { place, visibility, start: SubscriptionStart::default() },
+            });
+        }
+    }
+
+    /// Sets from where on the client of a subscription receives.
+    pub(super) fn set_start(&mut self, key: SessionKey, channel: &Channel, start: SubscriptionStart) {
+        if let Some(held) = self.entry_mut(key).and_then(|entry| entry.subscriptions.get_mut(channel)) {
+            held.stage.start = start;
         }
     }
 
@@ -260,6 +277,12 @@ impl<M, S> Registry<M, S> {
         let before = std::mem::replace(&mut held.source, source);
         before.token().into_iter().for_each(|token| self.forget_token(slot, token));
         self.at_mut(slot)?.subscriptions.get_mut(channel)?.stage.visibility.as_deref_mut()
+    }
+
+    /// Notes that the client is warned that a subscription expires.
+    pub(super) fn note_warned(&mut self, key: SessionKey, channel: &Channel) {
+        let held = self.slot(key).and_then(|slot| self.at_mut(slot)?.subscriptions.get_mut(channel));
+        held.into_iter().for_each(|held| held.source.note_warned());
     }
 
     /// Returns one of `parts` equal parts of the subscribers that other clients see.
@@ -300,7 +323,7 @@ impl<M, S> Registry<M, S> {
 
     /// Takes a subscription out of its channel. With its last subscription the channel's state is dropped.
     fn detach(&mut self, Subscription { channel, source, stage }: Subscription<Live>) -> Subscription<Ended> {
-        let Live { place, visibility } = stage;
+        let Live { place, visibility, .. } = stage;
         if let Some(subscribers) = self.channels.get_mut(&channel) {
             let moved = subscribers.remove_at(place);
             if subscribers.len() == 0 {

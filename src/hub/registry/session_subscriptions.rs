@@ -125,7 +125,7 @@ impl SessionSubscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{SubscriptionSource, registry::GroupPlace};
+    use crate::hub::{SubscriptionSource, registry::GroupPlace, subscription::SubscriptionStart};
 
     fn channel(number: usize) -> Channel {
         Channel::new(&format!("channel-{number}")).unwrap()
@@ -133,7 +133,7 @@ mod tests {
 
     fn subscription(number: usize) -> Subscription<Live> {
         let place = GroupPlace { group: 0, index: number as u32 };
-        let stage = Live { place, visibility: None };
+        let stage = Live { place, visibility: None, start: SubscriptionStart::default() };
         Subscription { channel: channel(number), source: SubscriptionSource::default(), stage }
     }
 

@@ -95,7 +95,12 @@ mod tests {
     }
 
     fn source(token: TokenIdentity) -> SubscriptionSource {
-        SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms { expires_at: NEVER, info: None, token }))
+        SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms {
+            expires_at: NEVER,
+            warn_at: NEVER,
+            info: None,
+            token,
+        }))
     }
 
     #[test]

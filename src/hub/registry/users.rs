@@ -8,7 +8,7 @@ use crate::hub::SessionKey;
 
 impl<M, S> Registry<M, S> {
     /// Half of a hash is enough: a lookup compares the users.
-    fn user_hash(&self, user: &str) -> u32 {
+    pub(super) fn user_hash(&self, user: &str) -> u32 {
         self.hasher.hash_one(user) as u32
     }
 

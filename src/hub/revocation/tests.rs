@@ -25,7 +25,12 @@ async fn subscription_token_that_is_revoked_between_its_verification_and_the_hub
     let (session, channel) = (TestSession::connect(&hub).await, Channel::new("news").unwrap());
     let source = |jti: &str| {
         let token = TokenIdentity::new(&TokenIds { jti: Some(jti.to_owned()), ..TokenIds::default() }, None);
-        SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms { expires_at: NEVER, info: None, token }))
+        SubscriptionSource::SubscriptionToken(Box::new(SubscriptionTerms {
+            expires_at: NEVER,
+            warn_at: NEVER,
+            info: None,
+            token,
+        }))
     };
     let subscription = Subscription::new(channel.clone(), source("1"), SubscriptionOptions::default());
     let subscribe = Subscribe { key: session.key, subscriptions: vec![subscription], reply: None };

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription,
+    CatchingUp, Ready, ReplyBuilder, Requested, SubscribeError, SubscribeOutcome, Subscription, SubscriptionStart,
     filter_tracks::{FilterTrack, TrackedFilter},
     outcome::Recovery,
     recovery::StartPosition,
 };
 use crate::{
+    broker::TraceEventKind,
     channel::Channel,
     filter::Filter,
     hub::{Hub, SessionKey, liveness::HubSession},
@@ -197,11 +198,17 @@ impl Hub {
             let track = start.map(|start| self.track_filter(&channel, filter, start.at, outcome.unmatched_since()));
             TrackedFilter::new(filter.clone(), track)
         });
+        let received = SubscriptionStart { at: self.clock.now(), after: outcome.received_after(start.as_ref()) };
         let skip_up_to = start.as_ref().map_or(0, |start| start.skip_up_to);
         let delivery_options = options.delivery_options(format, filter, skip_up_to);
         let visibility = options.visibility.map(Box::new);
         self.announce_join(&channel, visibility.as_deref());
+        self.report_subscribed(key, &channel);
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
+        self.registry.set_start(key, &channel, received);
+        self.trace_session(key, TraceEventKind::Subscribed, Some(&channel), |event| {
+            event.offset = received.after.map(|after| after.offset);
+        });
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
         // One hold for each channel is enough: another is dropped here, and with it released.
         state.hold = state.hold.take().or(hold);

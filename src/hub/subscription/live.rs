@@ -12,7 +12,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    hub::{Hub, SessionControl, SessionKey},
+    hub::{Hub, SessionControl, SessionKey, SubscriptionEnd},
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
@@ -45,23 +45,31 @@ impl Hub {
     /// Notes when the first subscription of a session expires: the session's deadline depends on it.
     pub(in crate::hub) fn update_subscription_expiry(&mut self, key: SessionKey) {
         let first = self.registry.channels_of(key);
-        let first = first.map(|channels| (channels.earliest_expiry(), channels.earliest_renewal()));
-        if let (Some(first), Some(session)) = (first, self.registry.session_mut(key))
-            && (session.first_subscription_expiry, session.first_subscription_renewal) != first
+        let first = first
+            .map(|channels| (channels.earliest_expiry(), channels.earliest_renewal(), channels.earliest_warning()));
+        if let (Some((expiry, renewal, warning)), Some(session)) = (first, self.registry.session_mut(key))
+            && (expiry != session.first_subscription_expiry
+                || renewal != session.first_subscription_renewal
+                || warning != session.first_subscription_warning)
         {
-            (session.first_subscription_expiry, session.first_subscription_renewal) = first;
+            session.first_subscription_expiry = expiry;
+            session.first_subscription_renewal = renewal;
+            session.first_subscription_warning = warning;
             self.schedule(key);
         }
     }
 
-    /// Notes when a new subscription of a session expires.
+    /// Notes when a new subscription of a session expires, and when the backend is asked about it or its client is warned before.
     pub(super) fn advance_subscription_expiry(&mut self, key: SessionKey, source: &SubscriptionSource) {
-        let (expires_at, renew_at) = (source.expires_at(), source.renew_at());
+        let (expires_at, renew_at, warn_at) = (source.expires_at(), source.renew_at(), source.warn_at());
         if let Some(session) = self.registry.session_mut(key)
-            && (expires_at < session.first_subscription_expiry || renew_at < session.first_subscription_renewal)
+            && (expires_at < session.first_subscription_expiry
+                || renew_at < session.first_subscription_renewal
+                || warn_at < session.first_subscription_warning)
         {
-            session.first_subscription_expiry = expires_at.min(session.first_subscription_expiry);
-            session.first_subscription_renewal = renew_at.min(session.first_subscription_renewal);
+            session.first_subscription_expiry = session.first_subscription_expiry.min(expires_at);
+            session.first_subscription_renewal = session.first_subscription_renewal.min(renew_at);
+            session.first_subscription_warning = session.first_subscription_warning.min(warn_at);
             self.schedule(key);
         }
     }
@@ -85,6 +93,25 @@ impl Hub {
         self.update_subscription_expiry(key);
     }
 
+    /// Has the client of a session warned of the subscriptions that expire soon, of each once.
+    pub(in crate::hub) fn warn_of_subscription_expiries(&mut self, key: SessionKey, now: WallTime) {
+        let (Some(channels), Some(session)) = (self.registry.channels_of(key), self.registry.session(key)) else {
+            return;
+        };
+        let due = channels.iter().filter(|(_, source)| source.warn_at() <= now);
+        let due: Vec<(Channel, WallTime)> =
+            due.map(|(channel, source)| (channel.clone(), source.expires_at())).collect();
+        let controls = session.controls.clone();
+        for (channel, expires_at) in due {
+            self.registry.note_warned(key, &channel);
+            if now < expires_at {
+                // A session whose mailbox is full waits for the broker; a warning that comes late is of no use.
+                let _ = controls.try_send(SessionControl::WarnOfSubscriptionExpiry { channel, expires_at });
+            }
+        }
+        self.update_subscription_expiry(key);
+    }
+
     /// Notes that subscriptions of a session have ended. Most sessions have none that expires: there is nothing to look for.
     pub(in crate::hub) fn delay_subscription_expiry(&mut self, key: SessionKey) {
         if self.registry.session(key).is_some_and(|session| session.first_subscription_expiry != NEVER) {
@@ -99,7 +126,10 @@ impl Hub {
         channel: &Channel,
         why: UnsubscribeCode,
     ) -> bool {
-        let existed = self.unsubscribe(key, channel);
+        let existed = self.unsubscribe(key, channel, Some(why));
+        if existed {
+            self.note_subscription_end(key, channel, SubscriptionEnd::Pushed(why));
+        }
         if existed && let Some(session) = self.registry.session(key) {
             let (outbox, now) = (session.outbox.clone(), self.clock.now());
             let pushed = outbox.push(now, session.format.encode_push(&Push::Unsubscribe(channel, why)));
@@ -114,15 +144,41 @@ impl Hub {
         existed
     }
 
-    /// Ends a subscription. Returns whether it existed.
-    fn unsubscribe(&mut self, key: SessionKey, channel: &Channel) -> bool {
-        let ended = self.registry.unsubscribe(key, channel);
-        ended.map(|ended| self.hide_subscriber(&ended)).is_some()
+    /// Ends a subscription; `why` if its client has not. Returns whether it existed.
+    fn unsubscribe(&mut self, key: SessionKey, channel: &Channel, why: Option<UnsubscribeCode>) -> bool {
+        let Some(ended) = self.registry.unsubscribe(key, channel) else { return false };
+        self.report_unsubscribed(key, channel, why);
+        self.detach_subscriber(&ended);
+        true
     }
 
-    /// Takes the subscriber of an ended subscription out of the sight of other clients.
-    pub(in crate::hub) fn hide_subscriber(&self, ended: &Subscription<Ended>) {
+    /// Takes the subscriber of an ended subscription out of the sight of other clients, and reports a channel without subscribers.
+    pub(in crate::hub) fn detach_subscriber(&self, ended: &Subscription<Ended>) {
         self.end_presence(&ended.channel, ended.stage.visibility.as_deref());
+        if let Some(events) = self.events.as_ref().filter(|_| !self.registry.has_subscribers(&ended.channel)) {
+            events.channel_vacated(&ended.channel);
+        }
+    }
+
+    /// Reports a subscription that is about to be live.
+    pub(super) fn report_subscribed(&self, key: SessionKey, channel: &Channel) {
+        let Some(events) = &self.events else { return };
+        if !self.registry.has_subscribers(channel) {
+            events.channel_occupied(channel);
+        }
+        if let Some(session) = self.registry.session(key) {
+            events.subscribed(session.client, channel);
+        }
+    }
+
+    /// Reports a subscription that has ended.
+    fn report_unsubscribed(&self, key: SessionKey, channel: &Channel, why: Option<UnsubscribeCode>) {
+        let Some(events) = &self.events else { return };
+        // The end of a session ends its subscriptions, too.
+        if let Some(session) = self.registry.session(key).filter(|session| !session.is_closing()) {
+            let reason = why.map_or("unsubscribed by the client", UnsubscribeCode::reason);
+            events.unsubscribed(session.client, channel, why.map(UnsubscribeCode::code), reason);
+        }
     }
 
     /// Ends the subscriptions of a session that have expired. A server-side one ends the session: its client cannot ask for
@@ -156,7 +212,10 @@ impl Handler<Unsubscribe> for Hub {
     type Result = bool;
 
     fn handle(&mut self, Unsubscribe { key, channel }: Unsubscribe, _: &mut Self::Context) -> bool {
-        let existed = self.unsubscribe(key, &channel);
+        let existed = self.unsubscribe(key, &channel, None);
+        if existed {
+            self.note_subscription_end(key, &channel, SubscriptionEnd::ByClient);
+        }
         self.delay_subscription_expiry(key);
         existed
     }

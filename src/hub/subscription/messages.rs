@@ -47,8 +47,8 @@ pub struct SubscribeRequest {
     pub refusal: RefusalBuilder,
 }
 
-/// Builds the frame that tells a client why its request has failed; `None` if the client is not told.
-pub type RefusalBuilder = Box<dyn FnOnce(&SubscribeError) -> Option<Bytes> + Send>;
+/// Returns the error that a client gets whose request has failed, and its frame; `None` if the client is not told.
+pub type RefusalBuilder = Box<dyn FnOnce(&SubscribeError) -> Option<(WireError, Bytes)> + Send>;
 
 /// Why a session is not subscribed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -42,6 +42,8 @@ use super::{broker_subscriptions::ChannelHold, registry::GroupPlace};
 use crate::{
     broker::{HistoryPage, HistoryRequest, Retention, SincePosition},
     channel::Channel,
+    clock::WallTime,
+    position::Position,
 };
 
 pub(super) use self::{
@@ -112,6 +114,16 @@ pub(super) struct Live {
     pub(super) place: GroupPlace,
     /// How other clients see the subscriber; boxed, since most channels have neither presence nor joins and leaves.
     pub(super) visibility: Option<Box<Visibility>>,
+    /// From when and from where on the client receives.
+    pub(super) start: SubscriptionStart,
+}
+
+/// From when and from where on a client receives a channel, for the server API.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SubscriptionStart {
+    pub(super) at: WallTime,
+    /// The client gets everything after this position; `None` in a channel without a history.
+    pub(super) after: Option<Position>,
 }
 
 /// Stage: the registry delivers to it no more; other clients still see the subscriber.

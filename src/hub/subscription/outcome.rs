@@ -33,6 +33,8 @@ pub struct SubscribeOutcome {
 pub(super) struct Recovery {
     /// The offset that the client named, if it gets publications, and all after it that it wants.
     since: Option<u64>,
+    /// The offset up to which the client had everything before.
+    had_up_to: u64,
     missed: Vec<MissedPublication>,
 }
 
@@ -66,6 +68,7 @@ impl SubscribeOutcome {
     ) -> Self {
         let recover = options.recover.filter(|_| start.is_some());
         let recovered = recover.filter(|_| start.is_some_and(|start| start.is_recovered));
+        let first_offset = missed.first().and_then(|first| first.position).map(|position| position.offset);
         let is_reported = options.is_positioned || options.is_recoverable;
         let missed = if recovered.is_some() { encode_missed(missed, options) } else { Vec::new() };
         Self {
@@ -74,6 +77,10 @@ impl SubscribeOutcome {
             excluded_up_to: 0,
             live_from: start.filter(|_| is_reported).map(StartPosition::client_position),
             recovery: recovered.map(|recover| Recovery {
+                had_up_to: match recover.mode {
+                    RecoveryMode::Stream => recover.offset,
+                    RecoveryMode::Cache => first_offset.unwrap_or(u64::MAX).saturating_sub(1),
+                },
                 since: (recover.mode == RecoveryMode::Stream && !missed.is_empty()).then_some(recover.offset),
                 missed,
             }),
@@ -103,6 +110,13 @@ impl SubscribeOutcome {
         let missed = self.recovery.as_ref().and_then(|recovery| recovery.missed.last());
         let newest = missed.and_then(|missed| missed.publication.position);
         newest.or_else(|| self.position()).map(|position| position.offset.max(self.excluded_up_to))
+    }
+
+    /// Returns the position after which the client gets everything, now or live.
+    pub(super) fn received_after(&self, start: Option<&StartPosition>) -> Option<Position> {
+        let live = start.map(StartPosition::client_position)?;
+        let had_up_to = self.recovery.as_ref().map_or(u64::MAX, |recovery| recovery.had_up_to);
+        Some(Position { offset: live.offset.min(had_up_to), ..live })
     }
 
     /// Returns the missed publications, the oldest first.

@@ -38,6 +38,8 @@ struct PendingRequest {
     key: SessionKey,
     reply: Option<ReplyBuilder>,
     refusal: Option<RefusalBuilder>,
+    /// The channel, if the client has asked for it alone.
+    channel: Option<Channel>,
     /// The channels in whose presence the session is stored, if this request succeeds.
     presence: Vec<(Channel, Visibility)>,
     reads: u8,
@@ -69,7 +71,7 @@ struct RequestGroup {
 
 impl PendingRequest {
     fn new(key: SessionKey, reply: Option<ReplyBuilder>, refusal: Option<RefusalBuilder>) -> Self {
-        Self { key, reply, refusal, presence: Vec::new(), reads: 0 }
+        Self { key, reply, refusal, channel: None, presence: Vec::new(), reads: 0 }
     }
 }
 
@@ -267,7 +269,10 @@ impl Hub {
     fn finish(&mut self, mut request: PendingRequest, result: RequestResult) -> RequestResult {
         if let Err(error) = &result {
             self.withdraw(&request);
-            if let Some(frame) = request.refusal.take().and_then(|refusal| refusal(error)) {
+            if let Some((error, frame)) = request.refusal.take().and_then(|refusal| refusal(error)) {
+                if let Some(channel) = &request.channel {
+                    self.note_refused_subscription(request.key, channel, error.code(), error.message());
+                }
                 self.push_reply(request.key, frame);
             }
         }
@@ -332,7 +337,8 @@ impl Handler<SubscribeEach> for Hub {
 
     fn handle(&mut self, SubscribeEach { key, requests }: SubscribeEach, _: &mut Self::Context) -> Self::Result {
         let requests = requests.into_iter().map(|SubscribeRequest { subscription, reply, refusal }| {
-            let request = PendingRequest::new(key, Some(reply), Some(refusal));
+            let channel = subscription.as_ref().ok().map(|subscription| subscription.channel.clone());
+            let request = PendingRequest { channel, ..PendingRequest::new(key, Some(reply), Some(refusal)) };
             (request, subscription.map(|subscription| vec![subscription]))
         });
         let finished = self.carry_out(key, requests.collect());

@@ -34,6 +34,8 @@ pub enum SubscriptionSource {
 pub struct SubscriptionTerms {
     /// When the subscription expires.
     pub expires_at: WallTime,
+    /// When the client is warned of that, or [`NEVER`].
+    pub warn_at: WallTime,
     /// Raw JSON that other clients see of the subscription.
     pub info: Option<Bytes>,
     /// What names the subscription token; of no meaning without one.
@@ -73,6 +75,18 @@ impl SubscriptionSource {
     /// Returns when the session is to ask the backend whether the subscription goes on.
     pub fn renew_at(&self) -> WallTime {
         if let Self::Hook(terms) = self { terms.renew_at } else { NEVER }
+    }
+
+    /// Returns when the client is warned that the subscription expires, or [`NEVER`].
+    pub fn warn_at(&self) -> WallTime {
+        self.terms().map_or(NEVER, |terms| terms.warn_at)
+    }
+
+    /// Notes that the client is warned.
+    pub(in crate::hub) fn note_warned(&mut self) {
+        if let Self::SubscriptionToken(terms) = self {
+            terms.warn_at = NEVER;
+        }
     }
 
     /// Returns the raw JSON that other clients see of the subscription.

@@ -13,6 +13,7 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Bytes {
         Push::Join(..) => ("join", None),
         Push::Leave(..) => ("leave", None),
         Push::Unsubscribe(..) => ("unsubscribe", None),
+        Push::SubRefresh(..) => ("sub_refresh", None),
         Push::Connect(_) => ("connect", None),
         Push::Refresh(_) => ("refresh", None),
         Push::Disconnect(..) => ("disconnect", None),

@@ -106,6 +106,7 @@ fn write_push(object: &mut ObjectWriter<'_>, push: &Push<'_>) {
             write_channel(object, channel)
                 .object("unsubscribe", |object| write_reason(object, why.code(), why.reason()));
         }
+        Push::SubRefresh(channel, expiry) => write_channel(object, channel).value("sub_refresh", expiry),
         Push::Connect(result) => object.object("connect", |object| write_connect_result(object, result)),
         Push::Refresh(expiry) => object.value("refresh", expiry),
         Push::Disconnect(code, reason) => {
@@ -123,7 +124,7 @@ pub(super) fn encode_push_content(push: &Push<'_>) -> Vec<u8> {
         Push::Subscribe(_, result) => write_subscribe_result(object, result),
         Push::Unsubscribe(_, why) => write_reason(object, why.code(), why.reason()),
         Push::Connect(result) => write_connect_result(object, result),
-        Push::Refresh(expiry) => write_expiry(object, *expiry),
+        Push::SubRefresh(_, expiry) | Push::Refresh(expiry) => write_expiry(object, *expiry),
         Push::Disconnect(code, reason) => write_reason(object, u32::from(*code), reason),
     });
     into

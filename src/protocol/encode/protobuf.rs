@@ -68,6 +68,10 @@ pub(in crate::protocol) fn encode_push(push: &Push<'_>) -> Vec<u8> {
             into.channel = channel.as_str().to_owned();
             into.unsubscribe = Some(schema::Unsubscribe { code: why.code(), reason: why.reason().to_owned() });
         }
+        Push::SubRefresh(channel, expiry) => {
+            into.channel = channel.as_str().to_owned();
+            into.sub_refresh = Some(schema::SubRefresh { expires: expiry.expires, ttl: expiry.ttl });
+        }
         Push::Connect(result) => into.connect = Some(connect_push(result)),
         Push::Refresh(expiry) => into.refresh = Some(schema::Refresh { expires: expiry.expires, ttl: expiry.ttl }),
         Push::Disconnect(code, reason) => {

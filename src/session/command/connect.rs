@@ -11,16 +11,19 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
-        CONNECT_HOOK, Claims, ConnectGrant,
+        Claims, ConnectGrant,
         credentials::{self, CredentialError, FirstMessage},
         refusal_log::Refusal,
     },
     config::{AnonymousAccess, Door},
     hooks::HookRefusal,
-    hub::{KeepAlive, ReplyBuilder},
+    hub::{ClientSoftware, KeepAlive, NoteAuthentication, ReplyBuilder},
     protocol::{self, ClientPosition, ConnectCommand, ConnectResult, Diagnosis, Disconnect, ErrorCode, Format, Push},
-    revocation::TokenIds,
-    session::{Session, auth_state::AuthState, claims::ClaimsChange},
+    session::{
+        Session,
+        auth_state::AuthState,
+        claims::{ClaimsChange, TOO_MANY_CONNECTIONS},
+    },
 };
 
 impl Session {
@@ -47,6 +50,7 @@ impl Session {
         match claims {
             Ok(claims) => {
                 let change = self.adopt_claims(claims);
+                self.note_authentication(Some(Door::Message), None);
                 self.send_connect_push(change, None)
             }
             // Text has no id that a reply could carry.
@@ -67,6 +71,7 @@ impl Session {
         buffered: &BufferedCommand,
     ) -> Result<CommandOutcome, CommandFailure> {
         let token = command.token.as_deref();
+        let sent_token = token.is_some();
         let accepts_connect = self.accepts_token_by(Door::Connect);
         let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
         if token.is_some() && !accepts_connect {
@@ -103,9 +108,16 @@ impl Session {
         };
         let change = self.adopt_claims(claims);
         self.set_auth_state(self.auth_state.as_sdk());
+        let software = ClientSoftware::new(&command.name, &command.version);
+        self.note_authentication(sent_token.then_some(Door::Connect), software);
         Ok(self.finish_connect(change, &command.subs, data, move |format, result| {
             format.encode_reply(id, &protocol::Reply::Connect(result))
         }))
+    }
+
+    /// Tells the hub how the client has authenticated, for the server API.
+    fn note_authentication(&self, credential: Option<Door>, software: Option<Box<ClientSoftware>>) {
+        self.services.hub.do_send(NoteAuthentication { key: self.key, credential, software });
     }
 
     /// Returns the claims of the token of `connect`. Without them, a client that had none is told to get another token.
@@ -128,15 +140,16 @@ impl Session {
             self.set_auth_state(AuthState::NotApproved);
             CommandFailure::from_hook(refusal)
         })?;
-        let is_within_limit = self.acquire_user_permit(&granted.claims);
+        let is_within_limit =
+            self.acquire_user_permit(&granted.claims, |session| session.granted_claims(&granted.claims));
         let (event, reason) = if is_within_limit {
             (AuditEvent::Connected, None)
         } else {
-            (AuditEvent::Refused, Some("too many connections of this user"))
+            (AuditEvent::Refused, Some(TOO_MANY_CONNECTIONS))
         };
-        let fields = AuditFields { by: Some(CONNECT_HOOK), reason, ..self.audit_fields() };
-        let Claims { user, expires_at, .. } = &*granted.claims;
-        self.services.audit.record(event, fields.with_token(user, &TokenIds::default(), *expires_at));
+        if let Some(audited) = self.granted_claims(&granted.claims) {
+            audited.record(event, reason, &self.services.audit);
+        }
         is_within_limit.then_some(granted).ok_or(CommandFailure::Close(Disconnect::CONNECTION_LIMIT))
     }
 

@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// Returns what each hook learns of the connection.
-    fn hook_request(&self) -> HookRequest<'static> {
+    pub(in crate::session) fn hook_request(&self) -> HookRequest<'static> {
         HookRequest {
             client: self.client,
             transport: self.format.transport(),

@@ -15,6 +15,7 @@ mod sub_refresh;
 mod subscribe;
 mod subscribe_group;
 mod unsubscribe;
+mod verification;
 
 use std::{
     sync::Arc,
@@ -138,6 +139,15 @@ impl Session {
             }
             let outcome = match next {
                 Next::Subscription(subscription) => self.add_server_side_subscription(subscription),
+                Next::Command(command) if self.needs_verification_turn(&command) => {
+                    match self.try_verification_turn() {
+                        Some(turn) => self.handle_in_turn(command, turn),
+                        None => {
+                            self.wait_for_verification_turn(command, ctx);
+                            return self.flush();
+                        }
+                    }
+                }
                 Next::Command(command) => match self.handle_command(command) {
                     CommandOutcome::Grouped if self.is_group_full() => self.send_group(),
                     outcome => outcome,
@@ -331,7 +341,13 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         match method {
-            CommandMethod::Subscribe(command) => self.subscribe(id, &command, approval, claims),
+            CommandMethod::Subscribe(command) => {
+                let outcome = self.subscribe(id, &command, approval, claims);
+                if let Err(CommandFailure::Error(error)) = &outcome {
+                    self.note_refused_subscription(&command.channel, error);
+                }
+                outcome
+            }
             CommandMethod::SubRefresh { channel, token } => self.sub_refresh(id, &channel, token.as_deref(), claims),
             CommandMethod::Unsubscribe { channel } => Ok(self.unsubscribe(id, &channel)),
             CommandMethod::Publish { channel, data } => {

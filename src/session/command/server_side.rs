@@ -37,7 +37,8 @@ pub(super) struct ServerSideRequest {
 impl From<&ServerSideSubscription> for ServerSideRequest {
     fn from(granted: &ServerSideSubscription) -> Self {
         let ServerSideSubscription { channel, info, data, expires_at, overrides } = granted;
-        let terms = SubscriptionTerms { expires_at: *expires_at, info: info.clone(), token: TokenIdentity::default() };
+        let (expires_at, token) = (*expires_at, TokenIdentity::default());
+        let terms = SubscriptionTerms { expires_at, warn_at: NEVER, info: info.clone(), token };
         Self {
             channel: channel.clone(),
             source: SubscriptionSource::ConnectionToken(Box::new(terms)),
@@ -50,7 +51,7 @@ impl From<&ServerSideSubscription> for ServerSideRequest {
 impl From<ServerApiSubscription> for ServerSideRequest {
     fn from(given: ServerApiSubscription) -> Self {
         let (expires_at, token) = (given.expires_at.unwrap_or(NEVER), TokenIdentity::default());
-        let terms = SubscriptionTerms { expires_at, info: given.info, token };
+        let terms = SubscriptionTerms { expires_at, warn_at: NEVER, info: given.info, token };
         let source = SubscriptionSource::ServerApi(Box::new(terms));
         Self { channel: given.channel, source, data: given.data, overrides: given.overrides }
     }

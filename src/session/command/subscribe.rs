@@ -14,11 +14,12 @@ use crate::{
     config::{DeltaType, OptionOverrides, RecoveryMode},
     hooks::SubscribeApproval,
     hub::{
-        HookTerms, RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome, SubscribeRequest, Subscription,
-        SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
+        HookTerms, NoteRefusedSubscription, RecoveryRequest, ReplyBuilder, RequestedEpoch, SubscribeOutcome,
+        SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
     },
     protocol::{
-        self, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand, SubscribeResult,
+        self, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand,
+        SubscribeResult, WireError,
     },
     publication::ClientInfo,
     session::Session,
@@ -122,6 +123,13 @@ impl Session {
         Ok(CommandOutcome::Subscribe(SubscribeRequest { subscription, reply, refusal: self.refusal(id) }))
     }
 
+    /// Tells the hub that a subscribe command has failed, for the server API.
+    pub(super) fn note_refused_subscription(&self, channel: &str, error: &WireError) {
+        let Ok(channel) = Channel::new(channel) else { return };
+        let (code, message) = (error.code(), error.message().to_owned());
+        self.services.hub.do_send(NoteRefusedSubscription { key: self.key, channel, code, message });
+    }
+
     /// Returns the terms of a subscription with a token.
     fn terms_of_token(
         &mut self,
@@ -185,7 +193,8 @@ impl Session {
 
     pub(super) fn source_from_token(&mut self, token: SubscriptionClaims) -> SubscriptionSource {
         self.has_subscription_info |= token.info.is_some();
-        let terms = SubscriptionTerms { expires_at: token.expires_at, info: token.info, token: token.token };
+        let SubscriptionClaims { expires_at, info, token, .. } = token;
+        let terms = SubscriptionTerms { expires_at, warn_at: self.warn_before(expires_at), info, token };
         SubscriptionSource::SubscriptionToken(Box::new(terms))
     }
 

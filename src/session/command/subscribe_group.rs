@@ -100,7 +100,8 @@ impl Session {
                 SubscribeError::Broker(error) => error.clone().into(),
             };
             metrics.count_error(error.code());
-            Some(format.encode_reply(id, &protocol::Reply::Error(&error)))
+            let frame = format.encode_reply(id, &protocol::Reply::Error(&error));
+            Some((error, frame))
         })
     }
 

@@ -1,4 +1,4 @@
-//! Why a connection was closed, for the audit log.
+//! Why a connection was closed, for the audit log and the server API.
 
 use super::{ClosePhase, Outbox};
 
@@ -9,14 +9,25 @@ pub struct CloseCause {
     pub code: Option<u16>,
     /// The text of the close frame, or what the client did.
     pub reason: Box<str>,
+    /// The client has closed the connection.
+    pub is_by_client: bool,
 }
 
 impl Outbox {
-    /// Notes why the connection is about to be closed. The first cause counts.
-    pub fn note_close_cause(&self, code: Option<u16>, reason: &str) {
+    /// Notes why the server is about to close the connection. The first cause counts.
+    pub fn note_close_cause(&self, code: u16, reason: &str) {
+        self.note_cause(CloseCause { code: Some(code), reason: reason.into(), is_by_client: false });
+    }
+
+    /// Notes that the client has closed the connection, unless the server has begun to.
+    pub fn note_close_by_client(&self, code: Option<u16>) {
+        self.note_cause(CloseCause { code, reason: "closed by the client".into(), is_by_client: true });
+    }
+
+    fn note_cause(&self, cause: CloseCause) {
         let mut state = self.0.lock();
         if state.phase == ClosePhase::Open && state.close_cause.is_none() {
-            state.close_cause = Some(Box::new(CloseCause { code, reason: reason.into() }));
+            state.close_cause = Some(Box::new(cause));
         }
     }
 

@@ -1,5 +1,6 @@
 // Renews the token of a login before it expires, with the refresh token that the page or the cookie has. A refresh token works
-// once, so the tabs that share one take turns: the first one renews, and the others find the new tokens in the storage.
+// once, so the tabs that share one take turns: the first one renews, and the others find the new tokens in the storage. A tab
+// that does not see them yet, because browsers pass on what is stored later, repeats the refresh, which the hub answers again.
 
 import * as advice from "./advice.js";
 import { $, runBusy } from "./dom.js";
@@ -22,7 +23,9 @@ export const canRenew = () => page.identity?.isRenewable ?? false;
 /** Whether other tabs have the same tokens. */
 const isShared = (identity) => identity.storedIn === "local" || identity.storedIn === "cookie";
 
-const isNewer = (identity, than) => identity.user === than.user && identity.storedIn === than.storedIn && identity.expiresAt > than.expiresAt;
+/** Whether these tokens, which are in the storage, have replaced those of the page. Times of expiry do not tell: see `hub.now`. */
+const hasReplaced = (stored, identity) =>
+  stored.user === identity.user && stored.storedIn === identity.storedIn && (stored.token !== identity.token || stored.recordedAt !== identity.recordedAt);
 
 /** Renews the token if a third of its lifetime is left, but not later than clients should: `auth.refresh_margin` before its end. */
 export function renewIfDue() {
@@ -56,7 +59,7 @@ async function exchange(before) {
   // Another tab has renewed it meanwhile, or the user has logged out.
   if (page.identity !== before || !before) return page.identity;
   const stored = isShared(before) ? loadIdentity() : null;
-  if (stored && isNewer(stored, before)) return stored;
+  if (stored && hasReplaced(stored, before)) return stored;
   const answer = await hub.refresh(before.refreshToken);
   // A logout has ended the login, with the new tokens. Another login is newer.
   if (page.identity !== before) return page.identity;
@@ -120,7 +123,7 @@ export function handleStorage({ key }) {
   if (!page.identity || !isShared(page.identity) || ![TOKEN, COOKIE, null].includes(key)) return;
   const stored = loadIdentity();
   if (!stored) logOut();
-  else if (isNewer(stored, page.identity)) {
+  else if (hasReplaced(stored, page.identity)) {
     adopt(stored);
     renewConnection().catch(() => {});
   }

@@ -4,7 +4,10 @@ import { readClaims, readExpiry } from "./token.js";
 
 export const TOKEN = "wardcast.token";
 const REFRESH_TOKEN = "wardcast.refresh";
-/** Describes the cookies, which no script can read: their user, when the token expires, and whether it can be renewed. */
+/**
+ * Describes the cookies, which no script can read: their user, when the token expires, whether it can be renewed, and when this
+ * was recorded, which tells cookies from their successors.
+ */
 export const COOKIE = "wardcast.cookie";
 const CHOICES = "wardcast.choices";
 
@@ -55,13 +58,13 @@ export function loadIdentity() {
   }
   try {
     const cookie = JSON.parse(read("localStorage", COOKIE));
-    return cookie && cookieIdentity(String(cookie.user), Number(cookie.expiresAt), cookie.isRenewable === true);
+    return cookie && cookieIdentity({ ...cookie, user: String(cookie.user), expiresAt: Number(cookie.expiresAt), isRenewable: cookie.isRenewable === true });
   } catch {
     return null;
   }
 }
 
-const cookieIdentity = (user, expiresAt, isRenewable) => ({ storedIn: "cookie", token: null, refreshToken: null, isRenewable, user, expiresAt });
+const cookieIdentity = ({ user, expiresAt, isRenewable, recordedAt }) => ({ storedIn: "cookie", token: null, refreshToken: null, isRenewable, user, expiresAt, recordedAt });
 
 /**
  * Stores a token in this place and in no other, and the refresh token of its login, if it has one. Returns the identity. The
@@ -79,8 +82,9 @@ export function storeToken(storedIn, token, refreshToken = null) {
 /** Notes that the browser has the cookies. Returns the identity. */
 export function recordCookie(user, expiresAt, isRenewable) {
   removeToken([["localStorage", COOKIE]]);
-  write("localStorage", COOKIE, JSON.stringify({ user, expiresAt, isRenewable }));
-  return cookieIdentity(user, expiresAt, isRenewable);
+  const record = { user, expiresAt, isRenewable, recordedAt: Date.now() };
+  write("localStorage", COOKIE, JSON.stringify(record));
+  return cookieIdentity(record);
 }
 
 /** Removes the tokens from every place, except for the entries in `kept`. Only the hub can remove the cookies. */

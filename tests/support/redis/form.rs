@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::{
+    future::LocalBoxFuture,
+    stream::{self, StreamExt},
+};
 use wardcast::config::{Config, RedisConfig, Secret};
 
 use super::{RedisCluster, RedisServer, SentinelTrio};
@@ -25,6 +28,11 @@ impl RedisForm {
 
     pub async fn several_servers() -> Self {
         Self::SeveralServers(vec![RedisServer::start().await, RedisServer::start().await, RedisServer::start().await])
+    }
+
+    /// Several servers that keep their data when they are killed and started again.
+    pub async fn several_durable_servers() -> Self {
+        Self::SeveralServers(vec![RedisServer::start_durable().await, RedisServer::start_durable().await])
     }
 
     pub async fn sentinel() -> Self {
@@ -113,6 +121,59 @@ impl PrefixedRedis {
         self.list(&["PUBSUB", channels], pattern).await
     }
 
+    /// The master that has a key.
+    pub async fn master_with(&self, key: &str) -> &RedisServer {
+        for master in self.form.masters() {
+            if master.run::<Vec<String>>(&["KEYS", key]).await.len() == 1 {
+                return master;
+            }
+        }
+        panic!("no master has {key}");
+    }
+
+    /// How often the masters have run a command.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let mut sum = 0;
+        for master in self.form.masters() {
+            let stats: String = master.run(&["INFO", "commandstats"]).await;
+            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+            sum += line.map_or(0, |line| line.split(',').next().unwrap().parse::<u64>().unwrap());
+        }
+        sum
+    }
+
+    /// Ends the connections over which instances receive messages.
+    pub async fn cut_subscriptions(&self) {
+        for master in self.form.masters() {
+            master.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        }
+    }
+
+    /// The servers, if they can be killed and started again: in the other forms a replica may take the place of a killed master,
+    /// with its data.
+    pub fn servers_without_replicas(&mut self) -> Option<&mut [RedisServer]> {
+        match Arc::get_mut(&mut self.form).expect("no other test uses it") {
+            RedisForm::OneServer(server) => Some(std::slice::from_mut(server)),
+            RedisForm::SeveralServers(servers) => Some(servers),
+            RedisForm::Sentinel(_) | RedisForm::Cluster(_) => None,
+        }
+    }
+
+    /// Empties the Redis, and interrupts the subscriptions: by a crash, if there is no replica.
+    pub async fn lose_everything(&mut self) {
+        if let Some(servers) = self.servers_without_replicas() {
+            for server in servers {
+                server.kill();
+                server.restart().await;
+            }
+            return;
+        }
+        for master in self.form.masters() {
+            master.run::<()>(&["FLUSHALL"]).await;
+        }
+        self.cut_subscriptions().await;
+    }
+
     /// What a command that lists names returns on all masters.
     async fn list(&self, command: &[&str], pattern: &str) -> BTreeSet<String> {
         let pattern = format!("{}:{pattern}", self.prefix);
@@ -141,3 +202,53 @@ where
     };
     stream::iter(tests.into_iter().enumerate()).for_each_concurrent(TESTS_AT_A_TIME, run).await;
 }
+
+/// A test that may break the Redis for others while it runs. Afterwards it works.
+pub type BreakingTest = for<'a> fn(&'a mut PrefixedRedis) -> LocalBoxFuture<'a, ()>;
+
+/// Runs tests on parts of one Redis, one after another.
+pub async fn run_in_turn(form: RedisForm, tests: &[(&str, BreakingTest)]) {
+    let mut redis = PrefixedRedis::whole(form);
+    for (number, (name, test)) in tests.iter().enumerate() {
+        redis.prefix = format!("wardcast-{number}");
+        println!("{name} begins");
+        test(&mut redis).await;
+    }
+}
+
+/// Makes each function a test over one server, and all of them one test over each other form, which takes seconds to start.
+macro_rules! test_on_every_form {
+    ($($test:ident)*) => {
+        mod over_one_server {
+            use crate::support::redis::{PrefixedRedis, RedisForm};
+
+            $(#[actix_rt::test]
+            async fn $test() {
+                super::$test(&mut PrefixedRedis::whole(RedisForm::one_server().await)).await;
+            })*
+        }
+
+        mod over_other_forms {
+            use crate::support::redis::{BreakingTest, RedisForm, run_in_turn};
+
+            const TESTS: &[(&str, BreakingTest)] =
+                &[$((stringify!($test), |redis| Box::pin(super::$test(redis))),)*];
+
+            #[actix_rt::test]
+            async fn every_behaviour_holds_over_several_servers() {
+                run_in_turn(RedisForm::several_servers().await, TESTS).await;
+            }
+
+            #[actix_rt::test]
+            async fn every_behaviour_holds_with_sentinels() {
+                run_in_turn(RedisForm::sentinel().await, TESTS).await;
+            }
+
+            #[actix_rt::test]
+            async fn every_behaviour_holds_over_a_cluster() {
+                run_in_turn(RedisForm::cluster().await, TESTS).await;
+            }
+        }
+    };
+}
+pub(crate) use test_on_every_form;

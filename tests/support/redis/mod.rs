@@ -23,10 +23,11 @@ use super::{PATIENCE, tls::Authority};
 
 pub use self::{
     cluster::{ClusterOptions, RedisCluster},
-    form::{PrefixedRedis, RedisForm, run_on_parts},
+    form::{BreakingTest, PrefixedRedis, RedisForm, run_in_turn, run_on_parts},
     pretended::PretendedRedis,
     sentinel::{SentinelOptions, SentinelTrio, start_sentinel},
 };
+pub(crate) use form::test_on_every_form;
 
 /// Makes a server keep its data when it is killed: each write is in its file before it is answered. Nothing waits for the
 /// disk, which only matters if the machine crashes.

@@ -6,19 +6,20 @@ use std::{
 };
 
 use super::{
-    ExpiryArgs, MAX_END, SECOND, open,
+    CONNECTIONS_PER_SECOND, ExpiryArgs, MAX_END, OPENING, SECOND, open,
     publisher::Publisher,
     sessions::{SessionPlan, Sessions},
     staying::StayingSessions,
 };
-use crate::{clock, error::Result, run::Run};
+use crate::error::{Result, fail};
+use crate::{clock, run::Run};
 
 /// Runs `expiry`.
 pub(crate) fn run(args: &ExpiryArgs, run: &mut Run) -> Result<()> {
     let common = &args.common;
     let hub = open(common, run)?;
     // Tokens expire at full seconds.
-    let first = clock::unix_nanos() / SECOND + 3 + u64::from(common.connections) / 1000;
+    let first = clock::unix_nanos() / SECOND + OPENING + u64::from(common.connections) / CONNECTIONS_PER_SECOND;
     let to_clock = |unix_seconds: u64| {
         let (unix, here) = (clock::unix_nanos(), clock::now());
         here.saturating_add((unix_seconds * SECOND).saturating_sub(unix))
@@ -32,6 +33,9 @@ pub(crate) fn run(args: &ExpiryArgs, run: &mut Run) -> Result<()> {
     let mut sessions = Sessions::open(&hub, run, common.ending(), common.stalled.into(), expiring)?;
     let staying = StayingSessions::start(Sessions::open(&hub, run, common.staying(), 0, others)?)?;
     let publisher = Publisher::start(&hub, common.rate, common.size)?;
+    if clock::now() > to_clock(first) {
+        return fail("connecting took too long: tokens have expired before all sessions were open");
+    }
     let until_first = to_clock(first).saturating_sub(clock::now());
     sessions.read_for(Duration::from_nanos(until_first), run)?;
     let began_at = clock::now();

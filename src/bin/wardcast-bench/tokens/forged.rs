@@ -40,6 +40,7 @@ pub(crate) fn run(args: &ForgedArgs, run: &mut Run) -> Result<()> {
     let options = hub.client_options(ClientBehavior::ConnectAndClose, args.handshakes as usize, &args.clients)?;
     // Those who forge tokens have machines of their own, and take no processor time from the hub.
     let options = ClientOptions { tokens: forged_tokens(args.algorithm)?, has_lower_priority: true, ..options };
+    staying.wait_for_publications(run);
     run.terminal.wait(args.margin());
 
     let resident_before = resident_bytes(&run.pids)?;

@@ -32,6 +32,9 @@ const CHANNEL: &str = "bench";
 const SETTINGS: &[&str] = &["limits.connections_per_user=1000000"];
 /// How long sessions may take to end.
 const MAX_END: Duration = Duration::from_secs(20);
+/// Seconds that connecting may take, and how many connections add another one.
+const OPENING: u64 = 5;
+const CONNECTIONS_PER_SECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000_000;
 
 /// What `revoke` and `expiry` have in common: starts the hubs.

@@ -4,16 +4,12 @@
 use std::time::Duration;
 
 use super::{
-    MAX_END, RefreshArgs, SECOND, open_hubs,
+    CONNECTIONS_PER_SECOND, MAX_END, OPENING, RefreshArgs, SECOND, open_hubs,
     publisher::Publisher,
     sessions::{SessionPlan, Sessions},
 };
 use crate::error::{Result, fail};
 use crate::{clock, measurement::ResourceMeter, run::Run};
-
-/// Seconds that connecting may take, and how many connections add another one.
-const OPENING: u64 = 3;
-const CONNECTIONS_PER_SECOND: u64 = 1000;
 
 /// Runs `refresh`.
 pub(crate) fn run(args: &RefreshArgs, run: &mut Run) -> Result<()> {

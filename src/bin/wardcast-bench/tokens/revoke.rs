@@ -36,6 +36,8 @@ pub(crate) fn run(args: &RevokeArgs, run: &mut Run) -> Result<()> {
     let mut sessions = Sessions::open(&hub, run, common.ending(), common.stalled.into(), revoked)?;
     let staying = StayingSessions::start(Sessions::open(&hub, run, common.staying(), 0, others)?)?;
     let publisher = Publisher::start(&hub, common.rate, common.size)?;
+    sessions.read_until(run, MAX_END, Sessions::have_received_any)?;
+    staying.wait_for_publications(run);
     sessions.read_for(common.margin(), run)?;
     let frozen = args.freeze.then(|| run.pids.last().copied()).flatten();
     if let Some(pid) = frozen {

@@ -161,6 +161,11 @@ impl Sessions {
         self.list.iter().all(|session| session.refresh_due.is_none() || session.closed.is_some())
     }
 
+    /// Returns whether all sessions that read and are open have received a publication.
+    pub(super) fn have_received_any(&self) -> bool {
+        self.list.iter().all(|session| session.newest > 0 || session.is_stalled || session.closed.is_some())
+    }
+
     /// Returns whether all sessions that are open have received this publication.
     pub(super) fn have_received(&self, number: u64) -> bool {
         self.list.iter().all(|session| session.newest == number || session.closed.is_some())

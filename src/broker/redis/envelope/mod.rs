@@ -7,6 +7,7 @@
 mod commands;
 mod layout;
 mod presence;
+mod question;
 mod read;
 mod signature;
 
@@ -28,6 +29,7 @@ use crate::{
 pub(super) use commands::encode_commands;
 pub(super) use layout::{NodeLayout, encode_layout};
 pub(super) use presence::{StoredClient, decode_stored_client, encode_presence_event, encode_stored_client};
+pub(super) use question::encode_question;
 pub(super) use read::{decode, decode_record};
 pub(super) use signature::{MessageSigner, SIGNED_HEAD_BYTES};
 
@@ -176,23 +178,6 @@ pub(super) fn encode_publication(publication: &Publication) -> Vec<u8> {
 pub(super) fn encode_history_removed(channel: &Channel) -> Vec<u8> {
     let mut bytes = begin_message(HISTORY_REMOVED, 8 + channel.as_str().len());
     write_field(&mut bytes, channel.as_str().as_bytes());
-    bytes
-}
-
-/// Encodes a survey question.
-pub(super) fn encode_question(id: &SurveyId, asker: &str, question: &SurveyQuestion) -> Vec<u8> {
-    let mut bytes = begin_message(QUESTION, 64 + asker.len());
-    bytes.extend_from_slice(id);
-    write_field(&mut bytes, asker.as_bytes());
-    match question {
-        SurveyQuestion::Channels => bytes.push(b'c'),
-        SurveyQuestion::Info => bytes.push(b'i'),
-        SurveyQuestion::Revoked(revocations) => {
-            bytes.push(b'r');
-            // Cannot fail: a revocation has only strings and numbers.
-            bytes.extend(serde_json::to_vec(revocations).unwrap_or_default());
-        }
-    }
     bytes
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     broker::{
-        Control, NodeIdentity, PresenceEvent, SurveyQuestion,
+        Control, MAX_QUESTION_BYTES, NodeIdentity, PresenceEvent, SurveyQuestion,
         publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_DELTA},
     },
     channel::Channel,
@@ -223,6 +223,12 @@ impl EnvelopeReader {
         let question = match self.read_byte()? {
             b'c' => SurveyQuestion::Channels,
             b'i' => SurveyQuestion::Info,
+            b'x' if self.0.len() > MAX_QUESTION_BYTES => return Err(DropReason("too_long")),
+            b'x' => {
+                let inspection = serde_json::from_slice(&self.0).map_err(|_| DropReason("inspection"))?;
+                self.0.clear();
+                SurveyQuestion::Inspect(inspection)
+            }
             b'r' => {
                 let revocations = serde_json::from_slice(&self.0).map_err(|_| DropReason("revocations"))?;
                 self.0.clear();

@@ -64,9 +64,15 @@ impl SharedReads {
         self.0.lock().extend(publication);
     }
 
-    /// Compares with a position of the channel that was just read; `None`: it has none any more.
-    pub(in crate::broker::redis) fn compare(&self, channel: &Channel, top: Option<Position>) {
-        self.0.lock().compare(channel, top);
+    /// Returns the position that the page of a channel has reached, for [`Self::compare`]. To be called before the read.
+    pub(in crate::broker::redis) fn top(&self, channel: &Channel) -> Option<Position> {
+        self.0.lock().top(channel)
+    }
+
+    /// Compares with a position of the channel that was just read; `None`: it has none any more. `before` is what [`Self::top`] has
+    /// returned.
+    pub(in crate::broker::redis) fn compare(&self, channel: &Channel, before: Option<Position>, top: Option<Position>) {
+        self.0.lock().compare(channel, before, top);
     }
 
     /// Forgets what is known of channels: publications of them may be missing, or were removed.
@@ -105,8 +111,9 @@ pub(in crate::broker::redis) async fn read_missed(
         }
     }
     let read = runtime.spawn(async move {
+        let before = context.shared_reads.top(&channel);
         let page = read_page(&context, channel.clone(), request, retention).await?;
-        context.shared_reads.compare(&channel, Some(page.top));
+        context.shared_reads.compare(&channel, before, Some(page.top));
         Ok(page)
     });
     read.await.unwrap_or_else(|_| Err(stopped_error()))

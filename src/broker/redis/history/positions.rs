@@ -38,14 +38,15 @@ pub(in crate::broker::redis) async fn read_positions(
     }
     for (server, indices) in by_server {
         for batch in indices.chunks(BATCH_CHANNELS) {
+            let before: Vec<_> = batch.iter().map(|index| context.shared_reads.top(&channels[*index].0)).collect();
             let commands = batch.iter().flat_map(|index| position_commands(context, &channels[*index])).collect();
             match server.query_many(commands, context.timeout).await {
                 Ok(replies) => {
                     // The second reply of each channel is that of PEXPIRE.
                     let tops = replies.into_iter().step_by(2).map(parse_top);
-                    for (index, top) in batch.iter().zip(tops) {
+                    for ((index, before), top) in batch.iter().zip(before).zip(tops) {
                         if let Ok(top) = &top {
-                            context.shared_reads.compare(&channels[*index].0, top.map(|top| top.position));
+                            context.shared_reads.compare(&channels[*index].0, before, top.map(|top| top.position));
                         }
                         results[*index] = top;
                     }

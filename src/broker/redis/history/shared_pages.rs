@@ -154,12 +154,24 @@ impl<R: Clone> SharedPages<R> {
         }
     }
 
+    /// Returns the position that the page of a channel has reached, for [`Self::compare`].
+    pub(super) fn top(&self, channel: &Channel) -> Option<Position> {
+        match &self.entries.get(channel)?.content {
+            Content::Page(page) => Some(page.top),
+            Content::Reading { .. } => None,
+        }
+    }
+
     /// Compares a page with a position of its channel that was just read, and forgets it if the history is another one now, or has
-    /// lost publications. `None`: the channel has no history any more.
-    pub(super) fn compare(&mut self, channel: &Channel, top: Option<Position>) {
-        if let Some(Entry { content: Content::Page(page), .. }) = self.entries.get(channel)
-            && top.is_none_or(|top| page.top.epoch != top.epoch || page.top.offset > top.offset)
-        {
+    /// lost publications. `None`: the channel has no history any more. `before` is what [`Self::top`] returned when the read began:
+    /// what has been added since may have been stored after the position was read.
+    pub(super) fn compare(&mut self, channel: &Channel, before: Option<Position>, top: Option<Position>) {
+        let Some(reached) = self.top(channel) else { return };
+        let is_same = |top: Position| {
+            reached.epoch == top.epoch
+                && before.is_none_or(|before| before.epoch == top.epoch && before.offset <= top.offset)
+        };
+        if !top.is_some_and(is_same) {
             self.forget(channel);
         }
     }

@@ -56,8 +56,18 @@ scripts! {
     CONNECTIONS = "connections.lua";
     /// Charges events to users.
     RATES = "rates.lua";
+    /// Appends events for the backend.
+    EVENTS_APPEND = "events_append.lua";
+    /// Reads events for the backend.
+    EVENTS_READ = "events_read.lua";
+    /// Renews the registration of a node for events.
+    EVENTS_RENEW = "events_renew.lua";
+    /// Removes the registration of a node for events.
+    EVENTS_FORGET = "events_forget.lua";
     /// Keeps revocations.
     REVOKE = "revoke.lua";
+    /// Claims the layout of keys for the installation.
+    CLAIM_LAYOUT = "claim_layout.lua";
 }
 
 impl RedisScript {

@@ -167,7 +167,8 @@ impl DesiredSubscriptions {
         channels.iter().filter(is_acknowledged).cloned().collect()
     }
 
-    /// Reports that Redis has confirmed these channels. Must be called before the next changes are taken.
+    /// Reports that Redis has confirmed these channels. Changes that unsubscribe channels have to be the last that are taken before
+    /// it: a channel that is desired again after them would otherwise count as confirmed before its UNSUBSCRIBE.
     pub(super) fn confirm(&self, channels: &[Channel]) {
         let mut state = self.state.lock();
         for channel in channels {

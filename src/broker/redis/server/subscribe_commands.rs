@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::timeout};
@@ -21,6 +22,12 @@ use crate::channel::Channel;
 
 /// Maximum number of channels of one command, which Redis handles in a millisecond or two.
 const COMMAND_CHANNELS: usize = 500;
+/// Maximum number of SUBSCRIBE commands whose confirmations have not arrived: a distant Redis must not cost a round trip for each.
+const SUBSCRIBES_IN_FLIGHT: usize = 8;
+/// Maximum number of commands for shard channels that are sent in one round trip, and of their channels, to which one command may add
+/// [`COMMAND_CHANNELS`]. With 1,024 partitions most commands name fewer than a hundred channels.
+const ROUND_COMMANDS: usize = 64;
+const ROUND_CHANNELS: usize = 4000;
 /// Maximum number of changes that are sorted by slot together: the more, the fewer commands.
 const SHARDED_BATCH: usize = 1 << 16;
 
@@ -29,10 +36,11 @@ const SHARDED_BATCH: usize = 1 << 16;
 pub(super) struct ConnectionSubscriptions {
     /// This instance's own names, as far as they are subscribed.
     own: Mutex<Vec<String>>,
-    /// Shard channels whose confirmations have not arrived. redis-rs takes the first one for the reply to the command, and
-    /// does not wait for the others.
+    /// Shard channels whose confirmations have not arrived, and the name that marks the end of a round. redis-rs takes the first
+    /// confirmation for the reply to the command, and does not wait for the others.
     unconfirmed: Mutex<HashSet<Vec<u8>>>,
-    all_confirmed: Notify,
+    /// Wakes the subscriber: everything is confirmed, or the round has ended.
+    confirmed: Notify,
 }
 
 /// Whether Redis agrees with everything that is desired.
@@ -45,7 +53,7 @@ pub(super) enum Agreement {
 }
 
 impl ConnectionSubscriptions {
-    /// Handles a push that is no message: the confirmation of a shard channel, or the end of its subscription.
+    /// Handles a push that is no message: the confirmation of a shard channel, the end of its subscription, or that of a round.
     pub(super) fn receive(&self, context: &RedisContext, server: &RedisServer, push: &PushInfo) {
         let Some(Value::BulkString(name)) = push.data.first() else { return };
         if self.confirm(name) || push.kind != PushKind::SUnsubscribe {
@@ -65,12 +73,23 @@ impl ConnectionSubscriptions {
     fn confirm(&self, name: &[u8]) -> bool {
         let mut unconfirmed = self.unconfirmed.lock();
         let is_confirmed = unconfirmed.remove(name);
-        if is_confirmed && unconfirmed.is_empty() {
-            self.all_confirmed.notify_one();
+        if is_confirmed && (unconfirmed.is_empty() || name == END_OF_ROUND.as_bytes()) {
+            self.confirmed.notify_one();
         }
         is_confirmed
     }
+
+    /// Waits until a condition on the unconfirmed channels holds.
+    async fn wait_until(&self, is_met: impl Fn(&HashSet<Vec<u8>>) -> bool) {
+        while !is_met(&self.unconfirmed.lock()) {
+            self.confirmed.notified().await;
+        }
+    }
 }
+
+/// A PUB/SUB channel to which no connection is subscribed. Redis confirms its UNSUBSCRIBE all the same, after its replies to all
+/// commands before it.
+const END_OF_ROUND: &str = "end-of-round";
 
 /// A subscription connection with what is subscribed over it.
 pub(super) struct Subscriber<'a> {
@@ -127,24 +146,46 @@ impl Subscriber<'_> {
         Ok(agreement)
     }
 
+    /// Sends SUBSCRIBE commands without waiting for the confirmations of those before. A channel that is unsubscribed and desired
+    /// again is requested again only when everything before has been confirmed.
     async fn apply_changes(&self, redis: &mut MultiplexedConnection) -> Result<(), String> {
         let subscriptions = &self.server.subscriptions;
-        while let Some(changes) = subscriptions.take_changes(COMMAND_CHANNELS) {
-            if !changes.subscribe.is_empty() {
-                let interrupted = subscriptions.acknowledged(&changes.subscribe);
-                self.context.note_interrupted(&interrupted);
-                let subscribed = redis.subscribe(&self.names(&changes.subscribe)).await;
-                subscribed.map_err(|error| self.error_text("subscribing", &error))?;
-                subscriptions.confirm(&changes.subscribe);
-                self.context.note_resubscribed(&interrupted);
-            }
-            if !changes.unsubscribe.is_empty() {
-                let unsubscribed = redis.unsubscribe(&self.names(&changes.unsubscribe)).await;
-                unsubscribed.map_err(|error| self.error_text("unsubscribing", &error))?;
-            }
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            let has_room = in_flight.len() < SUBSCRIBES_IN_FLIGHT;
+            let Some(changes) = has_room.then(|| subscriptions.take_changes(COMMAND_CHANNELS)).flatten() else {
+                tokio::select! {
+                    subscribed = in_flight.next() => match subscribed {
+                        Some(subscribed) => subscribed?,
+                        None => return Ok(()),
+                    },
+                    () = subscriptions.wait_for_change(), if has_room && !in_flight.is_empty() => {}
+                }
+                continue;
+            };
             let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
-            log::debug!("changed redis subscriptions subscribed={subscribed} unsubscribed={unsubscribed}");
+            if subscribed > 0 {
+                in_flight.push(self.subscribe(redis.clone(), changes.subscribe));
+            }
+            if unsubscribed > 0 {
+                while let Some(subscribed) = in_flight.next().await {
+                    subscribed?;
+                }
+                let done = redis.unsubscribe(&self.names(&changes.unsubscribe)).await;
+                done.map_err(|error| self.error_text("unsubscribing", &error))?;
+            }
+            log::debug!("changing redis subscriptions subscribed={subscribed} unsubscribed={unsubscribed}");
         }
+    }
+
+    async fn subscribe(&self, mut redis: MultiplexedConnection, channels: Vec<Channel>) -> Result<(), String> {
+        let subscriptions = &self.server.subscriptions;
+        let interrupted = subscriptions.acknowledged(&channels);
+        self.context.note_interrupted(&interrupted);
+        let subscribed = redis.subscribe(&self.names(&channels)).await;
+        subscribed.map_err(|error| self.error_text("subscribing", &error))?;
+        subscriptions.confirm(&channels);
+        self.context.note_resubscribed(&interrupted);
         Ok(())
     }
 
@@ -154,7 +195,8 @@ impl Subscriber<'_> {
             let mut interrupted = subscriptions.acknowledged(&changes.subscribe);
             self.context.note_interrupted(&interrupted);
             let mut refused = HashSet::new();
-            for channels in self.by_slot(&changes.subscribe) {
+            for channels in self.send_rounds(redis, "SSUBSCRIBE", &changes.subscribe).await? {
+                // By itself it gets the reply of Redis, which is probably a refusal.
                 match self.send_sharded(redis, "SSUBSCRIBE", &self.names(&channels)).await? {
                     None => subscriptions.confirm(&channels),
                     Some(refusal) => {
@@ -165,10 +207,8 @@ impl Subscriber<'_> {
             }
             interrupted.retain(|channel| !refused.contains(channel));
             self.context.note_resubscribed(&interrupted);
-            for channels in self.by_slot(&changes.unsubscribe) {
-                // If the slot has moved, its subscriptions have ended anyway.
-                self.send_sharded(redis, "SUNSUBSCRIBE", &self.names(&channels)).await?;
-            }
+            // If the slot has moved, its subscriptions have ended anyway.
+            self.send_rounds(redis, "SUNSUBSCRIBE", &changes.unsubscribe).await?;
             let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
             let refused = refused.len();
             log::debug!(
@@ -176,6 +216,68 @@ impl Subscriber<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Sends commands for shard channels, many in one round trip, and notes the confirmed subscriptions. Returns the channels that
+    /// Redis has not confirmed, grouped for [`Self::send_sharded`].
+    async fn send_rounds(
+        &self,
+        redis: &mut MultiplexedConnection,
+        command: &'static str,
+        channels: &[Channel],
+    ) -> Result<Vec<Vec<Channel>>, String> {
+        let mut groups = self.by_slot(channels);
+        let mut missing = Vec::new();
+        while !groups.is_empty() {
+            let mut in_round = 0;
+            let is_full = |group: &Vec<Channel>| {
+                let was_full = in_round >= ROUND_CHANNELS;
+                in_round += group.len();
+                was_full
+            };
+            let count =
+                groups.iter().take(ROUND_COMMANDS).position(is_full).unwrap_or(ROUND_COMMANDS.min(groups.len()));
+            let rest = groups.split_off(count);
+            missing.extend(self.send_round(redis, command, groups).await?);
+            groups = rest;
+        }
+        Ok(missing)
+    }
+
+    /// Sends one command for each group, all in one round trip, and returns the groups that Redis has not confirmed.
+    ///
+    /// The number of replies is unknown: a command has one confirmation for each channel, or one error, and subscriptions may end
+    /// meanwhile. So the confirmations are taken from the pushes, and the one of [`END_OF_ROUND`] comes after all of them. redis-rs
+    /// gets a reply for each command, which there is in any case, and ignores those that are left, because nothing else is sent before
+    /// the end of the round.
+    async fn send_round(
+        &self,
+        redis: &mut MultiplexedConnection,
+        command: &'static str,
+        groups: Vec<Vec<Channel>>,
+    ) -> Result<Vec<Vec<Channel>>, String> {
+        let names: Vec<Vec<String>> = groups.iter().map(|channels| self.names(channels)).collect();
+        let requested = names.iter().flatten().map(String::as_str).chain([END_OF_ROUND]);
+        *self.subscriptions.unconfirmed.lock() = requested.map(|name| name.as_bytes().to_vec()).collect();
+        let mut round = redis::pipe();
+        names.iter().for_each(|names| _ = round.cmd(command).arg(names));
+        round.cmd("UNSUBSCRIBE").arg(END_OF_ROUND);
+        let replies = redis.send_packed_commands(&round, 0, names.len() + 1).await;
+        replies.map_err(|error| self.error_text("subscribing", &error))?;
+        let limit = self.context.timeout;
+        let has_ended = self.subscriptions.wait_until(|unconfirmed| !unconfirmed.contains(END_OF_ROUND.as_bytes()));
+        timeout(limit, has_ended).await.map_err(|_| format!("{command}: not answered within {limit:?}"))?;
+        let unconfirmed = std::mem::take(&mut *self.subscriptions.unconfirmed.lock());
+        let is_confirmed = |names: &Vec<String>| names.iter().all(|name| !unconfirmed.contains(name.as_bytes()));
+        let mut missing = Vec::new();
+        for (channels, names) in groups.into_iter().zip(&names) {
+            if !is_confirmed(names) {
+                missing.push(channels);
+            } else if command == "SSUBSCRIBE" {
+                self.server.subscriptions.confirm(&channels);
+            }
+        }
+        Ok(missing)
     }
 
     /// Sends a command for shard channels of one slot, and waits for all confirmations. Returns why the server refuses it: it
@@ -221,11 +323,7 @@ impl Subscriber<'_> {
                 };
             }
         }
-        let all_confirmed = async {
-            while !self.subscriptions.unconfirmed.lock().is_empty() {
-                self.subscriptions.all_confirmed.notified().await;
-            }
-        };
+        let all_confirmed = self.subscriptions.wait_until(HashSet::is_empty);
         timeout(limit, all_confirmed).await.map_err(|_| format!("{command}: not confirmed within {limit:?}"))?;
         Ok(None)
     }

@@ -92,7 +92,9 @@ async fn connect_and_subscribe(
         if is_open.load(Ordering::Relaxed) {
             match push.kind {
                 PushKind::Message | PushKind::SMessage => inbox.receive(&from, push),
-                PushKind::SSubscribe | PushKind::SUnsubscribe => confirmed.receive(&context_of_pushes, &from, &push),
+                PushKind::SSubscribe | PushKind::SUnsubscribe | PushKind::Unsubscribe => {
+                    confirmed.receive(&context_of_pushes, &from, &push);
+                }
                 _ => {}
             }
         }

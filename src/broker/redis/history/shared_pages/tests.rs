@@ -145,9 +145,9 @@ fn page_that_may_be_wrong_is_forgotten() {
         ("another history", &|pages| receive(pages, elsewhere(10))),
         ("an older one of another history", &|pages| receive(pages, elsewhere(1))),
         ("another publication at a known offset", &|pages| pages.extend(&other)),
-        ("another history was read", &|pages| pages.compare(&news(), Some(elsewhere(9)))),
-        ("lost publications were read", &|pages| pages.compare(&news(), Some(at(8)))),
-        ("no history was read", &|pages| pages.compare(&news(), None)),
+        ("another history was read", &|pages| pages.compare(&news(), None, Some(elsewhere(9)))),
+        ("lost publications were read", &|pages| pages.compare(&news(), Some(at(9)), Some(at(8)))),
+        ("no history was read", &|pages| pages.compare(&news(), None, None)),
         ("it was removed", &|pages| pages.forget(&news())),
         ("everything is void", &Pages::clear),
     ] {
@@ -158,7 +158,13 @@ fn page_that_may_be_wrong_is_forgotten() {
         ("a repetition", &(|pages: &mut Pages| receive(pages, at(9))) as &dyn Fn(&mut Pages)),
         ("an old one", &|pages| receive(pages, at(1))),
         ("one without a position", &|pages| pages.extend(&unpositioned)),
-        ("a later position was read", &|pages| pages.compare(&news(), Some(at(10)))),
+        ("a later position was read", &|pages| pages.compare(&news(), Some(at(9)), Some(at(10)))),
+        ("one arrived while a position was read", &|pages| {
+            let before = pages.top(&news());
+            receive(pages, at(10));
+            pages.compare(&news(), before, Some(at(9)));
+        }),
+        ("a position was read while the page was", &|pages| pages.compare(&news(), None, Some(at(8)))),
     ] {
         assert!(is_kept_after(change), "{what}");
     }

@@ -1,0 +1,59 @@
+//! `[hooks.events]`: what the hub tells the operator's backend about sessions, subscriptions and channels.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{HookEndpoint, hooks::optional_endpoint, value};
+
+/// `[hooks.events]`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct EventsConfig {
+    #[serde(deserialize_with = "optional_endpoint")]
+    pub endpoint: Option<HookEndpoint>,
+    pub types: Vec<EventType>,
+    pub client_address: bool,
+    #[serde(with = "value::duration")]
+    pub timeout: Duration,
+    pub batch: usize,
+    #[serde(with = "value::duration")]
+    pub retry_delay: Duration,
+    pub queue: usize,
+    pub outbox: usize,
+    #[serde(with = "value::duration")]
+    pub vacated_delay: Duration,
+}
+
+/// What an event tells.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum EventType {
+    /// A client has authenticated.
+    Connect,
+    /// A session of an authenticated client has ended.
+    Disconnect,
+    /// A subscription has begun.
+    Subscribe,
+    /// A subscription has ended, and its session goes on.
+    Unsubscribe,
+    /// A channel has a subscriber, and had none.
+    Occupied,
+    /// A channel has no subscriber any more.
+    Vacated,
+}
+
+impl EventType {
+    /// Returns the name, as in the configuration and in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Disconnect => "disconnect",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Occupied => "occupied",
+            Self::Vacated => "vacated",
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Sends the lanes of the outbox to the backend: for each lane one batch at a time, in order, again and again until the backend
+//! has accepted it. All lanes share one circuit breaker.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_rt::task::JoinHandle;
+use bytes::Bytes;
+use hyper::HeaderMap;
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use super::StopStage;
+use crate::{
+    broker::event_outbox::{EVENT_LANES, EntryId, EventOutbox},
+    certificate::CertificateError,
+    clock::Clock,
+    config::HooksConfig,
+    hooks::{
+        circuit_breaker::{CircuitBreaker, Transition},
+        client::{HookClient, HookError},
+        signature::{CallSigner, SIGNATURE},
+    },
+    metrics::Metrics,
+};
+
+/// The name of the calls in `wardcast_hook_calls_total`.
+const HOOK: &str = "events";
+/// Pause after the first failure of a lane. It doubles with each further one.
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Maximum size of a body. A batch that is larger is sent in parts.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// How often a node looks for events in lanes that another node was sending.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How much longer a lane belongs to a node than its calls and pauses last.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Sends events.
+pub(super) struct EventSender {
+    client: HookClient,
+    signer: CallSigner,
+    outbox: Arc<dyn EventOutbox>,
+    timeout: Duration,
+    batch: usize,
+    retry_delay: Duration,
+    breaker: CircuitBreaker,
+    /// Notified when calls pass again.
+    recovered: Notify,
+    /// For each lane: notified when events were appended.
+    queued: [Notify; EVENT_LANES],
+    /// The events that wait in each lane.
+    waiting: [AtomicUsize; EVENT_LANES],
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl EventSender {
+    /// Creates the sender if there is an endpoint.
+    pub(super) fn from_config(
+        config: &HooksConfig,
+        outbox: Arc<dyn EventOutbox>,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, CertificateError> {
+        let events = &config.events;
+        let Some(endpoint) = events.endpoint.clone() else { return Ok(None) };
+        Ok(Some(Self {
+            client: HookClient::new(endpoint, config.ca.as_deref(), config.response_bytes)?,
+            signer: CallSigner::new(config),
+            outbox,
+            timeout: events.timeout,
+            batch: events.batch,
+            retry_delay: events.retry_delay,
+            breaker: CircuitBreaker::new(config.failures, config.pause),
+            recovered: Notify::new(),
+            queued: Default::default(),
+            waiting: Default::default(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        }))
+    }
+
+    /// Starts a task for each lane.
+    pub(super) fn start(self: Arc<Self>, stopping: &watch::Receiver<StopStage>) -> Vec<JoinHandle<()>> {
+        (0..EVENT_LANES).map(|lane| actix_rt::spawn(self.clone().run_lane(lane, stopping.clone()))).collect()
+    }
+
+    /// Notes that events were appended to a lane.
+    pub(super) fn note_queued(&self, lane: usize, count: usize) {
+        if count > 0 {
+            self.metrics.count_hook_events("queued", count);
+            self.queued[lane].notify_one();
+        }
+    }
+
+    /// Sends a lane forever, or after the stop until it is empty.
+    async fn run_lane(self: Arc<Self>, lane: usize, mut stopping: watch::Receiver<StopStage>) {
+        // Each call and each pause fits into the lease, which every read renews.
+        let lease = self.timeout + self.retry_delay + LEASE_MARGIN;
+        let (mut accepted, mut failures) = (None, 0);
+        loop {
+            let is_stopping = *stopping.borrow() == StopStage::Sending;
+            let events = match self.outbox.read(lane, accepted, self.batch, lease).await {
+                Ok(page) => {
+                    accepted = None;
+                    self.note_waiting(lane, page.waiting);
+                    page.events.unwrap_or_default()
+                }
+                Err(error) if is_stopping => {
+                    return log::debug!("events stay in the outbox lane={lane} error={:?}", error.to_string());
+                }
+                Err(error) => {
+                    log::debug!("could not read events from the broker lane={lane} error={:?}", error.to_string());
+                    sleep(POLL_INTERVAL).await;
+                    continue;
+                }
+            };
+            if events.is_empty() {
+                if is_stopping {
+                    return;
+                }
+                self.wait_for_events(lane, &mut stopping).await;
+                continue;
+            }
+            match self.send(&events).await {
+                Some(last) => (accepted, failures) = (Some(last), 0),
+                None => {
+                    failures += 1;
+                    tokio::select! {
+                        () = sleep(jittered(retry_delay(failures, self.retry_delay))) => {}
+                        () = self.recovered.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn wait_for_events(&self, lane: usize, stopping: &mut watch::Receiver<StopStage>) {
+        let others_may_have_left_some = self.outbox.renew_interval().is_some();
+        let poll = async {
+            if others_may_have_left_some {
+                sleep(POLL_INTERVAL).await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = self.queued[lane].notified() => {}
+            () = poll => {}
+            _ = stopping.changed() => {}
+        }
+    }
+
+    /// Sends a batch, or the first part of it. Returns the last event that the backend has accepted.
+    async fn send(&self, events: &[(EntryId, String)]) -> Option<EntryId> {
+        let (body, last, count) = write_body(events)?;
+        if count == 0 {
+            return Some(last);
+        }
+        if !self.breaker.admits(self.clock.monotonic_now()) {
+            return None;
+        }
+        let result = timeout(self.timeout, self.client.post(&body, &self.headers(&body))).await;
+        let error = match result {
+            Ok(Ok(_)) => None,
+            // The backend has nothing to say, so neither status nor body matters.
+            Ok(Err(HookError::Status(status))) if status.is_success() => None,
+            Ok(Err(HookError::TooLarge(_))) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(HookError::TimedOut),
+        };
+        self.metrics.count_hook_call(HOOK, error.as_ref().map_or("answered", HookError::outcome));
+        self.metrics.count_hook_events(if error.is_none() { "sent" } else { "failed" }, count);
+        self.note_result(error.as_ref());
+        error.is_none().then_some(last)
+    }
+
+    fn headers(&self, body: &[u8]) -> HeaderMap {
+        let signature = self.signer.header(body, self.clock.now());
+        signature.into_iter().map(|signature| (SIGNATURE, signature)).collect()
+    }
+
+    /// Tells the breaker, and logs what changes.
+    fn note_result(&self, error: Option<&HookError>) {
+        let endpoint = self.client.endpoint();
+        let transition = self.breaker.record(error.is_none(), self.clock.monotonic_now());
+        match (transition, error) {
+            (Some(Transition::BeganToFail), Some(error)) => {
+                log::warn!("events not accepted endpoint={endpoint} error={:?}", error.to_string());
+            }
+            (Some(Transition::Opened), Some(error)) => {
+                log::error!("events paused endpoint={endpoint} error={:?}", error.to_string());
+            }
+            (Some(Transition::Recovered), _) => {
+                log::info!("events accepted again endpoint={endpoint}");
+                self.recovered.notify_waiters();
+            }
+            (_, Some(error)) => {
+                log::debug!("events not accepted endpoint={endpoint} error={:?}", error.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    fn note_waiting(&self, lane: usize, count: usize) {
+        self.waiting[lane].store(count, Ordering::Relaxed);
+        let all: usize = self.waiting.iter().map(|waiting| waiting.load(Ordering::Relaxed)).sum();
+        self.metrics.hook_events_waiting.set(i64::try_from(all).unwrap_or(i64::MAX));
+    }
+}
+
+/// Writes the body for as many events as it has room for, but at least one. Returns it, the last of these events, and their number.
+/// An empty text is none of Wardcast's events.
+fn write_body(events: &[(EntryId, String)]) -> Option<(Bytes, EntryId, usize)> {
+    let (mut body, mut last, mut count) = (String::from("{\"events\":["), None, 0);
+    for (id, event) in events {
+        if count > 0 && body.len() + event.len() > MAX_BODY_BYTES {
+            break;
+        }
+        last = Some(*id);
+        if !event.is_empty() {
+            body.push_str(if count > 0 { "," } else { "" });
+            body.push_str(event);
+            count += 1;
+        }
+    }
+    body.push_str("]}");
+    Some((body.into(), last?, count))
+}
+
+fn retry_delay(failures: u32, maximum: Duration) -> Duration {
+    FIRST_RETRY_DELAY.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX)).min(maximum)
+}
+
+/// Shortens a pause by up to a half, at random, so that lanes and nodes do not all try at once.
+fn jittered(delay: Duration) -> Duration {
+    let part = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
+    delay.mul_f64(1.0 - part / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pause_doubles_up_to_its_maximum_and_is_shortened_by_at_most_a_half() {
+        let maximum = Duration::from_secs(10);
+        let delays: Vec<u64> = (1..=9).map(|failures| retry_delay(failures, maximum).as_millis() as u64).collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(retry_delay(u32::MAX, maximum), maximum);
+        for _ in 0..100 {
+            let delay = jittered(maximum);
+            assert!((maximum / 2..=maximum).contains(&delay), "{delay:?}");
+        }
+    }
+}

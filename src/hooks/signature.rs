@@ -1,0 +1,67 @@
+//! Signs what the hub sends to the backend (`hooks.secret`), so that the backend knows that it is from the hub.
+
+use std::fmt::Write;
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use hyper::header::{HeaderName, HeaderValue};
+
+use crate::{
+    clock::WallTime,
+    config::{HooksConfig, Secret},
+};
+
+/// The header that carries the signatures of a call.
+pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-wardcast-signature");
+
+/// Signs calls with each configured secret.
+#[derive(Clone)]
+pub(super) struct CallSigner(Vec<Key>);
+
+impl CallSigner {
+    /// Takes the secrets from the configuration.
+    pub(super) fn new(config: &HooksConfig) -> Self {
+        let key = |secret: &Secret| Key::new(HMAC_SHA256, secret.expose().as_bytes());
+        let secrets = [&config.secret, &config.previous_secret].into_iter().filter(|secret| !secret.is_empty());
+        Self(secrets.map(key).collect())
+    }
+
+    /// Returns the value of the header for a body: its time, and for each secret the HMAC-SHA256 of the time, a dot and the body. `None`:
+    /// there is no secret.
+    pub(super) fn header(&self, body: &[u8], now: WallTime) -> Option<HeaderValue> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let time = now.unix_seconds();
+        let signed = [format!("{time}.").as_bytes(), body].concat();
+        let mut header = format!("t={time}");
+        for key in &self.0 {
+            header.push_str(",v1=");
+            // Writing to a String cannot fail.
+            sign(key, &signed).as_ref().iter().for_each(|byte| _ = write!(header, "{byte:02x}"));
+        }
+        HeaderValue::try_from(header).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn call_has_one_signature_for_each_secret() {
+        let mut config = Config::default().hooks;
+        let header = |config: &HooksConfig| {
+            let header = CallSigner::new(config).header(b"{}", WallTime::from_unix_seconds(7));
+            header.map(|header| header.to_str().unwrap().to_owned())
+        };
+        assert_eq!(header(&config), None);
+        config.previous_secret = Secret::new("old");
+        let old = header(&config).unwrap();
+        // echo -n '7.{}' | openssl dgst -sha256 -hmac old
+        assert!(old.starts_with("t=7,v1=") && old.len() == 7 + 64, "{old}");
+        config.secret = Secret::new("new");
+        let both = header(&config).unwrap();
+        assert!(both.ends_with(&old[4..]) && both.len() == 7 + 64 + 4 + 64, "{both}");
+    }
+}
