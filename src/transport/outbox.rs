@@ -5,6 +5,7 @@
 //! written everything, session and hub only queue.
 
 mod close_cause;
+mod outcome;
 mod waiting_writer;
 
 use std::{
@@ -21,8 +22,12 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use self::close_cause::CloseCause;
+pub(super) use self::outcome::ReadState;
 use self::waiting_writer::write_when_ready;
+pub use self::{
+    close_cause::CloseCause,
+    outcome::{FlushOutcome, PushError},
+};
 use super::{
     Socket, TransportLimits,
     blocked::Blocked,
@@ -73,43 +78,6 @@ struct OutboxState {
     is_command_pending: bool,
     /// Boxed: an open connection has none.
     close_cause: Option<Box<CloseCause>>,
-}
-
-/// The result of a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlushOutcome {
-    /// The kernel has everything, or a task waits for the full socket already.
-    Done,
-    /// The socket is full. A task was started that writes the rest.
-    Pending,
-}
-
-/// Whether a connection may be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadState {
-    /// It may.
-    Open,
-    /// It may again: the reading was paused until now.
-    Drained,
-    /// The connection is closing. What arrives is discarded.
-    Closing,
-}
-
-/// Why a frame was not queued, or the queue not written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PushError {
-    /// The token has expired.
-    #[error("token expired")]
-    Expired,
-    /// The token is revoked.
-    #[error("token revoked")]
-    Revoked,
-    /// The peer reads too slowly: the frame would exceed the limit.
-    #[error("outbox limit exceeded")]
-    Slow,
-    /// The connection is closing, or has failed.
-    #[error("connection closing")]
-    Closing,
 }
 
 impl Outbox {
