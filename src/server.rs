@@ -225,17 +225,16 @@ fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate 
 }
 
 impl Components {
+    #[expect(clippy::too_many_lines, reason = "lists the parts of an instance, each once")]
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
         let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
         let (limits, node): (_, Arc<str>) = (&config.limits, Uuid::new_v4().to_string().into());
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
         let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
-        let (broker, linger) = start_broker(&config, &hubs, &metrics, &clock)?;
-        let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
+        let (broker, broker_subscriptions) = start_broker(&config, &hubs, &metrics, &clock)?;
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
-        let login_users = load_login_users(&config, &permissions)?;
         let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
         let refusals = RefusalLog::new(config.clone(), audit.clone());
         let verifications = VerificationQueue::new(limits, metrics.clone());
@@ -263,7 +262,7 @@ impl Components {
             audit,
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             refresh_tokens: RefreshTokens::new(config.login_secret()),
-            login_users,
+            login_users: load_login_users(&config, &permissions)?,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             failure_names: FailureNames::new(config.login_secret()),
             user_limit: UserLimit::new(limits.connections_per_user, &*broker),
@@ -374,14 +373,14 @@ fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<O
     Ok(Some(Arc::new(users)))
 }
 
-/// Starts the broker. Returns it, and for how long a channel without local subscribers stays subscribed there.
+/// Starts the broker. Returns it, and the channels that this instance wants from it.
 fn start_broker(
     config: &Config,
     hubs: &Arc<Hubs>,
     metrics: &Arc<Metrics>,
     clock: &Clock,
-) -> Result<(SharedBroker, Duration), ServerStartError> {
-    Ok(match config.broker.kind {
+) -> Result<(SharedBroker, Arc<BrokerSubscriptions>), ServerStartError> {
+    let (broker, linger): (SharedBroker, _) = match config.broker.kind {
         BrokerKind::Memory => {
             metrics.broker_up.set(1);
             metrics.nodes.set(1);
@@ -393,5 +392,7 @@ fn start_broker(
             let broker = RedisBroker::start(redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?;
             (broker, redis.linger)
         }
-    })
+    };
+    let subscriptions = BrokerSubscriptions::new(broker.clone(), linger);
+    Ok((broker, subscriptions))
 }

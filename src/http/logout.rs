@@ -136,7 +136,7 @@ async fn revoke(
     source: &RequestSource,
     context: &HttpContext,
 ) -> Result<(), HttpError> {
-    let verified = context.verifications.verify(source.address.into(), || context.verifier.verify_with_ids(token));
+    let verified = context.verifications.verify(source.address, || context.verifier.verify_with_ids(token));
     let (claims, ids) = match verified.await? {
         Ok(verified) => verified,
         Err(error) => {

@@ -53,7 +53,7 @@ pub(super) async fn issue_ticket(
         return Err(HttpError::unauthorized("send the token as Authorization: Bearer"));
     }
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
-    let verified = context.verifications.verify(source.address.into(), || context.verifier.verify(token)).await?;
+    let verified = context.verifications.verify(source.address, || context.verifier.verify(token)).await?;
     let claims = verified.inspect_err(|error| {
         context.refusals.record_from(Refusal::Token(*error), &source.fields("/auth/ticket"));
     })?;

@@ -363,6 +363,12 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         "limits.token_bytes",
         format!("must be at most {MAX_TOKEN_BYTES}: a URL with a longer token could not be read"),
     );
+    check_publication_sizes(config, errors);
+}
+
+/// Checks that every buffer has room for two of the largest publications.
+fn check_publication_sizes(config: &Config, errors: &mut ErrorCollector) {
+    let limits = &config.limits;
     for (key, bytes) in [
         ("limits.publication_bytes", limits.publication_bytes),
         ("api.publication_bytes", config.api.publication_bytes),
