@@ -34,14 +34,13 @@ use crate::{
 /// permission as over a WebSocket.
 pub(super) async fn post_message(
     request: HttpRequest,
-    sender: MessageSender,
+    MessageRequest { sender, body }: MessageRequest,
     channel: Path<String>,
-    RequestBody(body): RequestBody,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
     let publication = publish::PendingPublication::new(read_data(&request, &body)?);
     let key = read_idempotency_key(&request)?;
-    let result = match sender.0 {
+    let result = match sender {
         Ok(None) => {
             let publication = publication.with_idempotency_key(key.map(Into::into));
             publish::publish_to_channel(&channel, publication, None, &api).await
@@ -106,23 +105,30 @@ async fn ask_publish_hook(
     Ok(publication.approved(approval))
 }
 
-/// The sender of a message: `None` with the API key, or the claims of a user's token. The error is that of a valid token whose
-/// user may not publish there, or publishes too fast. All of it is checked before the body is read.
-pub(super) struct MessageSender(Result<Option<Claims>, WireError>);
+/// The sender and the body of a message.
+pub(super) struct MessageRequest {
+    /// `None` with the API key, or the claims of a user's token. The error is that of a valid token whose user may not publish
+    /// there, or publishes too fast.
+    sender: Result<Option<Claims>, WireError>,
+    body: Bytes,
+}
 
-impl FromRequest for MessageSender {
+impl FromRequest for MessageRequest {
     type Error = HttpError;
     type Future = LocalBoxFuture<'static, Result<Self, HttpError>>;
 
+    /// Reads nothing of the body before the sender is known, on whom the limit of the body depends.
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let channel =
             Path::<String>::from_request(request, payload).into_inner().unwrap_or_else(|_| String::new().into());
-        let request = request.clone();
+        let (request, mut payload) = (request.clone(), payload.take());
         Box::pin(async move {
-            match request.app_data::<Data<ApiContext>>() {
-                Some(api) => authenticate_sender(&request, &channel, api).await.map(Self),
-                None => Err(HttpError::unauthorized("authentication required")),
-            }
+            let Some(api) = request.app_data::<Data<ApiContext>>() else {
+                return Err(HttpError::unauthorized("authentication required"));
+            };
+            let sender = authenticate_sender(&request, &channel, api).await?;
+            let RequestBody(body) = RequestBody::from_request(&request, &mut payload).await?;
+            Ok(Self { sender, body })
         })
     }
 }

@@ -111,7 +111,7 @@ async fn forged_messages_are_dropped_and_counted() {
         ("wardcast:control", control(&[b' '; 600_000]), "too_long"),
         ("wardcast:control", question(b"r[{\"target\":\"x:1\",\"expires_at\":1}]"), "revocations"),
         ("wardcast:control", question(b"r"), "revocations"),
-        ("wardcast:control", question(b"x"), "question"),
+        ("wardcast:control", question(b"!"), "question"),
         (NEWS, control(&disconnect_control(3503, "go")), "misplaced"),
         ("wardcast:control", publication(b"1"), "misplaced"),
         (replies, answer(b"\0\0\0\x01x"), "stray_answer"),

@@ -14,7 +14,7 @@ use serde::Deserialize;
 pub use channels::{NO_OPEN_CHANNEL, opens_channels};
 pub(super) use redis::unused_redis_keys;
 
-use super::{Config, ConfigError, Environment, KeyConfig, KeySource, RequiredClaim, find_weakness};
+use super::{Config, ConfigError, Environment, KeyConfig, KeySource, Limits, RequiredClaim, find_weakness};
 use crate::{
     emulation::MESSAGE_COST_BYTES,
     origin::{Origin, OriginPattern},
@@ -54,6 +54,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     check_login(config, environment, &mut errors);
     check_durations(config, &mut errors);
     check_limits(config, &mut errors);
+    check_verifications(&config.limits, &mut errors);
     hooks::check_hooks(config, &mut errors);
     hook_events::check_events(&config.hooks, &mut errors);
     redis::check_redis(config, &mut errors);
@@ -301,19 +302,18 @@ fn check_durations(config: &Config, errors: &mut ErrorCollector) {
         ("broker.presence_ttl", config.broker.presence_ttl),
     ];
     check(SECOND..=3600 * SECOND, "at least 1s and at most 1h", &seconds);
-    let limits = &config.limits;
-    check(
-        Duration::ZERO..=Duration::from_millis(10),
-        "at most 10ms",
-        &[("limits.verification_turn", limits.verification_turn)],
-    );
-    check(
-        Duration::from_millis(10)..=4 * SECOND,
-        "at least 10ms and at most 4s",
-        &[("limits.verification_wait", limits.verification_wait)],
-    );
     let heartbeat = [("broker.redis.heartbeat_interval", config.broker.redis.heartbeat_interval)];
     check(Duration::from_millis(100)..=600 * SECOND, "at least 100ms and at most 10m", &heartbeat);
+}
+
+fn check_verifications(limits: &Limits, errors: &mut ErrorCollector) {
+    let turn = limits.verification_turn <= Duration::from_millis(10);
+    errors.require(turn, "limits.verification_turn", "must be at most 10ms");
+    let wait = (Duration::from_millis(10)..=4 * SECOND).contains(&limits.verification_wait);
+    errors.require(wait, "limits.verification_wait", "must be at least 10ms and at most 4s");
+    errors.require(limits.verification_queue >= 2, "limits.verification_queue", "must be at least 2");
+    let share = (1..=100).contains(&limits.refused_token_share);
+    errors.require(share, "limits.refused_token_share", "must be at least 1 and at most 100");
 }
 
 fn check_limits(config: &Config, errors: &mut ErrorCollector) {
@@ -338,8 +338,6 @@ fn check_limits(config: &Config, errors: &mut ErrorCollector) {
         ("limits.http_unread_bytes", limits.http_unread_bytes, 1024),
         ("limits.waiting", limits.waiting, 1),
         ("limits.waiting_per_address", limits.waiting_per_address, 1),
-        ("limits.verification_queue", limits.verification_queue, 2),
-        ("limits.refused_token_share", limits.refused_token_share as usize, 1),
         ("limits.tickets", limits.tickets, 1),
         ("limits.revocations", limits.revocations, 1),
         ("limits.logouts_per_user", limits.logouts_per_user as usize, 1),
