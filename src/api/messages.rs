@@ -94,7 +94,6 @@ async fn ask_publish_hook(
         encoding: "json",
         user: Some(&claims.user),
         channel: Some(channel),
-
         data: serde_json::from_slice(publication.data()).ok(),
         ..HookRequest::default()
     };
