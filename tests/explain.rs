@@ -210,7 +210,7 @@ cases! {
         let mut client = nodes.other().connect(id).await;
         let token = nodes.token(id, json!({"channel": "$desk", "exp": 2}));
         client.subscribe_with("$desk", json!({"token": token})).await;
-        client.receive().await;
+        while client.receive().await["push"]["unsubscribe"].is_null() {}
         Staged(json!({"user": id, "channel": "$desk"}), "subscription_expired", Some(2501), Box::new(client))
     }
 

@@ -75,7 +75,7 @@ async fn killed_node_and_backend_that_is_down_lose_no_end_and_keep_the_order_of_
     poll_until("180 events wait", async || waiting(&nodes[1]).await == 180.0).await;
     nodes[0].kill();
     let last = open.remove(0);
-    nodes[1].wait_for_log("took over the events of a lost node");
+    // One of the two others tells the ends of its sessions, or each some of them.
     poll_until("200 events wait", async || waiting(&nodes[1]).await == 200.0).await;
     assert!(backend.events(PATH).is_empty());
     backend.answer_json(PATH, json!({}));
