@@ -1,5 +1,5 @@
 //! `GET /v1/trace`: what happens to a user, a connection or a channel on all nodes, live, as server-sent events. The answer is a
-//! stream that ends by itself. It asks the nodes only while its client reads, and the nodes forget a trace that nobody asks for.
+//! stream that ends by itself. It polls the nodes only while its client reads, and a node forgets a trace that is not polled.
 
 use std::{
     collections::BTreeMap,

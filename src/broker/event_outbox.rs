@@ -59,7 +59,7 @@ pub enum EntryOwner {
     /// known: entries are appended once.
     ThisNode(u64),
     /// Those of a node that is lost, as [`EventOutbox::renew`] has named it. Only sessions and channels that are still stored
-    /// for the node are appended. Nothing is, if the node has come back.
+    /// for the node are appended. If the node has registered again, no entry is appended.
     LostNode(String),
 }
 
@@ -131,8 +131,8 @@ pub trait EventOutbox: Send + Sync {
         entries: Vec<OutboxEntry>,
     ) -> BrokerFuture<Appended>;
 
-    /// Removes the events up to `accepted`, and reads the next ones. Unless there are none, no other node reads any of the lane
-    /// for `lease`, or until [`Self::release`].
+    /// Removes the events up to `accepted`, and reads the next ones. If the lane has further events, this node leases it: no other
+    /// node reads the lane for `lease`, or until [`Self::release`].
     fn read(
         &self,
         lane: usize,

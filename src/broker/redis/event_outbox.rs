@@ -277,7 +277,8 @@ fn split_page(reply: Vec<Vec<u8>>) -> Result<(usize, bool, Vec<Vec<u8>>), Broker
     }
 }
 
-/// Reads events. What another program has written is sent to nobody, but keeps its place, so that it is removed with those after it.
+/// Parses stored events. An event that another program has written is not sent, but keeps its place, so that it is removed with
+/// the events after it.
 fn read_events(context: &RedisContext, texts: Vec<Vec<u8>>) -> Vec<(EntryId, String)> {
     let entry_id = |id: &[u8]| {
         let (millis, number) = std::str::from_utf8(id).ok()?.split_once('-')?;

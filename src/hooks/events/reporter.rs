@@ -362,8 +362,8 @@ impl EventReporter {
         !state.queue.is_empty() || !state.changed.is_empty()
     }
 
-    /// Returns everything that the outbox has to know of the sessions and channels of a lane. Nothing is told by it, unless a channel
-    /// is new for the outbox.
+    /// Returns the open sessions and occupied channels of a lane, for an outbox that may have lost them. The outbox sends an event
+    /// only for a channel that it does not know yet.
     pub(super) fn all_entries(&self, lane: usize) -> Vec<OutboxEntry> {
         let state = self.state.lock();
         let sessions = state.sessions.values().filter(|_| self.tells(EventType::Disconnect));
