@@ -264,6 +264,15 @@ async fn login_that_is_stored_while_an_invalidation_waits_for_a_node_ends_with_i
 }
 
 #[actix_rt::test]
+async fn login_in_the_second_in_which_the_tokens_of_its_user_were_revoked_waits_for_the_next_one() {
+    let (hub, _users) = start_login_hub().await;
+    for _ in 0..3 {
+        invalidate(&hub, json!({"user": "ann"})).await;
+        start_login(&hub).await.connect(&hub).await.subscribe("news").await;
+    }
+}
+
+#[actix_rt::test]
 async fn login_while_the_tokens_of_its_user_are_revoked_is_503_and_leaves_nothing_behind() {
     let (hub, _users) = start_login_hub().await;
     let soon = hub.clock.now().unix_seconds() + 5;

@@ -2,7 +2,7 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, web::Data};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, rt::time::sleep, web::Data};
 use serde::Deserialize;
 
 use super::{
@@ -19,6 +19,7 @@ use crate::{
         users::{MAX_PASSWORD_BYTES, User},
     },
     broker::{EndedLogin, Login, LoginSelection, revoke_until_stored},
+    clock::WallTime,
     protocol::ErrorCode,
     revocation::{LoginId, Revocation},
 };
@@ -101,8 +102,15 @@ async fn start_login(
     context: &Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
-    let started_at = context.clock.now();
-    let access_token = sign_access_token(user, &id, context)?;
+    let mut started_at = context.clock.now();
+    let mut access_token = sign_access_token(user, &id, context)?;
+    // `iat` has whole seconds: a token of the second in which the user's tokens were revoked is revoked with them.
+    if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
+        let next_second = WallTime::from_unix_seconds(started_at.unix_seconds() + 1);
+        sleep(next_second.saturating_duration_since(started_at)).await;
+        started_at = context.clock.now();
+        access_token = sign_access_token(user, &id, context)?;
+    }
     let config = &context.config.login;
     let lifetime = if config.gives_refresh_tokens() { config.refresh_ttl } else { config.token_ttl };
     let login = Login {
@@ -117,7 +125,7 @@ async fn start_login(
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
     revoke_replaced_logins(&replaced, context);
-    // The user's tokens were revoked while the login was under way, or in this second, in which `iat` would still be before that.
+    // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
     if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
         // Nobody has its refresh token.
         _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id)).await;
