@@ -13,6 +13,7 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::{
     ApiContext, ApiResponse, body_limit,
@@ -89,13 +90,11 @@ async fn ask_publish_hook(
     let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
     let headers = api.hooks.collect_headers(values).map_err(|error| ErrorCode::BadRequest.with_detail(error))?;
     let body = HookRequest {
-        transport: "http",
-        protocol: "json",
-        encoding: "json",
         user: Some(&claims.user),
         channel: Some(channel),
         data: serde_json::from_slice(publication.data()).ok(),
-        ..HookRequest::default()
+        // There is no connection.
+        ..HookRequest::of_connection(Uuid::nil(), "http", "json")
     };
     let approval: PublishApproval = hook.ask(body.encode(), headers).await.map_err(|refusal| match refusal {
         HookRefusal::Error(error) => error,

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 /// The body of a call.
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 pub struct HookRequest<'a> {
     /// The id of the connection; nil, and left out, for a publication over REST.
     #[serde(skip_serializing_if = "Uuid::is_nil", serialize_with = "as_text")]
@@ -41,6 +41,23 @@ pub struct HookRequest<'a> {
 }
 
 impl HookRequest<'_> {
+    /// Creates the request of a connection, of which nothing else is known.
+    pub fn of_connection(client: Uuid, transport: &'static str, protocol: &'static str) -> Self {
+        Self {
+            client,
+            transport,
+            protocol,
+            encoding: "json",
+            user: None,
+            name: "",
+            version: "",
+            channel: None,
+            method: None,
+            data: None,
+            meta: None,
+        }
+    }
+
     /// Encodes the request.
     pub fn encode(&self) -> Bytes {
         // Texts and raw JSON can always be written.

@@ -176,13 +176,7 @@ impl<'a> Candidate<'a> {
     }
 
     fn hook_request(&self) -> HookRequest<'static> {
-        HookRequest {
-            client: self.client,
-            transport: self.format.transport(),
-            protocol: self.format.name(),
-            encoding: "json",
-            ..HookRequest::default()
-        }
+        HookRequest::of_connection(self.client, self.format.transport(), self.format.name())
     }
 
     fn record_hook_refusal(&self, code: u32) {

@@ -4,7 +4,11 @@
 use std::sync::Arc;
 
 use futures_util::future::FutureExt;
-use tokio::{runtime::Runtime, sync::oneshot, time::timeout};
+use tokio::{
+    runtime::{Handle, Runtime},
+    sync::oneshot,
+    time::timeout,
+};
 
 use super::{RedisBroker, RedisContext, history, stopped_error};
 use crate::{
@@ -23,6 +27,15 @@ pub(super) fn run_thread(runtime: Runtime, tasks: impl Future<Output = ()>, stop
     });
     // Does not wait for a host name that is still being resolved.
     runtime.shutdown_background();
+}
+
+/// Runs a call on the broker's thread, also if its caller does not wait for it.
+pub(super) fn spawn_on<T: Send + 'static>(
+    runtime: &Handle,
+    call: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
+) -> BrokerFuture<T> {
+    let done = runtime.spawn(call);
+    async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
 }
 
 impl RedisBroker {

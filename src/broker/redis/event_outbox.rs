@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use super::{
     RedisContext,
+    calls::spawn_on,
     envelope::{DropReason, MessageSigner},
-    error::stopped_error,
     scripts,
 };
 use crate::{
@@ -126,15 +126,6 @@ impl RedisEventOutbox {
         Self { context, runtime, seen_interruptions: Arc::default() }
     }
 
-    /// Runs a call on the broker's thread.
-    fn spawn<T: Send + 'static>(
-        &self,
-        call: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
-    ) -> BrokerFuture<T> {
-        let done = self.runtime.spawn(call);
-        async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
-    }
-
     fn keys(&self, lane: usize) -> LaneKeys {
         LaneKeys::new(&self.context, lane, &self.context.instance)
     }
@@ -143,7 +134,7 @@ impl RedisEventOutbox {
         let (context, keys) = (self.context.clone(), self.keys(lane));
         let mut call = scripts::EVENTS_READ.call(&[&keys.events, &keys.state]);
         call.arg(&context.instance).arg(millis(lease)).arg(accepted).arg(max_events);
-        self.spawn(async move {
+        spawn_on(&self.runtime, async move {
             let (waiting, may_send, texts) = split_page(query(&context, &keys.events, &call).await?)?;
             let events = may_send.then(|| read_events(&context, texts));
             Ok(OutboxPage { waiting, events })
@@ -171,7 +162,7 @@ impl EventOutbox for RedisEventOutbox {
         call.arg(node).arg(number).arg(max_waiting).arg(millis(KEY_LIFETIME));
         entries.iter().for_each(|entry| add_entry(&mut call, &context.signer, node, entry));
         let key = keys.events;
-        self.spawn(async move {
+        spawn_on(&self.runtime, async move {
             let (queued, dropped) = query(&context, &key, &call).await?;
             Ok(Appended { queued, dropped })
         })
@@ -203,7 +194,7 @@ impl EventOutbox for RedisEventOutbox {
         let mut call = scripts::EVENTS_RENEW.call(&keys);
         let expiry = context.heartbeat_interval * LOST_INTERVALS;
         call.arg(&context.instance).arg(millis(expiry)).arg(millis(KEY_LIFETIME)).arg(MAX_LOST_NODES);
-        self.spawn(async move {
+        spawn_on(&self.runtime, async move {
             let interruptions = context.interruptions.load(Ordering::Relaxed);
             let reply: Vec<String> = query(&context, &registrations, &call).await?;
             let was_interrupted = seen[lane].swap(interruptions, Ordering::Relaxed) != interruptions;
@@ -220,7 +211,7 @@ impl EventOutbox for RedisEventOutbox {
             LostCursor::Sessions(cursor) => (keys.node_sessions, cursor),
             LostCursor::Channels(cursor) => (keys.node_channels, cursor),
         };
-        self.spawn(async move {
+        spawn_on(&self.runtime, async move {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(LOST_PAGE);
             let (next, fields): HashPage = query(&context, &key, &scan).await?;
@@ -246,7 +237,7 @@ impl EventOutbox for RedisEventOutbox {
         let LaneKeys { state, registrations, node_sessions, node_channels, .. } = keys;
         let mut call = scripts::EVENTS_FORGET.call(&[&registrations, &state, &node_sessions, &node_channels]);
         call.arg(node);
-        self.spawn(async move { query::<i64>(&context, &registrations, &call).await.map(drop) })
+        spawn_on(&self.runtime, async move { query::<i64>(&context, &registrations, &call).await.map(drop) })
     }
 }
 

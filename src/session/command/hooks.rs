@@ -108,13 +108,7 @@ impl Session {
 
     /// Returns what each hook learns of the connection.
     pub(in crate::session) fn hook_request(&self) -> HookRequest<'static> {
-        HookRequest {
-            client: self.client,
-            transport: self.format.transport(),
-            protocol: self.format.name(),
-            encoding: "json",
-            ..HookRequest::default()
-        }
+        HookRequest::of_connection(self.client, self.format.transport(), self.format.name())
     }
 
     /// Returns what each hook but `connect` learns of the session.

@@ -12,7 +12,7 @@ use redis::{Cmd, FromRedisValue};
 use tokio::runtime::Handle;
 
 pub(super) use self::{connection_counts::ConnectionCounts, connections::keep_counted};
-use super::{RedisContext, error::stopped_error, server::RedisServer};
+use super::{RedisContext, calls::spawn_on, server::RedisServer};
 use crate::{
     broker::{
         BrokerError, BrokerFuture, CountedConnection, LoginDelayRule, LoginFailureNames, RateCharge, SharedLimits,
@@ -31,26 +31,15 @@ pub(super) struct RedisLimits {
     pub(super) runtime: Handle,
 }
 
-impl RedisLimits {
-    /// Runs a call on the broker's thread, also if its caller does not wait for it.
-    fn spawn<T: Send + 'static>(
-        &self,
-        call: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
-    ) -> BrokerFuture<T> {
-        let done = self.runtime.spawn(call);
-        async move { done.await.unwrap_or_else(|_| Err(stopped_error())) }.boxed()
-    }
-}
-
 impl SharedLimits for RedisLimits {
     fn begin_login(&self, names: LoginFailureNames, rule: LoginDelayRule) -> BrokerFuture<SharedLoginVerdict> {
         let context = self.context.clone();
-        self.spawn(async move { login_failures::begin(&context, &names, rule).await })
+        spawn_on(&self.runtime, async move { login_failures::begin(&context, &names, rule).await })
     }
 
     fn forgive_login(&self, names: LoginFailureNames, attempt: SharedLoginAttempt) -> BrokerFuture<()> {
         let context = self.context.clone();
-        self.spawn(async move { login_failures::forgive(&context, &names, attempt).await })
+        spawn_on(&self.runtime, async move { login_failures::forgive(&context, &names, attempt).await })
     }
 
     fn count_connection(&self, user: &Arc<str>, limit: usize) -> CountedConnection {
@@ -67,7 +56,7 @@ impl SharedLimits for RedisLimits {
 
     fn charge_rates(&self, charges: Vec<RateCharge>, rate: Gcra) -> BrokerFuture<Vec<Duration>> {
         let context = self.context.clone();
-        self.spawn(async move { rates::charge(&context, charges, rate).await })
+        spawn_on(&self.runtime, async move { rates::charge(&context, charges, rate).await })
     }
 }
 
