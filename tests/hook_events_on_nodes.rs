@@ -147,16 +147,18 @@ async fn channel_is_occupied_and_vacated_once_for_all_nodes_also_if_one_is_kille
 #[actix_rt::test]
 async fn node_that_was_frozen_for_long_tells_the_ends_of_its_sessions_again() {
     let backend = Backend::start().await;
-    let (_redis, nodes) = start::<2>(&backend, r#"["disconnect"]"#).await;
+    let (_redis, nodes) = start::<2>(&backend, r#"["connect", "disconnect"]"#).await;
     let (client, greeting) = nodes[0].connect_with_claims(json!({"sub": "ann", "exp": 3600})).await;
+    // The others know the session when its begin is told.
+    backend.wait_for_events(PATH, 1).await;
     nodes[0].freeze();
-    let events = backend.wait_for_events(PATH, 1).await;
-    assert_eq!(events[0]["client"], greeting["client"]);
+    let events = backend.wait_for_events(PATH, 2).await;
+    assert_eq!((&events[1]["type"], &events[1]["client"]), (&json!("disconnect"), &greeting["client"]));
     nodes[0].resume();
     // What it has stored again is taken over if it is lost for good, so it is told when it ends.
     drop(client);
-    let events = backend.wait_for_events(PATH, 2).await;
-    assert_eq!((&events[1]["client"], &events[1]["reason"]), (&greeting["client"], &json!("the connection was lost")));
+    let events = backend.wait_for_events(PATH, 3).await;
+    assert_eq!((&events[2]["client"], &events[2]["reason"]), (&greeting["client"], &json!("the connection was lost")));
 }
 
 #[actix_rt::test]
