@@ -38,12 +38,13 @@ export const EVERYTHING = {
   "channels.allow_presence": "subscriber",
 };
 
-/** Runs `test` with a development hub that has the user demo. */
+/** Runs `test` with a development hub that has the user demo, and closes the tabs: open pages would reconnect for ever. */
 export async function withHub(options, test) {
   const hub = await startHub(BINARY, { users: { demo: PASSWORD }, ...options });
   try {
     await test(hub);
   } finally {
+    await Promise.all(the.browser.contexts().map((context) => context.close()));
     await hub.stop();
   }
 }
