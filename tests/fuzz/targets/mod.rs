@@ -1,5 +1,5 @@
 //! Fuzz targets: functions that take any bytes and panic if the code breaks one of its rules; one file for each kind of
-//! input. libFuzzer runs them (`tests/run fuzz`), and so does proptest in the test crate (`tests/fuzzing.rs`).
+//! input. libFuzzer runs them (`tests/fuzz/main.rs`), and so does proptest in the test crate (`tests/fuzzing.rs`).
 
 mod channel;
 mod claims;
@@ -27,6 +27,25 @@ pub use logout_token::logout_token;
 pub use origin::origin;
 pub use protobuf::protobuf;
 pub use proxy::proxy;
+
+/// A function that panics if it finds a fault.
+pub type FuzzTarget = fn(&[u8]);
+
+/// All targets and their names, which are those of their folders in `tests/fuzz/corpus`.
+pub const TARGETS: [(&str, FuzzTarget); 12] = [
+    ("channel", channel),
+    ("claims", claims),
+    ("command", command),
+    ("credentials", credentials),
+    ("delta", delta),
+    ("filter", filter),
+    ("frames", frames),
+    ("key_set", key_set),
+    ("logout_token", logout_token),
+    ("origin", origin),
+    ("protobuf", protobuf),
+    ("proxy", proxy),
+];
 
 /// A generator whose numbers depend only on its seed.
 struct Random(u64);
