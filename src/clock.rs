@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct WallTime(i64);
 
+/// From this number on a date in seconds is taken for milliseconds: in seconds it is in the year 5138, in milliseconds in 1973.
+pub const FIRST_MILLISECONDS: i64 = 100_000_000_000;
+
 /// Later than any date: the expiry of whatever never expires.
 pub const NEVER: WallTime = WallTime(i64::MAX);
 

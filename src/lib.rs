@@ -41,6 +41,8 @@ pub mod clock;
 pub mod connection_limit;
 // Rate limits.
 pub mod rate_limit;
+// Log lines that others may cause as often as they like.
+pub mod log_throttle;
 // Certificates and keys in PEM files.
 pub mod certificate;
 // The audit log: who was let in, refused or revoked, and by whom.

@@ -14,8 +14,8 @@ const MAX_FILE_LINES: usize = 400;
 /// Lists the attacks and, for each of them, the tests that hold against it, as `module::test`.
 const THREAT_MODEL: &str = "docs/threats.md";
 
-/// The modules that every module may import: shared types, time, counters, certificates, configuration. They import only each other.
-const SHARED_MODULES: [&str; 17] = [
+/// The modules that every module may import: shared types, time, limits, counters, certificates, configuration. They import only each other.
+const SHARED_MODULES: [&str; 18] = [
     "channel",
     "publication",
     "position",
@@ -27,6 +27,7 @@ const SHARED_MODULES: [&str; 17] = [
     "clock",
     "connection_limit",
     "rate_limit",
+    "log_throttle",
     "certificate",
     "audit",
     "revocation",

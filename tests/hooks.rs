@@ -23,7 +23,7 @@ fn asking_namespace(config: &Config) -> Namespace {
 }
 
 /// A hub whose hooks ask `/subscribe`, `/publish` and `/rpc` of the backend.
-async fn start(backend: &Backend, change: impl FnOnce(&mut Config)) -> TestHub {
+pub async fn start(backend: &Backend, change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         backend.configure(&mut config.hooks.subscribe, "/subscribe");
         backend.configure(&mut config.hooks.publish, "/publish");
@@ -35,7 +35,7 @@ async fn start(backend: &Backend, change: impl FnOnce(&mut Config)) -> TestHub {
     .await
 }
 
-fn rpc(id: u32, method: &str) -> Value {
+pub fn rpc(id: u32, method: &str) -> Value {
     json!({"id": id, "rpc": {"method": method, "data": {"n": id}}})
 }
 
@@ -68,44 +68,6 @@ async fn rpc_passes_method_data_and_user_to_the_backend_and_its_answer_to_the_cl
     assert_eq!(ann.wait_for_close().await, (Some(4500), "banned".to_owned()));
     assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"answered\"}").await, 2.0);
     assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"refused\"}").await, 2.0);
-}
-
-#[actix_rt::test]
-async fn backend_that_fails_is_error_100_and_the_session_goes_on() {
-    let backend = Backend::start().await;
-    let hub = start(&backend, |config| {
-        config.hooks.rpc.timeout = Duration::from_millis(300);
-        config.hooks.failures = 1000;
-    })
-    .await;
-    let mut ann = hub.connect("ann").await;
-    let head = |status: &str| format!("HTTP/1.1 {status}\r\nconnection: close\r\n");
-    let raw = |text: String| Answer::Raw(text.into_bytes());
-    let long = format!("{}\r\n{{\"result\":{{\"data\":\"{}\"}}}}", head("200 OK"), "x".repeat(10 << 20));
-    let cases = [
-        ("timeout", Answer::Silence),
-        ("status", raw(format!("{}\r\n{{\"result\":{{}}}}", head("500 Internal Server Error")))),
-        ("status", raw(format!("{}location: /elsewhere\r\n\r\n", head("307 Temporary Redirect")))),
-        ("too_large", raw(long)),
-        ("malformed", raw(format!("{}\r\n<html>", head("200 OK")))),
-        ("malformed", Answer::Json(json!({}))),
-        ("malformed", Answer::Json(json!({"result": {"b64data": "%"}}))),
-        ("http", raw("SSH-2.0-x\r\n\r\n".to_owned())),
-        ("http", Answer::Raw(Vec::new())),
-        ("http", raw(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(1 << 20)))),
-    ];
-    for (id, (outcome, answer)) in (2..).zip(cases) {
-        let name = format!("wardcast_hook_calls_total{{hook=\"rpc\",outcome=\"{outcome}\"}}");
-        let before = hub.metric(&name).await;
-        backend.answer("/rpc", answer);
-        let reply = ann.request(rpc(id, "x")).await;
-        let error = json!({"code": 100, "message": "internal server error", "temporary": true});
-        assert_eq!(reply, json!({"id": id, "error": error}), "{outcome}");
-        assert_eq!(hub.metric(&name).await, before + 1.0, "{outcome}");
-    }
-    assert!(backend.calls("/elsewhere").is_empty());
-    backend.answer_json("/rpc", json!({"result": {"data": 1}}));
-    assert_eq!(ann.request(rpc(99, "x")).await["rpc"]["data"], 1);
 }
 
 #[actix_rt::test]
@@ -205,14 +167,15 @@ async fn publish_hook_refuses_or_changes_what_clients_publish() {
 #[actix_rt::test]
 async fn publish_hook_is_asked_about_publications_of_users_over_rest_and_not_of_the_server_api() {
     let backend = Backend::start().await;
-    let hub = start(&backend, |config| config.hooks.publish.headers = vec!["X-Trace".to_owned()]).await;
+    let listed = ["x-trace", "authorization", "cookie"];
+    let hub = start(&backend, |config| config.hooks.publish.headers = listed.map(str::to_owned).into()).await;
     backend.answer_json("/subscribe", json!({"result": {}}));
     let mut bob = hub.connect("bob").await;
     bob.subscribe_with("ask:1", json!({})).await;
     let post = || {
         let request =
             http::post(hub.address, "/v1/channels/ask:1/messages").header("Authorization", &hub.bearer("ann"));
-        request.header("X-Trace", "7").json(json!("darn")).send()
+        request.header("X-Trace", "7").header("Cookie", "session=7").json(json!("darn")).send()
     };
     backend.answer_json("/publish", json!({"error": {"code": 1001, "message": "rude"}}));
     assert_eq!(post().await.json()["error"]["code"], 1001);
@@ -227,6 +190,7 @@ async fn publish_hook_is_asked_about_publications_of_users_over_rest_and_not_of_
         r#"{"transport":"http","protocol":"json","encoding":"json","user":"ann","channel":"ask:1","data":"darn"}"#
     );
     assert_eq!(call.headers("x-trace"), ["7"]);
+    assert!(call.headers("cookie").is_empty() && call.headers("authorization").is_empty());
     hub.publish("ask:1", json!("from the backend")).await;
     assert_eq!(bob.receive_publication().await, json!("from the backend"));
     assert_eq!(backend.calls("/publish").len(), 3);
@@ -248,6 +212,20 @@ async fn waiting_for_a_hook_holds_up_only_the_later_commands_of_its_client() {
     backend.answer_json("/rpc", json!({"result": {"data": "late"}}));
     assert_eq!(ann.receive().await, json!({"id": 2, "rpc": {"data": "late"}}));
     assert_eq!(ann.receive().await, json!({"id": 3, "ping": {}}));
+}
+
+#[actix_rt::test]
+async fn earlier_end_by_the_server_api_does_not_wait_for_the_commands_of_the_client() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| config.hooks.rpc.timeout = Duration::from_secs(25)).await;
+    let mut ann = hub.connect("ann").await;
+    backend.answer("/rpc", Answer::Silence);
+    ann.send(rpc(2, "slow")).await;
+    backend.wait_for_calls("/rpc", 1).await;
+    let expire_at = hub.clock.now().unix_seconds() + 2;
+    hub.call_api("refresh", json!({"user": "ann", "expire_at": expire_at})).await;
+    assert_eq!(ann.wait_for_close().await.0, Some(3005));
+    assert!(hub.clock.now().unix_seconds() < expire_at + 15, "before the backend has timed out");
 }
 
 #[actix_rt::test]
@@ -277,63 +255,27 @@ async fn answer_for_a_session_that_has_ended_meanwhile_has_no_effect() {
 }
 
 #[actix_rt::test]
-async fn failing_backend_is_not_called_for_a_pause_and_then_once() {
+async fn right_to_publish_that_ends_while_the_backend_is_asked_is_missing() {
     let backend = Backend::start().await;
-    let hub = start(&backend, |config| {
-        config.hooks.failures = 3;
-        config.hooks.pause = Duration::from_secs(600);
-    })
-    .await;
-    let (mut ann, _) = hub.connect_with_claims(json!({"sub": "ann", "exp": 36_000})).await;
-    let paused = "wardcast_hook_calls_total{hook=\"rpc\",outcome=\"paused\"}";
-    backend.answer("/rpc", Answer::Raw(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_vec()));
-    for id in 1..=8 {
-        assert_eq!(ann.request(rpc(id, "x")).await["error"]["code"], 100);
-    }
-    assert_eq!((backend.calls("/rpc").len(), hub.metric(paused).await), (3, 5.0));
-    // An hour later.
-    for _ in 0..6 {
-        hub.clock.advance(Duration::from_secs(601));
-        for id in 1..=2 {
-            assert_eq!(ann.request(rpc(id, "x")).await["error"]["code"], 100);
-        }
-    }
-    assert_eq!(backend.calls("/rpc").len(), 3 + 6, "one a pause");
-    backend.answer_json("/rpc", json!({"result": {}}));
-    hub.clock.advance(Duration::from_secs(601));
-    for id in 1..=3 {
-        assert_eq!(ann.request(rpc(id, "x")).await, json!({"id": id, "rpc": {}}));
-    }
-}
-
-#[actix_rt::test]
-async fn calls_above_concurrency_wait_and_calls_above_waiting_are_error_111() {
-    let backend = Backend::start().await;
-    let hub = start(&backend, |config| (config.hooks.rpc.concurrency, config.hooks.waiting) = (2, 1)).await;
-    backend.answer("/rpc", Answer::Silence);
-    let mut clients = Vec::new();
-    for number in 0..2 {
-        let mut client = hub.connect(&format!("user{number}")).await;
-        client.send(rpc(1, "x")).await;
-        clients.push(client);
-        backend.wait_for_calls("/rpc", number + 1).await;
-    }
-    // Of these one waits, and the others are refused, whichever comes first.
-    for number in 2..6 {
-        let mut client = hub.connect(&format!("user{number}")).await;
-        client.send(rpc(1, "x")).await;
-        clients.push(client);
-    }
-    let busy = "wardcast_hook_calls_total{hook=\"rpc\",outcome=\"busy\"}";
-    crate::support::poll_until("three are refused", async || hub.metric(busy).await == 3.0).await;
-    assert_eq!(backend.calls("/rpc").len(), 2);
-    backend.answer_json("/rpc", json!({"result": {}}));
-    let mut codes = Vec::new();
-    for client in &mut clients {
-        codes.extend(client.receive().await["error"]["code"].as_u64());
-    }
-    assert_eq!(codes, [111; 3]);
-    assert_eq!((backend.calls("/rpc").len(), backend.connections()), (3, 2), "connections are kept");
+    let hub = start(&backend, |_| ()).await;
+    let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    bob.subscribe_with("ask:1", json!({})).await;
+    backend.answer("/publish", Answer::Silence);
+    ann.send(json!({"id": 7, "publish": {"channel": "ask:1", "data": 1}})).await;
+    backend.wait_for_calls("/publish", 1).await;
+    let token = hub.bearer("ann");
+    let request = http::post(hub.address, "/v1/channels/ask:1/messages").header("Authorization", &token);
+    let over_rest = actix_rt::spawn(request.json(json!(2)).send());
+    backend.wait_for_calls("/publish", 2).await;
+    hub.call_api("invalidate_user_tokens", json!({"user": "ann", "channel": "ask:1"})).await;
+    backend.answer_json("/publish", json!({"result": {}}));
+    let reply = ann.receive().await;
+    assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(7), &json!(103)), "{reply}");
+    let reply = over_rest.await.unwrap().json();
+    assert_eq!(reply["error"]["code"], 103, "{reply}");
+    hub.publish("ask:1", json!("next")).await;
+    assert_eq!(bob.receive_publication().await, "next");
 }
 
 #[actix_rt::test]

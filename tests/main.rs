@@ -83,6 +83,7 @@ mod filters;
 mod gaps;
 mod hook_events;
 mod hook_events_on_nodes;
+mod hook_failures;
 mod hooks;
 mod hub_actor;
 mod large_publications;

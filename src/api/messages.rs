@@ -6,7 +6,7 @@ use actix_web::{
     dev::Payload,
     http::{
         StatusCode,
-        header::{AUTHORIZATION, CACHE_CONTROL},
+        header::{AUTHORIZATION, CACHE_CONTROL, COOKIE},
     },
     web::{Data, Path},
 };
@@ -57,7 +57,15 @@ pub(super) async fn post_message(
                 {
                     return Err(HttpError::invalid_token(true));
                 }
-                Ok(publication) => publication,
+                Ok(publication) => {
+                    let right = Channel::new(&channel).map_err(WireError::from).and_then(|channel| {
+                        Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?)
+                    });
+                    match right {
+                        Ok(()) => publication,
+                        Err(error) => return Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
+                    }
+                }
                 Err(error) => return Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
             };
             let (user, conn_info) = (claims.user.to_string(), claims.info);
@@ -87,7 +95,11 @@ async fn ask_publish_hook(
     }
     ExceededLimit::check("limits.publication_bytes", api.config.limits.publication_bytes, publication.data().len())?;
     let hook = api.hooks.publish.clone().ok_or(ErrorCode::Internal)?;
-    let values = |name: &str| request.headers().get_all(name).map(|value| value.as_bytes());
+    // `Authorization` is the user's token, and cookies come from pages of any origin.
+    let values = |name: &str| {
+        let is_forwarded = ![AUTHORIZATION.as_str(), COOKIE.as_str()].contains(&name);
+        request.headers().get_all(name).filter(move |_| is_forwarded).map(|value| value.as_bytes())
+    };
     let headers = api.hooks.collect_headers(values).map_err(|error| ErrorCode::BadRequest.with_detail(error))?;
     let body = HookRequest {
         user: Some(&claims.user),

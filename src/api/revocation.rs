@@ -13,7 +13,7 @@ use super::{
 use crate::{
     audit::AuditFields,
     broker::revoke_with_logins,
-    clock::{NEVER, WallTime},
+    clock::{FIRST_MILLISECONDS, NEVER, WallTime},
     protocol::{ErrorCode, WireError},
     revocation::{IssuerScope, Revocation, RevocationTarget},
 };
@@ -132,9 +132,7 @@ async fn invalidate_user_tokens(body: &Bytes, caller: &Caller, api: &ApiContext)
     };
     let issued_before = match issued_before.filter(|seconds| *seconds != 0) {
         None => api.revocations.issued_until_now(),
-        Some(seconds) if (0..super::sessions::FIRST_MILLISECONDS).contains(&seconds) => {
-            WallTime::from_unix_seconds(seconds)
-        }
+        Some(seconds) if (0..FIRST_MILLISECONDS).contains(&seconds) => WallTime::from_unix_seconds(seconds),
         Some(seconds) => {
             let detail = format!("issued_before must be a date in seconds since 1970, not {seconds}");
             return Err(ErrorCode::BadRequest.with_detail(detail).into());

@@ -18,13 +18,10 @@ use super::{
 };
 use crate::{
     broker::{Control, ControlAction, RecoverSince},
-    clock::WallTime,
+    clock::{FIRST_MILLISECONDS, WallTime},
     config::OptionOverrides,
     protocol::{DisabledOption, Disconnect, ErrorCode, WireError},
 };
-
-/// From this number on a date is taken for milliseconds: in seconds it is in the year 5138, in milliseconds in 1973.
-pub(super) const FIRST_MILLISECONDS: i64 = 100_000_000_000;
 
 const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 

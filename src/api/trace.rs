@@ -2,7 +2,7 @@
 //! stream that ends by itself. It polls the nodes only while its client reads, and a node forgets a trace that is not polled.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,6 +36,9 @@ const DEADLINE: Duration = Duration::from_millis(1000);
 /// A comment is sent after so long without an event, so that proxies keep the response open, and a client that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// What is known of a node that has not answered for so long is forgotten. The node has forgotten the trace earlier.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
+
 /// The live traces that this node serves.
 pub struct LiveTraces {
     /// `api.traces`.
@@ -63,6 +66,8 @@ struct TraceRequest {
 struct Trace {
     api: Data<ApiContext>,
     query: TraceQuery,
+    /// When each node has answered last. A node that is silent for long is forgotten, so that the query does not grow.
+    answered_at: HashMap<String, Instant>,
     /// `None`: after more time than a clock can count.
     ends_at: Option<Instant>,
     sent_at: Instant,
@@ -85,7 +90,9 @@ pub(super) async fn get_trace(
     let query = TraceQuery { id: uuid::Uuid::new_v4().to_string(), target, received: BTreeMap::new() };
     let now = Instant::now();
     let ends_at = now.checked_add(api.config.api.trace_duration);
-    let trace = Trace { api, query, ends_at, sent_at: now, has_begun: false, has_ended: false, _permit: permit };
+    let answered_at = HashMap::new();
+    let trace =
+        Trace { api, query, answered_at, ends_at, sent_at: now, has_begun: false, has_ended: false, _permit: permit };
     let stream = unfold(trace, |mut trace| async move {
         let frames = trace.next_frames().await?;
         Some((Ok::<_, Infallible>(frames), trace))
@@ -165,7 +172,9 @@ impl Trace {
             }
         };
         let mut events = Vec::new();
+        let now = Instant::now();
         for answer in answers {
+            self.answered_at.insert(answer.node.uid.clone(), now);
             let Ok(trace) = serde_json::from_slice::<NodeTrace>(&answer.answer) else { continue };
             if trace.dropped > 0 {
                 write_event(&mut frames, "dropped", &serde_json::json!({"events": trace.dropped, "node": answer.node}));
@@ -182,6 +191,8 @@ impl Trace {
             let node = answer.node;
             events.extend(trace.events.into_iter().map(|(_, event)| TracedEvent { event, node: node.clone() }));
         }
+        self.answered_at.retain(|_, at| now.duration_since(*at) < MAX_SILENCE);
+        self.query.received.retain(|node, _| self.answered_at.contains_key(node));
         // Those of one node stay in their order.
         events.sort_by_key(|TracedEvent { event: TraceEvent { time, .. }, .. }| *time);
         events.iter().for_each(|event| write_event(&mut frames, "message", event));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::sleep;
 
 use super::{
     Claims, Permissions,
@@ -47,14 +48,25 @@ pub fn ask_connect_hook(
     let body = request.encode();
     async move {
         // A revocation from now on means the session, whenever the backend has decided.
+        let ask = async |asked_at: WallTime| {
+            let check = |approval| grant(approval, asked_at, &permissions, &config);
+            hook.clone().ask_and_check(body.clone(), headers.clone(), check).await
+        };
+        let is_revoked = |claims: &Claims, token: &TokenIdentity| permissions.is_revoked(&claims.user, token);
         let asked_at = clock.now();
-        let check = |approval| grant(approval, asked_at, &permissions, &config);
-        let granted = hook.ask_and_check(body, headers, check).await?;
+        let mut granted = ask(asked_at).await?;
+        // Revocations mean whole seconds. A backend that lets the user in again in the second of one is asked once more in the next.
+        let next_second = WallTime::from_unix_seconds(asked_at.unix_seconds() + 1);
+        let in_next_second = TokenIdentity { issued_at: next_second, ..granted.claims.token };
+        if is_revoked(&granted.claims, &granted.claims.token) && !is_revoked(&granted.claims, &in_next_second) {
+            sleep(next_second.saturating_duration_since(clock.now())).await;
+            granted = ask(clock.now().max(next_second)).await?;
+        }
         let claims = &granted.claims;
         if claims.expires_at <= clock.now() {
             return Err(HookRefusal::Disconnect(Disconnect::EXPIRED));
         }
-        if permissions.is_revoked(&claims.user, &claims.token) {
+        if is_revoked(claims, &claims.token) {
             return Err(HookRefusal::Disconnect(Disconnect::REVOKED_TOKEN));
         }
         Ok(granted)

@@ -144,7 +144,9 @@ impl VerificationQueue {
         }
         let (sender, granted) = oneshot::channel();
         let has_room = WORKER.with_borrow_mut(|worker| {
-            let has_room = worker.waiting.add(address, sender, self.max_waiting, oneshot::Sender::is_closed);
+            let is_suspected = |address: &ClientAddress| self.is_suspected(address);
+            let has_room =
+                worker.waiting.add(address, sender, self.max_waiting, oneshot::Sender::is_closed, is_suspected);
             self.run(worker);
             has_room
         });

@@ -58,7 +58,7 @@ pub(super) enum HookError {
     TimedOut,
     #[error("the response is not valid: {0}")]
     Malformed(String),
-    #[error("too many calls wait (hooks.waiting)")]
+    #[error("too many calls: they wait for the concurrency of the hook (hooks.waiting, timeout)")]
     Busy,
     #[error("the hook has failed too often (hooks.failures) and is not called for hooks.pause")]
     Paused,
@@ -81,9 +81,25 @@ impl HookError {
         }
     }
 
-    /// Returns whether the backend was asked and did not answer as it should.
-    pub(super) fn is_of_backend(&self) -> bool {
-        !matches!(self, Self::Busy | Self::Paused)
+    /// Returns whether the backend was not even asked.
+    pub(super) fn is_unasked(&self) -> bool {
+        matches!(self, Self::Busy | Self::Paused)
+    }
+
+    /// Returns whether the backend is away or overloaded, so that others have nothing to expect of it, either. Any other answer may be
+    /// caused by what one client has sent.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Resolve(_) | Self::Connect(_) | Self::Tls(_) | Self::Http(_) | Self::TimedOut => true,
+            Self::Status(status) => [
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::BAD_GATEWAY,
+                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::GATEWAY_TIMEOUT,
+            ]
+            .contains(status),
+            Self::TooLarge(_) | Self::Malformed(_) | Self::Busy | Self::Paused => false,
+        }
     }
 }
 

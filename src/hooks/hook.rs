@@ -1,6 +1,7 @@
 //! One hook: its limits, its circuit breaker, and what its answers come to.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,9 +24,13 @@ use crate::{
     certificate::CertificateError,
     clock::Clock,
     config::{HookConfig, HooksConfig},
+    log_throttle::LogThrottle,
     metrics::Metrics,
     protocol::{Disconnect, ErrorCode, WireError},
 };
+
+/// Minimum time between two log lines about failures of a hook, which clients can cause.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A hook of the backend.
 pub struct Hook {
@@ -37,6 +42,7 @@ pub struct Hook {
     /// Calls at the same time and those that wait.
     places: Semaphore,
     breaker: CircuitBreaker,
+    failures_logged: LogThrottle,
     allowed_headers: Vec<String>,
     signer: CallSigner,
     clock: Clock,
@@ -69,6 +75,7 @@ impl Hook {
             permits: Semaphore::new(hook.concurrency.min(Semaphore::MAX_PERMITS)),
             places: Semaphore::new(hook.concurrency.saturating_add(common.waiting).min(Semaphore::MAX_PERMITS)),
             breaker: CircuitBreaker::new(common.failures, common.pause),
+            failures_logged: LogThrottle::new(LOG_INTERVAL),
             allowed_headers: hook.headers.clone(),
             signer: CallSigner::new(common),
             clock: clock.clone(),
@@ -96,7 +103,7 @@ impl Hook {
     ) -> Result<T, HookRefusal> {
         let asked_at = Instant::now();
         let response = self.call(&body, &headers).await;
-        let is_asked = !matches!(response, Err(HookError::Busy | HookError::Paused));
+        let is_asked = !response.as_ref().is_err_and(HookError::is_unasked);
         let reply = response.and_then(|response| {
             let reply = parse_reply(&response).and_then(|reply| match reply {
                 Ok(result) => check(result).map(Ok),
@@ -120,15 +127,22 @@ impl Hook {
 
     async fn call(&self, body: &Bytes, headers: &ForwardedHeaders) -> Result<Bytes, HookError> {
         let _place = self.places.try_acquire().map_err(|_| HookError::Busy)?;
+        let asked_at = Cell::new(None);
         let exchange = async {
             // The semaphore is never closed.
             let _permit = self.permits.acquire().await;
             if !self.breaker.admits(self.clock.monotonic_now()) {
                 return Err(HookError::Paused);
             }
+            asked_at.set(Some(Instant::now()));
             self.client.post(body, &self.headers(body, headers)).await
         };
-        timeout(self.timeout, exchange).await.unwrap_or(Err(HookError::TimedOut))
+        let answer = timeout(self.timeout, exchange).await;
+        answer.unwrap_or_else(|_| {
+            // If most of the time went by before the backend was asked, that says nothing about the backend.
+            let had_time = asked_at.get().is_some_and(|at| at.elapsed() >= self.timeout / 2);
+            Err(if had_time { HookError::TimedOut } else { HookError::Busy })
+        })
     }
 
     fn headers(&self, body: &[u8], forwarded: &ForwardedHeaders) -> HeaderMap {
@@ -146,22 +160,25 @@ impl Hook {
 
     /// Tells the breaker, and logs what changes.
     fn note_result(&self, error: Option<&HookError>) {
-        if error.is_some_and(|error| !error.is_of_backend()) {
+        if error.is_some_and(HookError::is_unasked) {
             return;
         }
         let (name, endpoint) = (self.name, self.client.endpoint());
-        let transition = self.breaker.record(error.is_none(), self.clock.monotonic_now());
+        let transition = self.breaker.record(!error.is_some_and(HookError::is_outage), self.clock.monotonic_now());
         match (transition, error) {
-            (Some(Transition::BeganToFail), Some(error)) => {
-                log::warn!("hook failed hook={name} endpoint={endpoint} error={:?}", error.to_string());
-            }
             (Some(Transition::Opened), Some(error)) => {
                 log::error!("hook paused hook={name} endpoint={endpoint} error={:?}", error.to_string());
             }
             (Some(Transition::Recovered), _) => log::info!("hook works again hook={name} endpoint={endpoint}"),
-            (_, Some(error)) => {
-                log::debug!("hook failed hook={name} endpoint={endpoint} error={:?}", error.to_string());
-            }
+            (_, Some(error)) => match self.failures_logged.count(Instant::now()) {
+                Some(count) => {
+                    log::warn!(
+                        "hook failed hook={name} endpoint={endpoint} count={count} error={:?}",
+                        error.to_string()
+                    );
+                }
+                None => log::debug!("hook failed hook={name} endpoint={endpoint} error={:?}", error.to_string()),
+            },
             _ => {}
         }
     }

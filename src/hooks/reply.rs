@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::hook::HookRefusal;
 use crate::{
-    clock::{NEVER, WallTime},
+    clock::{FIRST_MILLISECONDS, NEVER, WallTime},
     config::OptionOverrides,
     protocol::{Disconnect, WireError},
     publication::MAX_INFO_BYTES,
@@ -137,7 +137,7 @@ pub(super) fn parse_reply<R: HookResult>(body: &[u8]) -> Result<Result<R, HookRe
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err("it is not a JSON object".to_owned());
     }
-    let reply: ReplyJson<R::Json> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let reply: ReplyJson<R::Json> = serde_json::from_slice(body).map_err(|error| describe(&error))?;
     match reply {
         ReplyJson { disconnect: Some(DisconnectJson { code, reason }), .. } => Disconnect::custom(code, &reason)
             .map(|disconnect| Err(HookRefusal::Disconnect(disconnect)))
@@ -154,6 +154,12 @@ pub(super) fn parse_reply<R: HookResult>(body: &[u8]) -> Result<Result<R, HookRe
     }
 }
 
+/// Says where an answer is not valid. The text of the error would quote it, and it goes to the log.
+fn describe(error: &serde_json::Error) -> String {
+    let what = if error.is_data() { "a member has a wrong type" } else { "it is not JSON" };
+    format!("{what} at line {} column {}", error.line(), error.column())
+}
+
 /// Returns JSON that may be there as it is or in Base64, on one line. The Base64 takes precedence unless it is empty.
 pub(super) fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, String> {
     let replace =
@@ -167,8 +173,12 @@ pub(super) fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -
 }
 
 /// Returns the time of an `expire_at`. 0 is that of an answer without one.
-pub(super) fn expiry(expire_at: i64) -> WallTime {
-    if expire_at == 0 { NEVER } else { WallTime::from_unix_seconds(expire_at) }
+pub(super) fn expiry(expire_at: i64) -> Result<WallTime, String> {
+    match expire_at {
+        0 => Ok(NEVER),
+        FIRST_MILLISECONDS.. => Err("expire_at is in milliseconds, but must be in seconds".to_owned()),
+        seconds => Ok(WallTime::from_unix_seconds(seconds)),
+    }
 }
 
 /// Checks the size of what the hub stores for a session or a subscription.
@@ -218,7 +228,7 @@ impl HookResult for SubscribeApproval {
                 force_positioning: value(overrides.force_positioning),
                 force_recovery: value(overrides.force_recovery),
             }),
-            expires_at: expiry(json.expire_at),
+            expires_at: expiry(json.expire_at)?,
         })
     }
 }
@@ -283,7 +293,12 @@ mod tests {
         }
         // Ignored members are not followed into their depth.
         let _ = rpc(&deep);
-        assert!(parse_reply::<SubscribeApproval>(br#"{"result":{"expire_at":"soon"}}"#).is_err());
+        for expire_at in [r#""soon""#, "1790000000000", "1.5"] {
+            let body = format!(r#"{{"result":{{"expire_at":{expire_at}}}}}"#);
+            assert!(parse_reply::<SubscribeApproval>(body.as_bytes()).is_err(), "{body}");
+        }
+        let secret = rpc(r#"{"result":"a secret"}"#).unwrap_err();
+        assert_eq!(secret, "a member has a wrong type at line 1 column 20");
         let long = format!(r#"{{"result":{{"info":"{}"}}}}"#, "x".repeat(MAX_INFO_BYTES));
         assert!(parse_reply::<SubscribeApproval>(long.as_bytes()).is_err());
     }

@@ -73,7 +73,7 @@ impl HookResult for ConnectApproval {
     fn from_json(json: ConnectJson) -> Result<Self, String> {
         Ok(Self {
             user: json.user,
-            expires_at: expiry(json.expire_at),
+            expires_at: expiry(json.expire_at)?,
             info: check_size("info", single_line(json.info, json.b64info)?)?,
             data: check_size("data", single_line(json.data, json.b64data)?)?,
             meta: check_size("meta", single_line(json.meta, None)?)?,
@@ -92,7 +92,7 @@ impl HookResult for Renewal {
             return Ok(Self::Expired);
         }
         let info = check_size("info", single_line(json.info, json.b64info)?)?;
-        Ok(Self::Until { expires_at: expiry(json.expire_at), info })
+        Ok(Self::Until { expires_at: expiry(json.expire_at)?, info })
     }
 }
 

@@ -144,7 +144,14 @@ impl Hub {
             }
             ControlAction::Refresh { expires_at, info } => {
                 let info = info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
-                self.send_to_session(key, SessionControl::Refresh { expires_at: expires_at.unwrap_or(NEVER), info });
+                let expires_at = expires_at.unwrap_or(NEVER);
+                // An earlier end does not wait for the commands of the client that come first in the session.
+                let outbox = self.registry.session(key).map(|session| &session.outbox);
+                if let Some(outbox) = outbox.filter(|outbox| expires_at < outbox.expires_at()) {
+                    outbox.set_expiry(expires_at);
+                    self.schedule(key);
+                }
+                self.send_to_session(key, SessionControl::Refresh { expires_at, info });
             }
         }
     }

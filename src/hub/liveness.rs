@@ -23,6 +23,8 @@ use crate::{
 };
 
 /// Change of the wall clock against the monotonic clock from which on it counts as a jump.
+/// When a session whose mailbox was full is told again that its token expires.
+const WARNING_RETRY: Duration = Duration::from_secs(1);
 const CLOCK_JUMP: Duration = Duration::from_millis(500);
 
 /// A session, as the hub knows it.
@@ -129,9 +131,11 @@ impl HubSession {
     /// Has the client warned of the expiry of its token when it is time, once.
     fn warn_of_expiry(&mut self, wall_now: WallTime) {
         if wall_now >= self.warn_at {
-            self.warn_at = NEVER;
-            // A session whose mailbox is full waits for the broker; a warning that comes late is of no use.
-            let _ = self.controls.try_send(SessionControl::WarnOfExpiry(self.outbox.expires_at()));
+            let expires_at = self.outbox.expires_at();
+            let is_sent = self.controls.try_send(SessionControl::WarnOfExpiry(expires_at)).is_ok();
+            // A session whose mailbox is full waits for the broker or for the backend.
+            let again_at = wall_now.saturating_add(WARNING_RETRY);
+            self.warn_at = if is_sent || again_at >= expires_at { NEVER } else { again_at };
         }
     }
 

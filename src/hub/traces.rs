@@ -93,16 +93,18 @@ impl Traces {
         if running.len() >= MAX_TRACES && !running.contains_key(&query.id) {
             return NodeTrace { is_refused: true, is_stopping, ..NodeTrace::default() };
         }
+        let received = query.received.get(node).copied().unwrap_or_default();
         let trace = running.entry(query.id).or_insert_with(|| RunningTrace {
             target: query.target,
             asked_at: Instant::now(),
             events: VecDeque::new(),
             waiting_bytes: 0,
-            last_number: 0,
-            dropped: 0,
+            // A trace that goes on was forgotten here meanwhile. What it lacks is unknown, and at least not nothing.
+            last_number: received,
+            dropped: u64::from(received > 0),
         });
         trace.asked_at = Instant::now();
-        trace.forget_up_to(query.received.get(node).copied().unwrap_or_default());
+        trace.forget_up_to(received);
         self.is_active.store(true, Ordering::Relaxed);
         let events = trace.events.iter().cloned().collect();
         NodeTrace { events, dropped: std::mem::take(&mut trace.dropped), is_refused: false, is_stopping }
@@ -175,6 +177,15 @@ mod tests {
         assert_eq!(numbers(&traces.collect(query("1", 0), "node")), [1, 2], "the answer was lost");
         assert_eq!(numbers(&traces.collect(query("1", 1), "node")), [2]);
         assert!(traces.collect(query("1", 2), "node").events.is_empty());
+    }
+
+    #[test]
+    fn trace_that_was_forgotten_goes_on_and_says_that_something_is_missing() {
+        let traces = Traces::default();
+        assert_eq!(traces.collect(query("1", 5), "node").dropped, 1);
+        traces.note(&event("ann", "a"));
+        let trace = traces.collect(query("1", 5), "node");
+        assert_eq!((numbers(&trace), trace.dropped), (vec![6], 0));
     }
 
     #[test]

@@ -71,7 +71,7 @@ disconnects! {
     NO_PONG = 3012, "no pong",
         "Reconnect. If it happens often, look for a proxy that cuts silent connections.";
     /// The client went on sending over `limits.commands_per_second`, or sent its token as text while more clients connected than can
-    /// be verified (`limits.verification_queue`).
+    /// be verified (`limits.verification_queue`), or sent a second `connect` without a token after the connect hook had refused it.
     TOO_MANY_REQUESTS = 3013, "too many requests",
         "Reconnect, and send more slowly.";
     /// The token has a wrong signature or wrong claims or is another user's, or a subscription token is for another channel or

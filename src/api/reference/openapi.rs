@@ -99,7 +99,7 @@ fn plain_publishing() -> Value {
     json!({
         "operationId": "publish_message",
         "summary": "Publishes the body to a channel.",
-        "description": "The body is the data: JSON, or with another media type text, which becomes a JSON string. A user may \
+        "description": "The body is the data: JSON, or with `text/plain` a text, which becomes a JSON string. A user may \
             publish with a token, under the permissions and limits of its connections.",
         "tags": ["write"],
         "security": [{"key": []}, {"authorization": []}, {"token": []}],

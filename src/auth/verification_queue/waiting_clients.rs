@@ -25,8 +25,15 @@ impl<T> WaitingClients<T> {
     }
 
     /// Adds a client, if there is room: for `max` clients, of which one address has at most half. Clients of the address that
-    /// have stopped waiting (`has_left`) make room first.
-    pub(super) fn add(&mut self, address: ClientAddress, client: T, max: usize, has_left: impl Fn(&T) -> bool) -> bool {
+    /// have stopped waiting (`has_left`) make room first, and clients of suspected addresses for those of others.
+    pub(super) fn add(
+        &mut self,
+        address: ClientAddress,
+        client: T,
+        max: usize,
+        has_left: impl Fn(&T) -> bool,
+        is_suspected: impl Fn(&ClientAddress) -> bool,
+    ) -> bool {
         if let Some(others) = self.by_address.get_mut(&address) {
             while others.front().is_some_and(&has_left) {
                 others.pop_front();
@@ -34,7 +41,10 @@ impl<T> WaitingClients<T> {
             }
         }
         let of_address = self.by_address.get(&address).map_or(0, VecDeque::len);
-        if self.len >= max || of_address >= max.div_ceil(2) {
+        if of_address >= max.div_ceil(2) {
+            return false;
+        }
+        if self.len >= max && (is_suspected(&address) || !self.drop_suspect(is_suspected)) {
             return false;
         }
         self.by_address
@@ -46,6 +56,19 @@ impl<T> WaitingClients<T> {
             .push_back(client);
         self.len += 1;
         true
+    }
+
+    /// Drops the newest client of the suspected address whose turn comes last. Returns whether there was one.
+    fn drop_suspect(&mut self, is_suspected: impl Fn(&ClientAddress) -> bool) -> bool {
+        let Some(address) = self.suspected.back().copied().filter(is_suspected) else { return false };
+        let Some(clients) = self.by_address.get_mut(&address) else { return false };
+        let has_dropped = clients.pop_back().is_some();
+        if clients.is_empty() {
+            self.by_address.remove(&address);
+            self.suspected.pop_back();
+        }
+        self.len -= usize::from(has_dropped);
+        has_dropped
     }
 
     /// Takes the next client: of the trusted addresses in turns, or else, if `takes_suspects`, of the suspected ones.
@@ -113,7 +136,7 @@ mod tests {
     }
 
     fn add(waiting: &mut WaitingClients<u32>, of: u8, client: u32) -> bool {
-        waiting.add(address(of), client, 6, |client| *client >= 100)
+        waiting.add(address(of), client, 6, |client| *client >= 100, |_| false)
     }
 
     #[test]
@@ -142,6 +165,30 @@ mod tests {
         assert_eq!(waiting.take(false, is_suspected), None);
         assert_eq!(waiting.take(false, |_| false), Some(2), "it has waited long enough");
         assert!(waiting.is_empty() && waiting.by_address.is_empty());
+    }
+
+    #[test]
+    fn clients_of_suspected_addresses_make_room_for_those_of_others() {
+        let mut waiting = WaitingClients::default();
+        for (of, client) in [(1, 1), (1, 2), (1, 3), (2, 10), (2, 11), (2, 12)] {
+            assert!(add(&mut waiting, of, client));
+        }
+        let is_suspected = |of: &ClientAddress| [address(1), address(2)].contains(of);
+        let add = |waiting: &mut WaitingClients<u32>, of, client| {
+            waiting.add(address(of), client, 6, |_| false, is_suspected)
+        };
+        assert!(!add(&mut waiting, 3, 20), "nobody knows yet that they are suspected");
+        assert_eq!(waiting.take(false, is_suspected), None);
+        assert!(add(&mut waiting, 3, 20) && !add(&mut waiting, 2, 13));
+        assert_eq!(waiting.take(false, is_suspected), Some(20));
+        for client in 0..4 {
+            assert!(add(&mut waiting, 4, 30 + client % 3) == (client < 3));
+        }
+        assert!(add(&mut waiting, 5, 40) && add(&mut waiting, 6, 50) && add(&mut waiting, 7, 60));
+        assert!(!add(&mut waiting, 8, 70), "no suspects are left");
+        let order: Vec<u32> = std::iter::from_fn(|| waiting.take(true, is_suspected)).collect();
+        assert_eq!(order, [30, 40, 50, 60, 31, 32]);
+        assert!(waiting.is_empty() && waiting.by_address.is_empty() && waiting.suspected.is_empty());
     }
 
     #[test]

@@ -14,12 +14,12 @@ use super::{
     RedisContext,
     envelope::{self, AnswerPart, BusMessage, DropReason, NodeLayout, SurveyId},
     heartbeat,
-    log_throttle::LogThrottle,
     server::RedisServer,
 };
 use crate::{
     broker::{Control, QueueFull, SurveyQuestion},
     emulation::SendCommandsError,
+    log_throttle::LogThrottle,
     revocation::Revocation,
 };
 

@@ -29,7 +29,6 @@ mod history;
 mod inbox;
 mod key_layout;
 mod limits;
-mod log_throttle;
 mod logins;
 mod names;
 mod nodes;

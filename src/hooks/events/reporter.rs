@@ -6,7 +6,7 @@
 //! happens to it meanwhile: what counts is whether it has subscribers when its turn comes.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -99,6 +99,16 @@ impl ReporterState {
             self.changed.push_back(channel.clone());
         }
         is_new
+    }
+
+    /// Drops the names of channels that have been removed, once they are the greater part.
+    fn compact_changed(&mut self) {
+        if self.changed.len() > 2 * self.channels.len() + 1024 {
+            let mut kept = HashSet::new();
+            let channels = &self.channels;
+            let is_due = |channel: &Channel| channels.get(channel).is_some_and(|entry| entry.is_in_changed);
+            self.changed.retain(|channel| is_due(channel) && kept.insert(channel.clone()));
+        }
     }
 }
 
@@ -211,10 +221,16 @@ impl EventReporter {
             return;
         }
         let mut state = self.state.lock();
+        let is_full = state.channels.len() > self.max_queued;
         let Some(entry) = state.channels.get_mut(channel) else { return };
         entry.hubs = entry.hubs.saturating_sub(1);
         if entry.hubs > 0 {
             return;
+        }
+        // While the broker takes nothing, channels that it does not know yet come and go without a trace.
+        if is_full && !entry.is_told && !entry.is_in_vacant {
+            state.channels.remove(channel);
+            return state.compact_changed();
         }
         let now = Instant::now();
         entry.vacant_since = Some(now);
@@ -396,4 +412,36 @@ impl EventReporter {
 
 fn open_session(session: &SessionRecord) -> OutboxChange {
     OutboxChange::OpenSession { client: session.client, record: session.to_json() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, HookEndpoint};
+
+    #[test]
+    fn channels_that_come_and_go_while_the_broker_takes_nothing_are_not_kept() {
+        let mut config = Config::default().hooks;
+        config.events.endpoint = HookEndpoint::parse("http://localhost/events").ok();
+        config.events.types = vec![EventType::Occupied, EventType::Vacated];
+        config.events.queue = 100;
+        let reporter = EventReporter::from_config(&config, "node", &Clock::default(), &Arc::default()).unwrap();
+        let channel = |number: usize| Channel::new(&format!("channel {number}")).unwrap();
+        for number in 0..20_000 {
+            reporter.channel_occupied(&channel(number));
+            reporter.channel_vacated(&channel(number));
+        }
+        // This one stays.
+        reporter.channel_occupied(&channel(7_000_000));
+        let state = reporter.state.lock();
+        assert!(state.channels.len() <= 102 && state.vacant.len() <= 102, "{}", state.channels.len());
+        assert!(state.changed.len() <= 2_000, "{}", state.changed.len());
+        drop(state);
+        let mut told = Vec::new();
+        while reporter.has_entries() {
+            told.extend(reporter.take_entries(50));
+        }
+        let stays = |(_, entry): &(usize, OutboxEntry)| entry.change == OutboxChange::OccupyChannel(channel(7_000_000));
+        assert_eq!(told.iter().filter(|entry| stays(entry)).count(), 1);
+    }
 }

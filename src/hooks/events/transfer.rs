@@ -48,6 +48,8 @@ pub(super) struct Transfer {
 struct LaneTransfer {
     /// Calls that have to be made, in this order.
     calls: VecDeque<Vec<OutboxEntry>>,
+    /// The first of them has been made, and may have succeeded without an answer: nothing may be added to it.
+    is_first_made: bool,
     /// The sessions and channels have to be stored again; `true` if the outbox has sessions that have ended.
     stores_again: Option<bool>,
     /// The number of calls that have succeeded.
@@ -59,11 +61,18 @@ struct LaneTransfer {
 
 impl LaneTransfer {
     fn add(&mut self, entry: OutboxEntry) {
+        let is_made = self.is_first_made && self.calls.len() == 1;
         match self.calls.back_mut() {
-            // The first one may have been made already.
-            Some(last) if last.len() < CALL_ENTRIES => last.push(entry),
+            Some(last) if !is_made && last.len() < CALL_ENTRIES => last.push(entry),
             _ => self.calls.push_back(vec![entry]),
         }
+    }
+
+    /// Notes that the first call has succeeded.
+    fn end_first_call(&mut self) {
+        self.calls.pop_front();
+        self.is_first_made = false;
+        self.succeeded += 1;
     }
 
     /// Notes a renewal. Returns whether the registration has been renewed for long enough without a break.
@@ -131,9 +140,10 @@ impl Transfer {
     async fn append(&mut self) -> bool {
         let (outbox, max_waiting) = (&self.outbox, self.max_waiting);
         while self.lanes.iter().any(|lane| !lane.calls.is_empty()) {
-            let calls = self.lanes.iter().enumerate().filter_map(|(number, lane)| {
+            let calls = self.lanes.iter_mut().enumerate().filter_map(|(number, lane)| {
                 let owner = EntryOwner::ThisNode(lane.succeeded + 1);
                 let append = outbox.append(number, owner, max_waiting, lane.calls.front()?.clone());
+                lane.is_first_made = true;
                 Some(async move { (number, append.await) })
             });
             let results = join_all(calls).await;
@@ -141,8 +151,7 @@ impl Transfer {
             for (number, result) in results {
                 match result {
                     Ok(appended) => {
-                        self.lanes[number].calls.pop_front();
-                        self.lanes[number].succeeded += 1;
+                        self.lanes[number].end_first_call();
                         self.sender.note_queued(number, appended.queued);
                         self.reporter.note_dropped(appended.dropped);
                     }
@@ -254,6 +263,22 @@ async fn wait_until(time: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn call_that_may_have_succeeded_without_an_answer_gets_no_further_entries() {
+        let (mut lane, entry) = (LaneTransfer::default(), || OutboxEntry { event: None, change: OutboxChange::None });
+        let sizes = |lane: &LaneTransfer| lane.calls.iter().map(Vec::len).collect::<Vec<_>>();
+        lane.add(entry());
+        lane.add(entry());
+        assert_eq!(sizes(&lane), [2]);
+        lane.is_first_made = true;
+        lane.add(entry());
+        lane.add(entry());
+        assert_eq!(sizes(&lane), [2, 2]);
+        lane.end_first_call();
+        lane.add(entry());
+        assert_eq!((sizes(&lane), lane.succeeded), (vec![3], 1));
+    }
 
     #[test]
     fn node_is_steady_after_three_intervals_of_renewals_without_a_break() {

@@ -71,8 +71,8 @@ impl Session {
         buffered: &BufferedCommand,
     ) -> Result<CommandOutcome, CommandFailure> {
         let token = command.token.as_deref();
-        let sent_token = token.is_some();
         let accepts_connect = self.accepts_token_by(Door::Connect);
+        let sent_token = accepts_connect && token.is_some();
         let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
         if token.is_some() && !accepts_connect {
             self.record_refusal(Refusal::DisabledDoor(Door::Connect));

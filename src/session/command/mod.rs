@@ -406,6 +406,27 @@ impl Session {
         }
     }
 
+    /// Returns a check of the same right for later, when the backend has been waited for.
+    fn recheck_right(
+        &self,
+        right: ChannelRight,
+        channel: &Channel,
+        claims: &Arc<Claims>,
+    ) -> impl AsyncFnOnce() -> Result<(), WireError> + use<> {
+        let (services, outbox, key) = (self.services.clone(), self.outbox.clone(), self.key);
+        let (channel, claims) = (channel.clone(), claims.clone());
+        async move || {
+            // The session may have been closed meanwhile.
+            if outbox.is_closing() || outbox.check_token(services.clock.now()).is_err() {
+                return Err(ErrorCode::PermissionDenied.into());
+            }
+            let subscription = GetSubscription { key, channel: channel.clone() };
+            let is_subscribed = services.permissions.depends_on_subscription(right, &channel)
+                && services.hub.send(subscription).await.is_ok_and(|found| found.is_some());
+            Ok(services.permissions.may(right, &claims, &channel, is_subscribed)?)
+        }
+    }
+
     fn fail(&mut self, id: u32, failure: CommandFailure) -> CommandOutcome {
         self.answer(CommandAnswer { id, result: Err(failure) });
         CommandOutcome::Finished

@@ -47,7 +47,7 @@ impl Session {
                 },
             )
         });
-        let outbox = self.outbox.clone();
+        let recheck = self.recheck_right(ChannelRight::Publish, &channel, claims);
         // Other clients see the info of the publisher's subscription.
         let allowed = self.check_right(ChannelRight::Publish, &channel, claims, self.has_subscription_info);
         Ok(CommandOutcome::pending(id, async move {
@@ -56,10 +56,7 @@ impl Session {
                 None => (data, false),
                 Some(question) => {
                     let approval = question.await.map_err(CommandFailure::from_hook)?;
-                    // The session may have been closed while the backend answered.
-                    if outbox.is_closing() || outbox.check_token(services.clock.now()).is_err() {
-                        return Err(ErrorCode::PermissionDenied.into());
-                    }
+                    recheck().await?;
                     (approval.data.unwrap_or(data), approval.skip_history)
                 }
             };

@@ -24,7 +24,8 @@ impl Session {
     /// Handles a message in its turn.
     pub(super) fn handle_in_turn(&mut self, command: BufferedCommand, turn: VerificationTurn) -> CommandOutcome {
         let outcome = self.handle_command(command);
-        turn.finish(matches!(self.auth_state, AuthState::Unauthenticated) && self.outbox.is_closing());
+        let is_refused = self.auth_state.claims().is_none() && self.outbox.is_closing();
+        turn.finish(is_refused);
         outcome
     }
 

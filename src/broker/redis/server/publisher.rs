@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    super::{RedisContext, history::StoredPublication, log_throttle::LogThrottle, scripts},
+    super::{RedisContext, history::StoredPublication, scripts},
     RedisServer,
     batch::{BATCH_COMMANDS, BatchCall, take_batch},
     connect::{Connector, ReconnectBackoff, RedisConnection},
@@ -27,7 +27,7 @@ use super::{
     job::{JobCommand, JobResult, PublishJob, QueuedBytes},
     redirect::{Redirect, Redirects},
 };
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, log_throttle::LogThrottle};
 
 /// Maximum number of queued commands. Their bytes are limited too, see [`Publisher::new`].
 const MAX_QUEUED_COMMANDS: usize = 16_384;

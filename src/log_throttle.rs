@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// Counts what happens, and lets one log line pass per interval.
-pub(super) struct LogThrottle {
+pub struct LogThrottle {
     interval: Duration,
     /// What has happened since the last line, and when that was written.
     state: Mutex<(u64, Option<Instant>)>,
@@ -13,12 +13,12 @@ pub(super) struct LogThrottle {
 
 impl LogThrottle {
     /// Creates a throttle that lets the first line pass.
-    pub(super) fn new(interval: Duration) -> Self {
+    pub fn new(interval: Duration) -> Self {
         Self { interval, state: Mutex::default() }
     }
 
     /// Counts one more. Returns how many to log now, unless the last log line was just written.
-    pub(super) fn count(&self, now: Instant) -> Option<u64> {
+    pub fn count(&self, now: Instant) -> Option<u64> {
         let (count, last_logged) = &mut *self.state.lock();
         *count += 1;
         if last_logged.is_some_and(|last| now.duration_since(last) < self.interval) {
