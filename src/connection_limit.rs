@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 #[derive(Debug)]
 pub struct ConnectionLimit {
     in_use: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
     gauge: Gauge,
 }
 
@@ -29,14 +29,20 @@ pub struct Permit(Arc<ConnectionLimit>);
 impl ConnectionLimit {
     /// Creates a limit of `limit` permits. `gauge` shows how many are in use.
     pub fn new(limit: usize, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { in_use: AtomicUsize::new(0), limit, gauge })
+        Arc::new(Self { in_use: AtomicUsize::new(0), limit: AtomicUsize::new(limit), gauge })
+    }
+
+    /// Changes the limit. Permits in use above a lower one stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Returns a permit, or `None` if all are in use.
     pub fn acquire(self: &Arc<Self>) -> Option<Permit> {
+        let limit = self.limit.load(Ordering::Relaxed);
         let in_use = self
             .in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| (in_use < self.limit).then_some(in_use + 1));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| (in_use < limit).then_some(in_use + 1));
         in_use.ok().map(|_| {
             self.gauge.inc();
             Permit(self.clone())
@@ -60,7 +66,7 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub struct KeyedLimit<K> {
     in_use: Mutex<HashMap<K, usize>>,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 /// A permit of one key, returned when dropped. Without a limit it belongs to no key and costs nothing.
@@ -78,17 +84,24 @@ struct HeldPermit<K> {
 impl<K: Eq + Hash + Clone> KeyedLimit<K> {
     /// Creates a limit of `limit` permits for each key. 0: no limit.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { in_use: Mutex::default(), limit })
+        Arc::new(Self { in_use: Mutex::default(), limit: AtomicUsize::new(limit) })
+    }
+
+    /// Changes the limit; 0: no limit. Permits in use above a lower one stay. Those that were acquired without a limit belong to no
+    /// key, and do not count.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Returns a permit, or `None` if all permits of the key are in use.
     pub fn acquire(self: &Arc<Self>, key: &K) -> Option<KeyedPermit<K>> {
-        if self.limit == 0 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit == 0 {
             return Some(KeyedPermit(None));
         }
         let mut in_use = self.in_use.lock();
         match in_use.entry(key.clone()) {
-            Entry::Occupied(count) if *count.get() >= self.limit => return None,
+            Entry::Occupied(count) if *count.get() >= limit => return None,
             entry => *entry.or_insert(0) += 1,
         }
         Some(KeyedPermit(Some(Box::new(HeldPermit { limit: self.clone(), key: key.clone(), attached: None }))))
@@ -130,6 +143,12 @@ mod tests {
         drop(ann);
         assert!(permits.acquire(&"ann").is_some());
         assert!(permits.in_use.lock().is_empty());
+        permits.set_limit(2);
+        let two = [permits.acquire(&"ann"), permits.acquire(&"ann")];
+        assert!(two.iter().all(Option::is_some) && permits.acquire(&"ann").is_none());
+        permits.set_limit(1);
+        drop(two);
+        assert!(permits.in_use.lock().is_empty());
         let unlimited = KeyedLimit::new(0);
         let _all: Vec<_> = (0..10).map(|_| unlimited.acquire(&"ann").unwrap()).collect();
     }
@@ -151,5 +170,8 @@ mod tests {
         drop(permit);
         assert!(permits.acquire().is_some());
         assert_eq!(permits.in_use(), 0);
+        permits.set_limit(2);
+        let two = [permits.acquire(), permits.acquire()];
+        assert!(two.iter().all(Option::is_some) && permits.acquire().is_none());
     }
 }

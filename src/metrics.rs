@@ -82,8 +82,8 @@ metrics! {
     key_sets_missing: Gauge = "key_sets_missing", "JWK sets whose keys verify nothing, since they were never fetched or the last fetch is too long ago";
     audit_lines: Family<OutcomeLabel, Counter> = "audit_lines", "Lines of the audit log, by outcome: written, lost, or suppressed by a rate limit";
     hook_calls: Family<HookLabel, Counter> = "hook_calls", "Calls of backend hooks, by hook and outcome: answered, refused by the backend, or what failed";
-    hook_seconds: HookSeconds = "hook_seconds", "Durations of calls of backend hooks, by hook, waiting included";
-    hook_events: Family<OutcomeLabel, Counter> = "hook_events", "Events for the backend, by outcome: queued in the outbox, sent, in calls that failed, or dropped";
+    hook_seconds: SecondsBy<HookNameLabel> = "hook_seconds", "Durations of calls of backend hooks, by hook, waiting included";
+    hook_events: Family<OutcomeLabel, Counter> = "hook_events", "Events for the backend, by outcome: queued in the outbox, sent, in calls that failed, dropped, or refused by the backend for so long that they were dropped";
     hook_events_waiting: Gauge = "hook_events_waiting", "Events that wait in the outbox, of all nodes";
     closed_connections: Family<CodeLabel, Counter> = "closed", "Connections closed by the server, by close code";
     error_replies: Family<CodeLabel, Counter> = "errors", "Error replies, by error code";
@@ -94,6 +94,7 @@ metrics! {
     reading_pauses: Counter = "reading_paused", "Times that a client's commands had to wait until it had read the replies to earlier ones";
     refused_bus_messages: Family<ReasonLabel, Counter> = "bus_refused", "Redis messages dropped as malformed or foreign, by reason";
     broker_up: Gauge = "broker_up", "1 while the broker is available, otherwise 0";
+    broker_seconds: SecondsBy<OperationLabel> = "broker_seconds", "Durations of calls of Redis that somebody waits for, by operation, failures included";
     broker_reconnects: Counter = "broker_reconnects", "Times that the Redis subscription connection was re-established";
     gaps: Family<OutcomeLabel, Counter> = "gaps", "Gaps in channels with positioned subscriptions, by outcome: filled from the history, told to the clients, or publications that the broker has lost";
     nodes: Gauge = "nodes", "Nodes that this node knows to be alive, itself included";
@@ -103,18 +104,17 @@ metrics! {
     probe_microseconds: Family<ServerLabel, Gauge> = "broker_probe_microseconds", "Round-trip time of the last probe through a Redis server, from publish to arrival";
 }
 
-/// Durations of the calls of each hook, from a millisecond to the longest timeout.
+/// Durations in seconds by a label, from a quarter of a millisecond to eight seconds: the longest timeouts of hooks and broker are
+/// in the last bucket.
 #[derive(Clone, Debug)]
-pub struct HookSeconds(HistogramByHook);
+pub struct SecondsBy<L: Clone + std::hash::Hash + Eq>(Family<L, Histogram, fn() -> Histogram>);
 
-type HistogramByHook = Family<HookNameLabel, Histogram, fn() -> Histogram>;
-
-impl Exposed for HookSeconds {
-    const KIND: &str = <HistogramByHook as Exposed>::KIND;
-    const SUFFIX: &str = <HistogramByHook as Exposed>::SUFFIX;
+impl<L: Clone + std::hash::Hash + Eq> Exposed for SecondsBy<L> {
+    const KIND: &str = Histogram::KIND;
+    const SUFFIX: &str = Histogram::SUFFIX;
 }
 
-impl EncodeMetric for HookSeconds {
+impl<L: Clone + std::hash::Hash + Eq + EncodeLabelSet> EncodeMetric for SecondsBy<L> {
     fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
         self.0.encode(encoder)
     }
@@ -128,10 +128,16 @@ impl EncodeMetric for HookSeconds {
     }
 }
 
-impl Default for HookSeconds {
+impl<L: Clone + std::hash::Hash + Eq> Default for SecondsBy<L> {
     fn default() -> Self {
-        Self(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16))))
+        Self(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_25, 2.0, 16))))
     }
+}
+
+/// The label `operation`: one word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OperationLabel {
+    operation: &'static str,
 }
 
 /// The label `hook`: one word.
@@ -257,7 +263,13 @@ impl Metrics {
         self.hook_seconds.0.get_or_create(&HookNameLabel { hook }).observe(duration.as_secs_f64());
     }
 
-    /// Counts events for the backend: `queued` in the outbox, `sent`, in calls that `failed`, or `dropped`.
+    /// Returns the histogram of an operation of the broker, for a caller that keeps it.
+    pub fn broker_seconds_of(&self, operation: &'static str) -> Histogram {
+        self.broker_seconds.0.get_or_create_owned(&OperationLabel { operation })
+    }
+
+    /// Counts events for the backend: `queued` in the outbox, `sent`, in calls that `failed`, `dropped` because of a bound, or dropped
+    /// because the backend has `refused` them.
     pub fn count_hook_events(&self, outcome: &'static str, count: usize) {
         self.hook_events.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
     }

@@ -7,6 +7,7 @@ mod key_files;
 mod listener;
 mod open_listener;
 pub mod proxy;
+mod reload;
 mod seen_files;
 mod stop;
 mod tls;
@@ -15,6 +16,7 @@ mod users_file;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::web::Data;
+use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use self::open_listener::OpenListener;
@@ -27,10 +29,10 @@ use crate::{
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
-    broker::{SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
+    broker::{MeasuredBroker, SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
     certificate::CertificateError,
     clock::Clock,
-    config::{self, BrokerKind, Config},
+    config::{self, BrokerKind, Config, LiveConfig},
     connection_limit::{ConnectionLimit, KeyedLimit},
     hooks::{EventReporter, Hooks, events::EventService},
     http::{self, ListenerRole},
@@ -125,10 +127,11 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let components = Components::new(config, clock)?;
     let http = &components.http;
     http.verifier.key_sets().start(&http.metrics);
-    if http.config.login.users_file.is_some() && !http.config.login.users_file_interval.is_zero() {
+    let config = http.config.snapshot();
+    if config.login.users_file.is_some() && !config.login.users_file_interval.is_zero() {
         actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
     }
-    key_files::watch(&http.verifier, &http.config);
+    key_files::watch(&http.verifier, &config);
     let events = start_events(http)?;
     let public = OpenListener::start(public_socket, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
@@ -172,10 +175,11 @@ impl RunningServer {
     /// A file cannot be used. The old keys stay in use.
     pub fn reload_keys(&self) -> Result<bool, KeyError> {
         let http::HttpContext { config, verifier, .. } = self.http();
-        if key_files::key_files(config).is_empty() {
+        let config = config.current();
+        if key_files::key_files(&config).is_empty() {
             return Ok(false);
         }
-        let reloaded = verifier.reload_keys(config);
+        let reloaded = verifier.reload_keys(&config);
         key_files::log_reload(&reloaded);
         reloaded.map(|_| true)
     }
@@ -191,7 +195,8 @@ impl RunningServer {
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_users(&self) -> Result<bool, UsersFileError> {
-        let Some(users) = self.http().login_users.as_ref().filter(|_| self.http().config.login.users_file.is_some())
+        let Some(users) =
+            self.http().login_users.as_ref().filter(|_| self.http().config.current().login.users_file.is_some())
         else {
             return Ok(false);
         };
@@ -227,7 +232,8 @@ fn internal_certificate(tls: &config::InternalTlsConfig) -> OptionalCertificate 
 impl Components {
     #[expect(clippy::too_many_lines, reason = "lists the parts of an instance, each once")]
     fn new(config: Config, clock: Clock) -> Result<Self, ServerStartError> {
-        let (config, metrics) = (Arc::new(config), Arc::new(Metrics::default()));
+        let (live, metrics) = (LiveConfig::new(config), Arc::new(Metrics::default()));
+        let config = live.snapshot();
         let (limits, node): (_, Arc<str>) = (&config.limits, Uuid::new_v4().to_string().into());
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
@@ -236,7 +242,7 @@ impl Components {
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
         let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
-        let refusals = RefusalLog::new(config.clone(), audit.clone());
+        let refusals = RefusalLog::new(live.clone(), audit.clone());
         let verifications = VerificationQueue::new(limits, metrics.clone());
         let api = Data::new(api::ApiContext {
             broker: broker.clone(),
@@ -246,16 +252,16 @@ impl Components {
             audit: audit.clone(),
             permissions: permissions.clone(),
             revocations: revocations.clone(),
-            rates: api::UserRates::new(limits.publications_per_second, &*broker),
+            rates: api::UserRates::new(limits.publications_per_second, &*broker).into(),
             hooks: hooks.clone(),
             broadcast_turns: api::BroadcastTurns::default(),
             live_traces: api::LiveTraces::new(config.api.traces, hubs.node_id()),
-            config: config.clone(),
+            config: live.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         });
         let http = Data::new(http::HttpContext {
-            origin_policy: Arc::new(http::OriginPolicy::new(config.clone())),
+            origin_policy: Arc::new(http::OriginPolicy::new(live.clone())),
             permissions: permissions.clone(),
             verifier,
             refusals,
@@ -272,21 +278,21 @@ impl Components {
             revocations,
             readiness_log: http::ReadinessLog::default(),
             stop: http::StopProgress::default(),
-            handshake_rates: rates(limits.handshakes_per_second),
+            handshake_rates: ArcSwap::from_pointee(rates(limits.handshakes_per_second)),
             verifications,
-            emulation_rates: rates(limits.emulation_requests_per_second),
-            ticket_rates: rates(limits.tickets_per_second),
+            emulation_rates: ArcSwap::from_pointee(rates(limits.emulation_requests_per_second)),
+            ticket_rates: ArcSwap::from_pointee(rates(limits.tickets_per_second)),
             hashing_permits: Arc::new(tokio::sync::Semaphore::new(config.login.concurrency)),
             connection_limit: ConnectionLimit::new(limits.connections, metrics.connections.clone()),
             address_limit: KeyedLimit::new(limits.connections_per_address),
             unauthenticated_limit: ConnectionLimit::new(limits.waiting, metrics.unauthenticated_connections.clone()),
             unauthenticated_address_limit: KeyedLimit::new(limits.waiting_per_address),
-            config: config.clone(),
+            config: live,
             clock,
             metrics,
         });
         let role = if config.server.internal_bind.is_some() { ListenerRole::Public } else { ListenerRole::Sole };
-        let page = http.config.web.demo_page.then(|| web::Page::new(&http.config, http.login_users.is_some()));
+        let page = config.web.demo_page.then(|| web::Page::new(&config, http.login_users.is_some()));
         Ok(Self { role, http, api, page, broker_subscriptions, permissions, node })
     }
 
@@ -309,7 +315,7 @@ impl Components {
         let hub = Hub::start_on_this_thread(
             hubs,
             self.broker_subscriptions.clone(),
-            config,
+            &config.current(),
             clock.clone(),
             metrics.clone(),
             hooks.events.clone(),
@@ -349,7 +355,7 @@ fn create_hooks(
 fn start_events(http: &http::HttpContext) -> Result<Option<EventService>, ServerStartError> {
     let http::HttpContext { config, hooks, broker, clock, metrics, .. } = http;
     let Some(reporter) = hooks.events.clone() else { return Ok(None) };
-    let started = EventService::start(&config.hooks, reporter, broker.event_outbox(), clock, metrics);
+    let started = EventService::start(&config.current().hooks, reporter, broker.event_outbox(), clock, metrics);
     started.map_err(ServerStartError::Hooks)
 }
 
@@ -390,7 +396,7 @@ fn start_broker(
             let queue_bytes = config.limits.hub_queue_bytes;
             let redis = &config.broker.redis;
             let broker = RedisBroker::start(redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?;
-            (broker, redis.linger)
+            (MeasuredBroker::new(broker, metrics), redis.linger)
         }
     };
     let subscriptions = BrokerSubscriptions::new(broker.clone(), linger);

@@ -29,6 +29,7 @@ use wardcast::{
     },
     channel::Channel,
     clock::{Clock, WallTime},
+    config::LiveConfig,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     revocation::{LoginId, Revocation, Revocations},
@@ -42,21 +43,22 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
     config.channels.presence = true;
     config.api.body_bytes = 1 << 20;
     config.api.publication_bytes = 1 << 20;
-    let (config, clock) = (Arc::new(config), Clock::default());
+    let (live, clock) = (LiveConfig::new(config), Clock::default());
+    let config = live.snapshot();
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let context = Data::new(ApiContext {
         broker,
         verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
         verifications: VerificationQueue::new(&config.limits, Arc::default()),
-        refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
+        refusals: RefusalLog::new(live.clone(), AuditLog::disabled()),
         audit: AuditLog::disabled(),
         permissions,
         revocations: Revocations::new(&config, clock.clone(), Arc::default()),
-        rates: UserRates::new(0, &WriteRecorder::default()),
+        rates: UserRates::new(0, &WriteRecorder::default()).into(),
         hooks: Arc::default(),
         broadcast_turns: BroadcastTurns::default(),
         live_traces: LiveTraces::new(1, "node"),
-        config: config.clone(),
+        config: live,
         clock,
         metrics: Arc::default(),
     });

@@ -92,6 +92,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "http::BodyLimit",
             "http::ListenerRole",
             "http::forwarded",
+            "http::request_id",
             "http::connection::CarriesApiKey",
             "http::connection::ClientCertificateName",
         ],

@@ -8,6 +8,7 @@ mod help;
 mod keys;
 mod nodes;
 mod refusals;
+mod reload;
 mod secrets;
 mod terminal;
 mod tokens;

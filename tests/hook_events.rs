@@ -12,7 +12,9 @@ use wardcast::config::{Config, EventType, HookEndpoint, Secret};
 use crate::support::{
     Client, TestHub, allow_any_rate,
     backend::{Answer, Backend},
-    poll_until, start_hub_with,
+    poll_until,
+    redis::RedisServer,
+    start_hub_on, start_hub_with,
 };
 
 const PATH: &str = "/events";
@@ -187,6 +189,132 @@ async fn events_above_the_bound_are_dropped_and_counted_and_the_first_ones_stay(
     poll_until("5 events", async || hub.metric(sent).await == 5.0).await;
     leave(hub.connect("ann").await).await;
     poll_until("one more event", async || hub.metric(sent).await == 6.0).await;
+}
+
+/// An answer with this status and no body.
+fn status(line: &str) -> Answer {
+    Answer::Raw(format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n").into_bytes())
+}
+
+#[actix_rt::test]
+async fn event_that_the_backend_always_refuses_is_dropped_alone_and_does_not_block_those_behind_it() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, &[EventType::Disconnect], |config| {
+        config.hooks.events.retry_delay = Duration::from_millis(100);
+        config.hooks.events.refused_for = Duration::from_millis(300);
+        config.hooks.failures = 1000;
+    })
+    .await;
+    backend.answer(PATH, Answer::RefuseBodiesWith("\"code\":4501".to_owned()));
+    // All of one user, so of one lane.
+    for number in 0..6 {
+        let mut client = hub.connect("ann").await;
+        if number == 2 {
+            hub.call_api("disconnect", json!({"user": "ann", "disconnect": {"code": 4501, "reason": "poison"}})).await;
+            client.wait_for_close().await;
+        } else {
+            leave(client).await;
+        }
+    }
+    let accepted = backend.wait_for_events(PATH, 5).await;
+    assert!(accepted.iter().all(|event| event["code"] == 1000), "{accepted:?}");
+    assert!(accepted.is_sorted_by_key(|event| event["time"].as_i64().unwrap()));
+    let count = async |outcome: &str| hub.metric(&format!("wardcast_hook_events_total{{outcome=\"{outcome}\"}}")).await;
+    poll_until("the refused event is counted", async || count("refused").await == 1.0).await;
+    poll_until("nothing waits", async || hub.metric("wardcast_hook_events_waiting").await == 0.0).await;
+    // It was tried for as long as it should be: a call with it came again and again.
+    let calls = backend.calls(PATH);
+    let tries = calls.iter().filter(|call| call.body.contains("4501")).count();
+    assert!(tries >= 3, "{tries}");
+}
+
+#[actix_rt::test]
+async fn backend_that_refuses_for_a_while_or_asks_to_wait_gets_everything_later() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, &[EventType::Disconnect], |config| {
+        config.hooks.events.retry_delay = Duration::from_millis(100);
+        config.hooks.events.refused_for = Duration::from_millis(200);
+        config.hooks.failures = 1000;
+    })
+    .await;
+    let failed = async || hub.metric("wardcast_hook_events_total{outcome=\"failed\"}").await;
+    // These mean "later", however long they are answered.
+    for line in ["429 Too Many Requests", "408 Request Timeout", "425 Too Early", "503 Service Unavailable"] {
+        backend.answer(PATH, status(line));
+        leave(hub.connect("ann").await).await;
+        let before = failed().await;
+        // At 100 ms each, these take longer than events that are refused are kept.
+        poll_until("many more failures", async || failed().await >= before + 6.0).await;
+    }
+    backend.answer_json(PATH, json!({}));
+    assert_eq!(backend.wait_for_events(PATH, 4).await.len(), 4);
+    assert_eq!(hub.metric("wardcast_hook_events_total{outcome=\"refused\"}").await, 0.0);
+}
+
+#[actix_rt::test]
+async fn failing_backend_gets_one_call_a_pause_and_each_repeated_call_has_a_signature_of_its_own_time() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, &[EventType::Disconnect], |config| {
+        (config.hooks.failures, config.hooks.pause) = (3, Duration::from_secs(600));
+        config.hooks.events.retry_delay = Duration::from_millis(100);
+        config.hooks.secret = Secret::new(crate::support::mark_secret("the secret of the events: 32 bytes or more"));
+    })
+    .await;
+    backend.answer(PATH, status("503 Service Unavailable"));
+    leave(hub.connect("ann").await).await;
+    backend.wait_for_calls(PATH, 3).await;
+    // Many retries would fit into this time.
+    let quiet = Duration::from_secs(1);
+    tokio::time::sleep(quiet).await;
+    assert_eq!(backend.calls(PATH).len(), 3, "paused after hooks.failures");
+    hub.clock.advance(Duration::from_secs(601));
+    backend.wait_for_calls(PATH, 4).await;
+    tokio::time::sleep(quiet).await;
+    assert_eq!(backend.calls(PATH).len(), 4, "one call a pause");
+    backend.answer_json(PATH, json!({}));
+    hub.clock.advance(Duration::from_secs(601));
+    backend.wait_for_events(PATH, 1).await;
+    let signed_at: Vec<i64> = backend
+        .calls(PATH)
+        .iter()
+        .map(|call| {
+            let signature = call.headers("x-wardcast-signature")[0];
+            signature.strip_prefix("t=").unwrap().split_once(',').unwrap().0.parse().unwrap()
+        })
+        .collect();
+    assert!(signed_at[3] - signed_at[2] >= 600 && signed_at[4] - signed_at[3] >= 600, "{signed_at:?}");
+}
+
+#[actix_rt::test]
+async fn ends_above_the_queue_of_the_node_are_dropped_and_counted_while_the_broker_hangs() {
+    let (backend, redis) = (Backend::start().await, RedisServer::start().await);
+    backend.answer_json(PATH, json!({}));
+    let hub = start_hub_on(&redis, |config| {
+        config.hooks.events.endpoint = endpoint(&backend);
+        config.hooks.events.types = vec![EventType::Disconnect];
+        config.hooks.events.queue = 4;
+        allow_any_rate(config);
+    })
+    .await;
+    leave(hub.connect("ann").await).await;
+    backend.wait_for_events(PATH, 1).await;
+    redis.freeze();
+    // The first one is taken from the queue and waits for Redis, and perhaps a few more.
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(hub.connect("ann").await);
+    }
+    for client in clients {
+        leave(client).await;
+    }
+    let dropped = async || hub.metric("wardcast_hook_events_total{outcome=\"dropped\"}").await;
+    poll_until("dropped events", async || dropped().await >= 10.0).await;
+    redis.resume();
+    hub.wait_for_broker(true).await;
+    leave(hub.connect("last").await).await;
+    poll_until("the end after the outage", async || backend.events(PATH).iter().any(|event| event["user"] == "last"))
+        .await;
+    poll_until("all are told or counted", async || backend.events(PATH).len() as f64 + dropped().await >= 22.0).await;
 }
 
 /// The first code block of a language in docs/hooks.md.

@@ -92,6 +92,8 @@ mod personal_channels;
 mod positions;
 mod presence;
 mod recovery;
+mod reload;
+mod request_ids;
 mod restored_subscriptions;
 mod revocation;
 mod revocation_on_nodes;

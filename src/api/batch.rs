@@ -122,7 +122,7 @@ pub(super) async fn run_batch(body: &Bytes, caller: &Caller, api: &ApiContext) -
 
 /// Checks how many commands one request has.
 pub(super) fn check_command_count(count: usize, api: &ApiContext) -> Result<(), ExceededLimit> {
-    ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, count)
+    ExceededLimit::check(BROADCAST_CHANNELS, api.config.current().limits.broadcast_channels, count)
 }
 
 /// The results of the commands of one request, which are limited together.
@@ -133,7 +133,7 @@ pub(super) struct BatchResults {
 
 impl BatchResults {
     pub(super) fn new(api: &ApiContext) -> Self {
-        Self { bytes: 0, max_bytes: api.config.api.replies_bytes }
+        Self { bytes: 0, max_bytes: api.config.current().api.replies_bytes }
     }
 
     /// Returns the result of a method if there is room for it. A write is always reported: a caller that gets an error for it

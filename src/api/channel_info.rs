@@ -183,7 +183,7 @@ async fn channel_info(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ChannelRequest { channel } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
     let question = SurveyQuestion::Inspect(Inspection::Channel(channel.as_str().to_owned()));
-    let retention = Retention::from_options(options);
+    let retention = Retention::from_options(&options);
     let history = async {
         match retention {
             Some(retention) => describe_history(&api.broker, &channel, retention).await.map(Some),
@@ -201,7 +201,7 @@ async fn channel_info(body: &Bytes, api: &ApiContext) -> ApiResult {
         namespace: channel.namespace(),
         users: channel.users().map(Iterator::collect),
         requires_token: channel.is_private(),
-        options,
+        options: &options,
         hooks: hooks.into_iter().filter(|(_, applies)| *applies).map(|(name, _)| name).collect(),
         history,
         num_clients: nodes.iter().map(|node| node.channel.num_clients).sum(),

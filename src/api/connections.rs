@@ -135,7 +135,7 @@ struct ListedConnection {
 }
 
 async fn connections(body: &Bytes, api: &ApiContext) -> ApiResult {
-    let query = parse_query(parse_optional_object(body)?, &api.config.api)?;
+    let query = parse_query(parse_optional_object(body)?, &api.config.current().api)?;
     let limit = query.limit;
     let question = SurveyQuestion::Inspect(Inspection::Connections(query));
     let (pages, unreachable) = survey_nodes(question, api).await?;

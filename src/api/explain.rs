@@ -212,7 +212,7 @@ async fn explain(body: &Bytes, api: &ApiContext) -> ApiResult {
         return Err(ErrorCode::BadRequest.with_detail("offset begins at 1, and epoch needs an offset").into());
     }
     let (channel, options) = find_channel(channel, api)?;
-    let found = match (Retention::from_options(options), offset, since) {
+    let found = match (Retention::from_options(&options), offset, since) {
         (None, Some(_), _) => Found::Never(Cause::NeverStored),
         (None, None, _) => Found::Nothing,
         (Some(_), _, Err(_)) => Found::Never(Cause::OtherEpoch),

@@ -115,10 +115,10 @@ async fn history(body: &Bytes, api: &ApiContext) -> ApiResult {
     let ReadHistoryRequest { channel, limit, since, reverse } = parse_object(body)?;
     let (channel, options) = find_channel(channel, api)?;
     let retention =
-        Retention::from_options(options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
+        Retention::from_options(&options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
     let since = since.map(|since| SincePosition::parse(since.offset, &since.epoch)).transpose()?;
-    let limit = page_limit(limit.unwrap_or_default(), api.config.limits.history_publications);
-    let max_bytes = Some(api.config.limits.reply_bytes);
+    let limit = page_limit(limit.unwrap_or_default(), api.config.current().limits.history_publications);
+    let max_bytes = Some(api.config.current().limits.reply_bytes);
     let request = HistoryRequest { since, limit, is_reverse: reverse.unwrap_or_default(), max_bytes };
     let page = read_history_page(&*api.broker, channel, request, retention).await?;
     let publications = page.publications.iter().map(Into::into).collect();

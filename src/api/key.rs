@@ -6,7 +6,12 @@ use std::{
     net::IpAddr,
 };
 
-use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::AUTHORIZATION, web::Data};
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest,
+    dev::Payload,
+    http::header::{AUTHORIZATION, HeaderValue},
+    web::Data,
+};
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
@@ -17,6 +22,7 @@ use crate::{
         HttpError, ListenerRole,
         connection::{CarriesApiKey, ClientCertificateName},
         forwarded,
+        request_id::X_REQUEST_ID,
     },
 };
 
@@ -25,21 +31,24 @@ use crate::{
 pub(super) struct Caller {
     address: Option<IpAddr>,
     certificate: Option<ClientCertificateName>,
+    request_id: Option<HeaderValue>,
 }
 
 impl Caller {
     fn of(request: &HttpRequest) -> Self {
         let api = request.app_data::<Data<ApiContext>>();
         Self {
-            address: api.map(|api| forwarded::client_address(request.head(), &api.config.server)),
+            address: api.map(|api| forwarded::client_address(request.head(), &api.config.current().server)),
             certificate: request.conn_data::<ClientCertificateName>().cloned(),
+            request_id: request.headers().get(X_REQUEST_ID).cloned(),
         }
     }
 
     /// Returns what the audit log says about the caller.
     pub(super) fn fields(&self) -> AuditFields<'_> {
         let certificate = self.certificate.as_ref().map(|name| &*name.0);
-        AuditFields { address: self.address, certificate, ..AuditFields::default() }
+        let request = self.request_id.as_ref().and_then(|id| id.to_str().ok());
+        AuditFields { address: self.address, certificate, request, ..AuditFields::default() }
     }
 }
 
@@ -94,7 +103,8 @@ fn refusal(request: &HttpRequest) -> &'static str {
 /// Returns whether the request carries the API key exactly once. Without a configured key (`api.key`) no request does.
 fn has_valid_key(request: &HttpRequest) -> bool {
     let Some(api) = request.app_data::<Data<ApiContext>>() else { return false };
-    let key = api.config.api.key.expose().as_bytes();
+    let config = api.config.current();
+    let key = config.api.key.expose().as_bytes();
     let mut sent = sent_keys(request);
     match (sent.next(), sent.next()) {
         // In constant time. The length of a random key is no secret.
@@ -121,7 +131,7 @@ fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = Cow<'_, [u8]>> {
 }
 
 fn takes_key_in_query(request: &HttpRequest) -> bool {
-    request.app_data::<Data<ApiContext>>().is_some_and(|api| api.config.api.key_in_query)
+    request.app_data::<Data<ApiContext>>().is_some_and(|api| api.config.current().api.key_in_query)
 }
 
 /// Returns the values of the parameter `api_key`, decoded.

@@ -26,7 +26,7 @@ use crate::{
     channel::Channel,
     config::Config,
     hooks::{HookRefusal, HookRequest, PublishApproval},
-    http::{BodyLimit, HttpError, RequestBody, forwarded},
+    http::{BodyLimit, HttpError, RequestBody, forwarded, request_id::id_of},
     protocol::{self, ErrorCode, ExceededLimit, WireError},
     publication::ClientInfo,
 };
@@ -93,7 +93,11 @@ async fn ask_publish_hook(
     if !api.permissions.asks_publish_hook(&Channel::new(channel)?) {
         return Ok(publication);
     }
-    ExceededLimit::check("limits.publication_bytes", api.config.limits.publication_bytes, publication.data().len())?;
+    ExceededLimit::check(
+        "limits.publication_bytes",
+        api.config.current().limits.publication_bytes,
+        publication.data().len(),
+    )?;
     let hook = api.hooks.publish.clone().ok_or(ErrorCode::Internal)?;
     // `Authorization` is the user's token, and cookies come from pages of any origin.
     let values = |name: &str| {
@@ -151,7 +155,7 @@ async fn authenticate_sender(
     if ValidApiKey::check(request).is_some() {
         return Ok(Ok(None));
     }
-    user_body_limit(&api.config).apply_to_request(request);
+    user_body_limit(&api.config.current()).apply_to_request(request);
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let token = match (headers.next(), headers.next()) {
         (Some(value), None) if !has_key(request) => value.to_str().ok().and_then(credentials::strip_bearer),
@@ -162,16 +166,21 @@ async fn authenticate_sender(
             "send a token as Authorization: Bearer, or on the listener of the server API the key as X-API-Key",
         )
     })?;
-    let address = forwarded::client_address(request.head(), &api.config.server);
+    let address = forwarded::client_address(request.head(), &api.config.current().server);
     let verified = api.verifications.verify(address.into(), || api.verifier.verify(token)).await?;
     let claims = verified.inspect_err(|error| {
-        let source = AuditFields { address: Some(address), path: Some("/v1/channels"), ..AuditFields::default() };
+        let source = AuditFields {
+            address: Some(address),
+            path: Some("/v1/channels"),
+            request: id_of(request.head()),
+            ..AuditFields::default()
+        };
         api.refusals.record_from(Refusal::Token(*error), &source);
     })?;
     Ok(Channel::new(channel)
         .map_err(WireError::from)
         .and_then(|channel| Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?))
-        .and_then(|()| api.rates.charge(&claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
+        .and_then(|()| api.rates.load_full().charge(&claims.user).map_err(|_| ErrorCode::TooManyRequests.into()))
         .map(|()| Some(claims)))
 }
 

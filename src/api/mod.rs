@@ -33,6 +33,7 @@ use actix_web::{
     http::header::RETRY_AFTER,
     web::{self, ServiceConfig},
 };
+use arc_swap::ArcSwap;
 use serde::Serialize;
 
 pub use self::{
@@ -47,7 +48,7 @@ use crate::{
     auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::SharedBroker,
     clock::Clock,
-    config::Config,
+    config::{Config, LiveConfig},
     hooks::Hooks,
     http::{BodyLimit, HttpError},
     metrics::Metrics,
@@ -72,7 +73,7 @@ pub struct ApiContext {
     /// The revocations of this instance.
     pub revocations: Arc<Revocations>,
     /// Limits the publications of each user on `/v1` (`limits.publications_per_second`).
-    pub rates: Arc<UserRates>,
+    pub rates: ArcSwap<UserRates>,
     /// Backend hooks.
     pub hooks: Arc<Hooks>,
     /// Lets broadcasts publish in turns.
@@ -80,7 +81,7 @@ pub struct ApiContext {
     /// The live traces that this node serves.
     pub live_traces: LiveTraces,
     /// The configuration.
-    pub config: Arc<Config>,
+    pub config: Arc<LiveConfig>,
     /// The clock by which tokens expire.
     pub clock: Clock,
     /// Counts publications and errors.

@@ -72,7 +72,7 @@ pub(super) const CLIENT_INFO: &[Field] = &[
 ];
 
 async fn presence(body: &Bytes, api: &ApiContext) -> ApiResult {
-    let max_bytes = api.config.limits.reply_bytes;
+    let max_bytes = api.config.current().limits.reply_bytes;
     let clients = api.broker.presence(find_channel_with_presence(body, api)?, max_bytes).await?;
     let result = protocol::encode_presence_result(&clients);
     ExceededLimit::check("limits.reply_bytes", max_bytes, result.len())?;

@@ -224,7 +224,7 @@ async fn broadcast(body: &Bytes, api: &ApiContext) -> ApiResult {
     if request.channels.is_empty() {
         return Err(ErrorCode::BadRequest.into());
     }
-    ExceededLimit::check(BROADCAST_CHANNELS, api.config.limits.broadcast_channels, request.channels.len())?;
+    ExceededLimit::check(BROADCAST_CHANNELS, api.config.current().limits.broadcast_channels, request.channels.len())?;
     let turns = request.channels.chunks(channels_per_turn(&publication));
     let turns = turns.map(|channels| publish_turn(channels, &publication, api));
     let responses = stream::iter(turns).buffered(TURNS_PER_BROADCAST).concat().await;
@@ -286,12 +286,12 @@ pub(super) async fn publish_to_channel(
     let options = api.permissions.channel_options(&channel)?;
     let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = pending;
     let (limit, max_bytes) = if info.is_some() {
-        ("limits.publication_bytes", api.config.limits.publication_bytes)
+        ("limits.publication_bytes", api.config.current().limits.publication_bytes)
     } else {
-        ("api.publication_bytes", api.config.api.publication_bytes)
+        ("api.publication_bytes", api.config.current().api.publication_bytes)
     };
     ExceededLimit::check(limit, max_bytes, data.len())?;
-    let retention = Retention::from_options(options).filter(|_| !skip_history);
+    let retention = Retention::from_options(&options).filter(|_| !skip_history);
     if version.is_some() && retention.is_none() {
         // Without a history the broker does not remember the newest version.
         return Err(DisabledOption { channel: &channel, name: "history_size" }.into());

@@ -1,5 +1,7 @@
 //! Request bodies and results. Bodies are JSON objects, parsed strictly; the error says what is wrong with one.
 
+use std::sync::Arc;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{
@@ -123,7 +125,10 @@ pub(super) fn check_user(user: &str) -> Result<(), WireError> {
 }
 
 /// Returns the channel with this name and its options.
-pub(super) fn find_channel(name: Option<String>, api: &ApiContext) -> Result<(Channel, &ChannelOptions), WireError> {
+pub(super) fn find_channel(
+    name: Option<String>,
+    api: &ApiContext,
+) -> Result<(Channel, Arc<ChannelOptions>), WireError> {
     let channel = Channel::new(&name.unwrap_or_default())?;
     let options = api.permissions.channel_options(&channel)?;
     Ok((channel, options))

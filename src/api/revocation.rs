@@ -156,7 +156,8 @@ async fn revoke(
     let revocation = Revocation { target, issued_before, expires_at };
     let ApiContext { broker, config, revocations, audit, metrics, .. } = api;
     let cause = AuditFields { by: Some("api_key"), ..caller.fields() };
-    let revoked = revoke_with_logins(&**broker, revocation, config, revocations, (audit, cause), metrics).await;
+    let revoked =
+        revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await;
     revoked.map_err(WireError::from)?;
     empty_result()
 }

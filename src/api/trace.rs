@@ -89,7 +89,7 @@ pub(super) async fn get_trace(
         permit.map_err(|_| HttpError::at_capacity("too many traces (api.traces); try again when one has ended"))?;
     let query = TraceQuery { id: uuid::Uuid::new_v4().to_string(), target, received: BTreeMap::new() };
     let now = Instant::now();
-    let ends_at = now.checked_add(api.config.api.trace_duration);
+    let ends_at = now.checked_add(api.config.current().api.trace_duration);
     let answered_at = HashMap::new();
     let trace =
         Trace { api, query, answered_at, ends_at, sent_at: now, has_begun: false, has_ended: false, _permit: permit };

@@ -89,6 +89,9 @@ audit_events! {
     ApiCall = "api_call", None;
     /// The audit log was opened at the start of the hub.
     Started = "started", None;
+    /// The configuration was read again (SIGHUP). `options` are the keys of those that have changed; with `reason` it was refused, and
+    /// nothing has changed.
+    ConfigReloaded = "config_reloaded", None;
     /// The hub stops; the last line of this run.
     Stopped = "stopped", None;
     /// Lines could not be written: the queue (`audit.queue`) was full, or the file could not be written. `count` says how many.
@@ -148,6 +151,8 @@ audit_fields! {
     door: Door,
     /// Path of the HTTP request.
     path: &'a str,
+    /// Id of the HTTP request, which the response has as `X-Request-Id`.
+    request: &'a str,
     /// Origin of the page.
     origin: &'a str,
     /// Method of the server API.
@@ -176,6 +181,8 @@ audit_fields! {
     reason: &'a str,
     /// Number of lines, or of nodes that have not confirmed a revocation.
     count: u64,
+    /// Keys of changed options, separated by commas.
+    options: &'a str,
     /// How long a session existed, in seconds.
     seconds: Duration,
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwap;
+
 use super::{Capability, Claims, SubscriptionClaims};
 use crate::{
     channel::{Channel, Pattern},
@@ -71,27 +73,40 @@ impl ChannelRight {
 /// What the configuration allows. A token can add to it.
 #[derive(Debug)]
 pub struct Permissions {
-    without_namespace: ChannelOptions,
-    namespaces: HashMap<String, ChannelOptions>,
+    rules: ArcSwap<ChannelRules>,
+    revocations: Option<Arc<Revocations>>,
+}
+
+/// `[channels]` and `[[namespaces]]`. A reload replaces them as a whole.
+#[derive(Debug)]
+struct ChannelRules {
+    without_namespace: Arc<ChannelOptions>,
+    namespaces: HashMap<String, Arc<ChannelOptions>>,
     /// What precedes the user in the names of the personal channels (`subscribe_to_personal`), like `chat:#`.
     personal_prefixes: Vec<String>,
-    revocations: Option<Arc<Revocations>>,
+}
+
+impl ChannelRules {
+    fn new(without_namespace: &ChannelOptions, namespaces: &[Namespace]) -> Self {
+        let personal = namespaces.iter().filter(|namespace| namespace.channels.subscribe_to_personal);
+        let personal = personal.map(|namespace| format!("{}:#", namespace.name));
+        let without = without_namespace.subscribe_to_personal.then(|| "#".to_owned());
+        let personal_prefixes = without.into_iter().chain(personal).collect();
+        let namespaces = namespaces.iter().map(|namespace| (namespace.name.clone(), namespace.channels.clone().into()));
+        let without_namespace = Arc::new(without_namespace.clone());
+        Self { without_namespace, namespaces: namespaces.collect(), personal_prefixes }
+    }
 }
 
 impl Permissions {
     /// Creates the permissions of `[channels]` and `[[namespaces]]`.
     pub fn new(without_namespace: &ChannelOptions, namespaces: &[Namespace]) -> Self {
-        let personal = namespaces.iter().filter(|namespace| namespace.channels.subscribe_to_personal);
-        let personal = personal.map(|namespace| format!("{}:#", namespace.name));
-        let without = without_namespace.subscribe_to_personal.then(|| "#".to_owned());
-        let personal_prefixes = without.into_iter().chain(personal).collect();
-        let namespaces = namespaces.iter().map(|namespace| (namespace.name.clone(), namespace.channels.clone()));
-        Self {
-            without_namespace: without_namespace.clone(),
-            namespaces: namespaces.collect(),
-            personal_prefixes,
-            revocations: None,
-        }
+        Self { rules: ArcSwap::from_pointee(ChannelRules::new(without_namespace, namespaces)), revocations: None }
+    }
+
+    /// Replaces `[channels]` and `[[namespaces]]`. What is asked from now on is answered by the new ones.
+    pub fn replace_rules(&self, without_namespace: &ChannelOptions, namespaces: &[Namespace]) {
+        self.rules.store(Arc::new(ChannelRules::new(without_namespace, namespaces)));
     }
 
     /// Returns the permissions without what these revocations take away.
@@ -118,26 +133,29 @@ impl Permissions {
     ///
     /// # Errors
     /// [`PermissionError::UnknownNamespace`] or [`PermissionError::InvalidName`] if the configuration has no such channel.
-    pub fn channel_options(&self, channel: &Channel) -> Result<&ChannelOptions, PermissionError> {
+    pub fn channel_options(&self, channel: &Channel) -> Result<Arc<ChannelOptions>, PermissionError> {
+        let rules = self.rules.load();
         let options = match channel.namespace() {
-            None => &self.without_namespace,
-            Some(namespace) => self.namespaces.get(namespace).ok_or(PermissionError::UnknownNamespace)?,
+            None => &rules.without_namespace,
+            Some(namespace) => rules.namespaces.get(namespace).ok_or(PermissionError::UnknownNamespace)?,
         };
         let name = channel.local_name();
         // `#42` has only users and no local name to match.
         let is_nameless = name.is_empty() && channel.users().is_some();
         match &options.channel_regex {
             Some(regex) if !is_nameless && !regex.matches(name) => Err(PermissionError::InvalidName),
-            _ => Ok(options),
+            _ => Ok(options.clone()),
         }
     }
 
     /// Returns the channels to which the configuration subscribes each session of a user (`subscribe_to_personal`). None for
     /// anonymous sessions, and for users whose name cannot be the only user in a channel's name.
-    pub fn personal_channels(&self, user: &str) -> impl Iterator<Item = Channel> {
-        let names = self.personal_prefixes.iter().map(move |prefix| format!("{prefix}{user}"));
+    pub fn personal_channels(&self, user: &str) -> impl Iterator<Item = Channel> + use<> {
+        let rules = self.rules.load();
+        let names = rules.personal_prefixes.iter().map(|prefix| format!("{prefix}{user}"));
         let channels = names.filter_map(|name| Channel::new(&name).ok());
-        channels.filter(move |channel| self.may_be_subscribed(user, channel).is_ok())
+        let allowed: Vec<_> = channels.filter(|channel| self.may_be_subscribed(user, channel).is_ok()).collect();
+        allowed.into_iter()
     }
 
     /// Checks whether a session with these claims may subscribe on its own request. `token` is a valid subscription token; one
@@ -211,7 +229,7 @@ impl Permissions {
         {
             return Err(PermissionError::NotGranted);
         }
-        let is_allowed = match right.access(options) {
+        let is_allowed = match right.access(&options) {
             ChannelAccess::None => false,
             ChannelAccess::Subscriber => is_subscribed,
             ChannelAccess::User => !claims.is_anonymous(),
@@ -224,7 +242,7 @@ impl Permissions {
 
     /// Returns whether the result of [`Self::may`] depends on the session's subscription, which only the hub knows.
     pub fn depends_on_subscription(&self, right: ChannelRight, channel: &Channel) -> bool {
-        let is_for_subscribers = |options| right.access(options) == ChannelAccess::Subscriber;
+        let is_for_subscribers = |options: Arc<ChannelOptions>| right.access(&options) == ChannelAccess::Subscriber;
         channel.is_private() || self.channel_options(channel).is_ok_and(is_for_subscribers)
     }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{TokenError, credentials::CredentialError};
 use crate::{
     audit::{AuditEvent, AuditFields, AuditLog},
-    config::{Config, Door, RefusalLogging},
+    config::{Config, Door, LiveConfig, RefusalLogging},
 };
 
 /// What was refused, and why.
@@ -159,7 +159,7 @@ impl Refusal {
 /// The log of refusals of one instance.
 #[derive(Debug)]
 pub struct RefusalLog {
-    config: Arc<Config>,
+    config: Arc<LiveConfig>,
     audit: Arc<AuditLog>,
     summary: Mutex<Summary>,
     /// For the task that writes the counts.
@@ -168,7 +168,7 @@ pub struct RefusalLog {
 
 impl RefusalLog {
     /// The log of refusals of an instance with this configuration.
-    pub fn new(config: Arc<Config>, audit: Arc<AuditLog>) -> Arc<Self> {
+    pub fn new(config: Arc<LiveConfig>, audit: Arc<AuditLog>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self { config, audit, summary: Mutex::default(), this: this.clone() })
     }
 
@@ -183,7 +183,7 @@ impl RefusalLog {
     /// credential.
     pub fn record(&self, refusal: Refusal, source: fmt::Arguments<'_>) {
         let counted = CountedRefusal { refusal, count: 1, source: source.to_string() };
-        match self.config.log.refusals {
+        match self.config.current().log.refusals {
             RefusalLogging::Each => log::info!("{}", self.line(&counted, "")),
             RefusalLogging::Summary => {
                 let mut summary = self.summary.lock();
@@ -192,7 +192,7 @@ impl RefusalLog {
                 drop(summary);
                 first.iter().for_each(|first| self.write(first));
                 if starts_timer {
-                    actix_rt::spawn(write_counts(self.this.clone(), self.config.log.refusals_interval));
+                    actix_rt::spawn(write_counts(self.this.clone(), self.config.current().log.refusals_interval));
                 }
             }
         }
@@ -203,7 +203,7 @@ impl RefusalLog {
     }
 
     fn line(&self, CountedRefusal { refusal, source, .. }: &CountedRefusal, count: &str) -> String {
-        let (error, remedy) = (refusal.error(), refusal.remedy(&self.config));
+        let (error, remedy) = (refusal.error(), refusal.remedy(&self.config.current()));
         format!("{} {count}{source} error={error:?} remedy={remedy:?}", refusal.phrase())
     }
 }
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_line_names_the_reason_and_the_remedy() {
-        let log = RefusalLog::new(Arc::new(Config::default()), AuditLog::disabled());
+        let log = RefusalLog::new(LiveConfig::new(Config::default()), AuditLog::disabled());
         for refusal in [
             Refusal::Token(TokenError::Expired),
             Refusal::SubscriptionToken(TokenError::WrongSignature),

@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -69,7 +72,7 @@ impl Users {
 struct UsersSource {
     path: PathBuf,
     permissions: Arc<Permissions>,
-    channels_per_session: usize,
+    channels_per_session: AtomicUsize,
     /// Those of the login's tokens.
     rules: KeyRules,
     prefixes: UserPrefixes,
@@ -187,7 +190,7 @@ impl Users {
         let source = UsersSource {
             path: path.to_owned(),
             permissions,
-            channels_per_session: config.limits.channels_per_session,
+            channels_per_session: AtomicUsize::new(config.limits.channels_per_session),
             rules: config.auth.rules(None),
             prefixes: UserPrefixes::new(&config.auth),
         };
@@ -234,6 +237,13 @@ impl Users {
         Ok(changes.filter(|(user, changed)| is_new(user, changed)).map(|(_, changed)| changed).collect())
     }
 
+    /// Changes how many channels the file may give a user (`limits.channels_per_session`), from the next reading on.
+    pub fn set_channels_per_session(&self, channels: usize) {
+        if let Some(source) = &self.source {
+            source.channels_per_session.store(channels, Ordering::Relaxed);
+        }
+    }
+
     /// Returns whether the file has a user of this name.
     pub fn has(&self, sub: &str) -> bool {
         self.current.load().by_name.contains_key(sub)
@@ -267,7 +277,8 @@ impl UsersSource {
                 return Err(UsersFileError::PasswordHash(name));
             }
             check_name(&name).map_err(|error| UsersFileError::InvalidName(name.clone(), error))?;
-            let (permissions, max_subscriptions) = (&*self.permissions, self.channels_per_session);
+            let (permissions, max_subscriptions) =
+                (&*self.permissions, self.channels_per_session.load(Ordering::Relaxed));
             let refused = |error: UserClaimsError| UsersFileError::Claims(name.clone(), error);
             let user = self.prefixes.user(name.clone(), &self.rules).map_err(|error| refused(error.into()))?;
             let context = GrantContext { permissions, max_subscriptions, user: &user, now: WallTime::default() };

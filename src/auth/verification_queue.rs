@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     sync::oneshot,
     task::yield_now,
@@ -37,14 +38,31 @@ thread_local! {
     static WORKER: RefCell<Worker> = RefCell::new(Worker::default());
 }
 
-/// The verifications of all workers. What is counted belongs to the worker of the thread that calls.
-pub struct VerificationQueue {
+/// The limits of verifications, on each worker.
+struct QueueLimits {
     /// `limits.verification_turn`; zero: no limit.
     turn: Duration,
     max_waiting: usize,
     max_wait: Duration,
     /// How long suspected addresses wait after a verification of theirs, as a multiple of its duration.
     suspect_factor: u32,
+}
+
+impl From<&Limits> for QueueLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            turn: limits.verification_turn,
+            max_waiting: limits.verification_queue,
+            max_wait: limits.verification_wait,
+            suspect_factor: 100 / limits.refused_token_share.clamp(1, 100),
+        }
+    }
+}
+
+/// The verifications of all workers. What is counted belongs to the worker of the thread that calls.
+pub struct VerificationQueue {
+    /// A reload replaces them.
+    limits: ArcSwap<QueueLimits>,
     refused_tokens: KeyedRateLimiter,
     metrics: Arc<Metrics>,
 }
@@ -104,23 +122,26 @@ impl VerificationQueue {
     /// Creates the queue with these limits.
     pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            turn: limits.verification_turn,
-            max_waiting: limits.verification_queue,
-            max_wait: limits.verification_wait,
-            suspect_factor: 100 / limits.refused_token_share.clamp(1, 100),
+            limits: ArcSwap::from_pointee(QueueLimits::from(limits)),
             refused_tokens: KeyedRateLimiter::with_interval(REFUSED_INTERVAL, REFUSED_AT_ONCE),
             metrics,
         })
     }
 
+    /// Changes the limits. Clients that wait already wait by the old ones.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.limits.store(Arc::new(limits.into()));
+    }
+
     /// Returns the turn of a client that does not have to wait.
     pub fn try_turn(self: &Arc<Self>, address: ClientAddress) -> Option<VerificationTurn> {
-        if self.turn.is_zero() {
+        let turn = self.limits.load().turn;
+        if turn.is_zero() {
             return Some(self.begin_turn(address, None));
         }
         let is_free = WORKER.with_borrow_mut(|worker| {
             let is_free = worker.waiting.is_empty()
-                && worker.has_time(self.turn)
+                && worker.has_time(turn)
                 && (worker.may_take_suspects(Instant::now()) || !self.is_suspected(&address));
             if is_free {
                 worker.granted += 1;
@@ -143,15 +164,19 @@ impl VerificationQueue {
             return Ok(turn);
         }
         let (sender, granted) = oneshot::channel();
+        let (max_waiting, max_wait) = {
+            let limits = self.limits.load();
+            (limits.max_waiting, limits.max_wait)
+        };
         let has_room = WORKER.with_borrow_mut(|worker| {
             let is_suspected = |address: &ClientAddress| self.is_suspected(address);
             let has_room =
-                worker.waiting.add(address, sender, self.max_waiting, oneshot::Sender::is_closed, is_suspected);
+                worker.waiting.add(address, sender, max_waiting, oneshot::Sender::is_closed, is_suspected);
             self.run(worker);
             has_room
         });
         let grant = match has_room {
-            true => timeout(self.max_wait, granted).await.ok().and_then(Result::ok),
+            true => timeout(max_wait, granted).await.ok().and_then(Result::ok),
             false => None,
         };
         self.metrics.count_verification(if grant.is_some() { "waited" } else { "refused" });
@@ -201,11 +226,11 @@ impl VerificationQueue {
     }
 
     fn grant_next_turns(&self) -> NextTurns {
-        let mut turns = Vec::new();
+        let (mut turns, turn) = (Vec::new(), self.limits.load().turn);
         let state = WORKER.with_borrow_mut(|worker| {
             worker.spent = Duration::ZERO;
             let now = Instant::now();
-            while worker.has_time(self.turn) {
+            while worker.has_time(turn) {
                 let takes_suspects = worker.may_take_suspects(now);
                 let Some(client) = worker.waiting.take(takes_suspects, |address| self.is_suspected(address)) else {
                     break;
@@ -268,7 +293,7 @@ impl VerificationTurn {
             worker.average = (worker.average * 7 + elapsed) / 8;
             if was_suspected {
                 let free_at = worker.suspects_at.map_or(now, |at| at.max(now));
-                worker.suspects_at = Some(free_at + elapsed * queue.suspect_factor);
+                worker.suspects_at = Some(free_at + elapsed * queue.limits.load().suspect_factor);
             }
         });
         drop(grant);

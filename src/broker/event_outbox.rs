@@ -5,7 +5,7 @@
 //! With Redis it also stores which sessions each node has open, and which channels each node has subscribers of. So another
 //! node can append the events of a node that was killed. The broker does not know what is in an event.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use uuid::Uuid;
 
@@ -80,6 +80,13 @@ pub struct EntryId {
     pub(super) millis: u64,
     /// The number among those of the same millisecond.
     pub(super) number: u64,
+}
+
+/// As Redis writes it.
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.number)
+    }
 }
 
 /// The first events of a lane.

@@ -1,6 +1,9 @@
 //! `limits.connections_per_user`: of this instance, and where the broker connects instances, of all of them together.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use futures_util::future::BoxFuture;
 
@@ -9,10 +12,10 @@ use crate::connection_limit::{KeyedLimit, KeyedPermit};
 
 /// Counts the connections of each user.
 pub struct UserLimit {
-    limit: usize,
+    limit: AtomicUsize,
     /// Of this instance. It holds alone while the broker cannot be reached.
     own: Arc<KeyedLimit<Arc<str>>>,
-    /// Of all instances. `None`: there is no limit, or only one instance.
+    /// Of all instances. `None`: there is only one.
     shared: Option<Arc<dyn SharedLimits>>,
 }
 
@@ -22,16 +25,22 @@ pub type UserPermit = KeyedPermit<Arc<str>>;
 impl UserLimit {
     /// Creates a limit of `limit` connections for each user. 0: no limit.
     pub fn new(limit: usize, broker: &dyn Broker) -> Arc<Self> {
-        let shared = if limit == 0 { None } else { broker.shared_limits() };
-        Arc::new(Self { limit, own: KeyedLimit::new(limit), shared })
+        Arc::new(Self { limit: AtomicUsize::new(limit), own: KeyedLimit::new(limit), shared: broker.shared_limits() })
+    }
+
+    /// Changes the limit; 0: no limit. Open connections above a lower one stay. Those from the time without a limit do not count.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.own.set_limit(limit);
     }
 
     /// Acquires a permit of this instance; `None` if the user has used all of them. The verdict of the other instances follows: the
     /// caller drops the permit if that is no.
     pub fn acquire(&self, user: &Arc<str>) -> Option<(UserPermit, SharedVerdict)> {
         let mut permit = self.own.acquire(user)?;
-        let verdict = self.shared.as_ref().map(|shared| {
-            let counted = shared.count_connection(user, self.limit);
+        let limit = self.limit.load(Ordering::Relaxed);
+        let verdict = self.shared.as_ref().filter(|_| limit > 0).map(|shared| {
+            let counted = shared.count_connection(user, limit);
             permit.attach(counted.handle);
             counted.is_allowed
         });

@@ -56,6 +56,15 @@ impl DevelopmentSecrets {
         })
     }
 
+    /// Returns the secrets of a hub.
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            auth: AuthSecrets { hmac_secret: config.auth.hmac_secret.clone() },
+            api: ApiSecrets { key: config.api.key.clone() },
+            login: LoginSecrets { key: config.login.key.clone(), demo_password: config.login.demo_password.clone() },
+        }
+    }
+
     /// Parses what [`Self::to_toml`] has returned. `None` if a secret is missing or too weak for a hub.
     pub(super) fn from_toml(text: &str) -> Option<Self> {
         let secrets: Self = toml::from_str(text).ok()?;

@@ -57,7 +57,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
                 log::warn!("cannot print the token and the API key error={error:?}");
             }
         }
-        signals.wait_for_stop(&running).await;
+        signals.wait_for_stop(&running, inputs, &config).await;
         log::info!("server stopping connections={}", running.connections());
         // A hub that is gone is recognised as such, too.
         hub_file.iter().for_each(|file| _ = file.remove());
@@ -109,8 +109,8 @@ fn complete_secrets(config: &mut Config, inputs: &ConfigInputs, ephemeral: bool)
     Ok(GeneratedSecrets::ForThisRun)
 }
 
-/// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the certificate, the keys and the
-/// login file, and opens the audit log again.
+/// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the configuration and the files that it names, and opens the
+/// audit log again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -126,19 +126,23 @@ impl Signals {
         })
     }
 
-    async fn wait_for_stop(&mut self, running: &RunningServer) {
+    async fn wait_for_stop(&mut self, running: &RunningServer, inputs: &ConfigInputs, started: &Config) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => reload(running),
+                _ = self.hang_up.recv() => {
+                    // First: the login file may grant channels of a namespace that is new.
+                    reload_config(running, inputs, started);
+                    reload_files(running);
+                }
             }
         }
     }
 }
 
 /// Reloads the certificate, the keys and the login file, and opens the audit log again. An error in one of them does not prevent the others from reloading.
-fn reload(running: &RunningServer) {
+fn reload_files(running: &RunningServer) {
     for (section, reloaded) in
         [("server.tls", running.reload_certificate()), ("server.internal_tls", running.reload_internal_certificate())]
     {
@@ -160,5 +164,32 @@ fn reload(running: &RunningServer) {
         Err(error) => {
             log::error!("login file reload failed, keeping the old users error={:?}", advice::users_file_error(&error))
         }
+    }
+}
+
+/// Reads the configuration from its sources again, and applies what can change while the hub runs. A configuration with an error is
+/// refused as a whole. `started` is the configuration of the start, with the secrets that a development hub has generated.
+fn reload_config(running: &RunningServer, inputs: &ConfigInputs, started: &Config) {
+    let refused = |error: &str| {
+        log::error!(
+            "configuration reload failed, keeping the old one error={error:?} remedy=\"wardcast config check shows the same\""
+        );
+    };
+    let (mut loaded, warnings) = match inputs.load_checked() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            running.record_refused_config(&error);
+            return refused(&error);
+        }
+    };
+    if inputs.environment == Environment::Development {
+        secrets::fill_missing(&mut loaded, &DevelopmentSecrets::of(started));
+    }
+    match running.reload_config(&loaded) {
+        Ok(in_force) => {
+            logging::reload(&in_force.log);
+            warnings.iter().for_each(|warning| log_warning(warning));
+        }
+        Err(errors) => refused(&errors.to_string()),
     }
 }

@@ -20,6 +20,8 @@ pub struct EventsConfig {
     pub batch: usize,
     #[serde(with = "value::duration")]
     pub retry_delay: Duration,
+    #[serde(with = "value::duration")]
+    pub refused_for: Duration,
     pub queue: usize,
     pub outbox: usize,
     #[serde(with = "value::duration")]

@@ -1,6 +1,6 @@
 //! The configuration. `config/default.toml` has every key with its default and its description; it is embedded in the
 //! binary and is the only source of defaults. These types mirror its sections. Every module may read them; none changes
-//! them.
+//! them. A reload replaces the whole configuration ([`LiveConfig`]).
 
 mod auth;
 mod channels;
@@ -11,6 +11,7 @@ mod key_rules;
 mod keys;
 mod load;
 mod print;
+mod reload;
 mod source;
 mod validate;
 mod value;
@@ -39,6 +40,7 @@ pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
 pub use print::print;
+pub use reload::{ConfigChange, ConfigOption, LiveConfig, OPTIONS, OptionEffect};
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
 pub use validate::{MAX_PASSWORD_BYTES, NO_OPEN_CHANNEL, opens_channels, warnings};
 pub use value::Secret;

@@ -20,6 +20,7 @@ use super::{
     HttpContext, HttpError, StopPhase, forwarded,
     handshake::{HandshakeRefusal, refuse},
     origin_policy::{OriginCheck, record_refusal as record_origin_refusal},
+    request_id::id_of,
     stream::SEC_FETCH_SITE,
     ticket::redeem_ticket,
 };
@@ -93,11 +94,12 @@ impl<'a> Candidate<'a> {
         if context.stop.phase() >= StopPhase::Closing {
             return Err(refuse("stopping", HttpError::stopping()));
         }
-        let ip = forwarded::client_address(request.head(), &context.config.server);
+        let ip = forwarded::client_address(request.head(), &context.config.current().server);
         let (address, client) = (ClientAddress::from(ip), Uuid::new_v4());
-        let source = AuditFields { address: Some(ip), ..AuditFields::default() };
+        let source = AuditFields { address: Some(ip), request: id_of(request.head()), ..AuditFields::default() };
         context
             .handshake_rates
+            .load()
             .charge(&address)
             .map_err(|wait| refuse("rate", HttpError::too_many("too many handshakes from this address", wait)))?;
         if let Some(refusal) = origin_check.refusal() {
@@ -140,7 +142,8 @@ impl<'a> Candidate<'a> {
         let context = self.context;
         let (Some(hook), HandshakeAuth::Unauthenticated) = (&context.hooks.connect, &self.auth) else { return Ok(()) };
         self.unauthenticated_permits = Some(acquire_unauthenticated_permits(&self.ip.into(), context)?);
-        let (permissions, config, clock) = (context.permissions.clone(), context.config.clone(), context.clock.clone());
+        let (permissions, config, clock) =
+            (context.permissions.clone(), context.config.snapshot(), context.clock.clone());
         let (request, headers) = (self.hook_request(), self.hook_headers.clone());
         match ask_connect_hook(hook.clone(), &request, headers, permissions, config, clock).await {
             Ok(ConnectGrant { claims, data }) => {
@@ -331,7 +334,8 @@ fn find_credentials<'a>(
 ) -> Result<HandshakeCredentials<'a>, HandshakeRefusal> {
     let all = |name| request.headers().get_all(name).map(|value| value.as_bytes()).collect::<Vec<_>>();
     let (authorization, cookies) = (all(AUTHORIZATION), all(COOKIE));
-    let auth = &context.config.auth;
+    let config = context.config.current();
+    let auth = &config.auth;
     let query = request.query_string();
     let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
     let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
@@ -375,7 +379,7 @@ async fn authenticate(
     let authenticated = verified.map(|(claims, ids)| (HandshakeAuth::Authenticated(Arc::new(claims)), ids));
     authenticated.or_else(|refusal| {
         context.refusals.record_from(Refusal::Token(refusal), source);
-        match context.config.auth.reject {
+        match context.config.current().auth.reject {
             _ if refusal.is_temporary() => Err(refuse("keys", refusal.into()).recorded()),
             RejectMode::Close if refusal.needs_new_token() => {
                 Ok((HandshakeAuth::Rejected(Disconnect::EXPIRED_TOKEN), TokenIds::default()))
@@ -392,7 +396,7 @@ async fn verify(
     request: &HttpRequest,
     context: &HttpContext,
 ) -> Result<Result<(Claims, TokenIds), TokenError>, HandshakeRefusal> {
-    let address = forwarded::client_address(request.head(), &context.config.server);
+    let address = forwarded::client_address(request.head(), &context.config.current().server);
     let verified = context.verifications.verify(address.into(), || {
         if context.audit.is_enabled() {
             context.verifier.verify_with_ids(token)

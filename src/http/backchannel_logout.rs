@@ -40,11 +40,13 @@ impl FromRequest for ProviderAddress {
         let Some(context) = request.app_data::<Data<HttpContext>>() else {
             return ready(Err(HttpError::internal().into()));
         };
-        let address = forwarded::client_address(request.head(), &context.config.server);
-        ready(context.handshake_rates.check(&ClientAddress::from(address)).map(|()| Self(address)).map_err(|wait| {
-            context.metrics.count_backchannel_logout("limited");
-            HttpError::too_many("too many refused logout tokens from this address", wait).into()
-        }))
+        let address = forwarded::client_address(request.head(), &context.config.current().server);
+        ready(context.handshake_rates.load().check(&ClientAddress::from(address)).map(|()| Self(address)).map_err(
+            |wait| {
+                context.metrics.count_backchannel_logout("limited");
+                HttpError::too_many("too many refused logout tokens from this address", wait).into()
+            },
+        ))
     }
 }
 
@@ -66,7 +68,7 @@ pub(super) async fn log_out(
             return HttpError::from(refused);
         }
         let address = ClientAddress::from(address);
-        let _ = context.handshake_rates.charge(&address);
+        let _ = context.handshake_rates.load().charge(&address);
         let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
         context.metrics.count_backchannel_logout(if is_pending { "pending" } else { "refused" });
         if let Refused::Token(error) = refused {
@@ -127,7 +129,7 @@ fn find_token<'a>(request: &HttpRequest, body: &'a [u8]) -> Option<Cow<'a, str>>
 /// Verifies a logout token. If its key is about to be fetched, waits for it: hardly any provider repeats a logout that was answered
 /// 503. One that waits counts as an unauthenticated connection.
 async fn verify(token: &str, address: IpAddr, context: &HttpContext) -> Result<LogoutToken, Refused> {
-    let deadline = Instant::now() + context.config.auth.key_sets.timeout;
+    let deadline = Instant::now() + context.config.current().auth.key_sets.timeout;
     let mut permits = None;
     loop {
         // Before the token is verified: a fetch that ends meanwhile is not missed.

@@ -63,7 +63,7 @@ async fn check_permission(
 ) -> Result<Option<SubscribeApproval>, HandshakeRefusal> {
     candidate.ask_connect_hook().await?;
     match &candidate.auth {
-        HandshakeAuth::Unauthenticated if context.config.auth.anonymous == AnonymousAccess::Always => {
+        HandshakeAuth::Unauthenticated if context.config.current().auth.anonymous == AnonymousAccess::Always => {
             candidate.auth = HandshakeAuth::Authenticated(Claims::anonymous().into());
         }
         HandshakeAuth::Unauthenticated => {

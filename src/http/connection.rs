@@ -23,7 +23,10 @@ use tokio::{
     task::yield_now,
 };
 
-use super::stop::StopWatch;
+use super::{
+    request_id::{self, X_REQUEST_ID},
+    stop::StopWatch,
+};
 
 /// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
 /// connections.
@@ -115,11 +118,16 @@ impl ConnectionSetup {
 ///
 /// # Errors
 /// The errors of the handler.
-pub async fn limit_requests(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+pub async fn limit_requests(
+    mut request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let id = request_id::assign(&mut request);
     if request.request().conn_data().is_some_and(HttpConnection::ends_turn) {
         yield_now().await;
     }
     let mut response = next.call(request).await?;
+    response.headers_mut().insert(X_REQUEST_ID, id);
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);

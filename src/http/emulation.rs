@@ -51,8 +51,8 @@ pub(super) async fn post_commands(
     RequestBody(body): RequestBody,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
-    let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.server));
-    let charged = context.emulation_rates.charge(&address);
+    let address = ClientAddress::from(forwarded::client_address(request.head(), &context.config.current().server));
+    let charged = context.emulation_rates.load().charge(&address);
     charged.map_err(|wait| {
         context.metrics.count_emulation_request("rate");
         HttpError::too_many("too many requests with commands from this address", wait)
@@ -64,7 +64,7 @@ pub(super) async fn post_commands(
     origin_check.require_allowed()?;
     let parsed = if is_protobuf(&request) { parse_protobuf(&body) } else { parse_json(&body) };
     let commands = parsed.inspect_err(|_| context.metrics.count_emulation_request("malformed"))?;
-    ExceededLimit::check("limits.message_bytes", context.config.limits.message_bytes, commands.message.len())
+    ExceededLimit::check("limits.message_bytes", context.config.current().limits.message_bytes, commands.message.len())
         .map_err(|limit| HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, limit.to_string()))?;
     send(commands, &context).await?;
     let mut response = HttpResponse::NoContent().finish();

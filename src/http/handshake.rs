@@ -16,7 +16,9 @@ use actix_web::{
     web::Data,
 };
 
-use super::{HttpContext, HttpError, StopPhase, admission::Candidate, forwarded, upgrade::UpgradeMarker};
+use super::{
+    HttpContext, HttpError, StopPhase, admission::Candidate, forwarded, request_id::id_of, upgrade::UpgradeMarker,
+};
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::credentials,
@@ -61,8 +63,13 @@ pub(super) fn refuse_handshake(
     let HandshakeRefusal { reason, error, is_recorded } = refusal;
     context.metrics.count_refused_handshake(reason);
     if !is_recorded {
-        let address = Some(forwarded::client_address(request.head(), &context.config.server));
-        let fields = AuditFields { address, path: Some(request.path()), ..AuditFields::default() };
+        let address = Some(forwarded::client_address(request.head(), &context.config.current().server));
+        let fields = AuditFields {
+            address,
+            path: Some(request.path()),
+            request: id_of(request.head()),
+            ..AuditFields::default()
+        };
         context.audit.record(AuditEvent::Refused, AuditFields { reason: Some(error.message()), ..fields });
     }
     let mut response = error.error_response();

@@ -55,7 +55,7 @@ pub(super) async fn login(
     }
     let LoginRequest { username, password, cookie: wants_cookie } = parse_login(&body.0)?;
     if wants_cookie {
-        if !context.config.login.can_set_cookie(&context.config.auth.doors) {
+        if !context.config.current().login.can_set_cookie(&context.config.current().auth.doors) {
             let message = "cookies are disabled (login.cookie, and \"cookie\" in auth.doors); send the request without \"cookie\"";
             return Err(HttpError::bad_request(message));
         }
@@ -111,7 +111,8 @@ async fn start_login(
         started_at = context.clock.now();
         access_token = sign_access_token(user, &id, context)?;
     }
-    let config = &context.config.login;
+    let config = context.config.current();
+    let config = &config.login;
     let lifetime = if config.gives_refresh_tokens() { config.refresh_ttl } else { config.token_ttl };
     let login = Login {
         user: user.name.clone(),
@@ -119,7 +120,7 @@ async fn start_login(
         started_at,
         ends_at: started_at.saturating_add(lifetime),
     };
-    let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config)).await;
+    let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config.current())).await;
     let replaced = stored.map_err(|error| {
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
@@ -142,7 +143,7 @@ async fn start_login(
 fn revoke_replaced_logins(replaced: &[EndedLogin], context: &Data<HttpContext>) {
     let now = context.clock.now();
     let of_login = |login: &EndedLogin| {
-        let revocation = login.revocation(&context.config, now)?;
+        let revocation = login.revocation(&context.config.current(), now)?;
         context.revocations.may_revoke_replaced_login(&login.user).then_some(revocation)
     };
     let revocations: Vec<Revocation> = replaced.iter().filter_map(of_login).collect();
@@ -152,7 +153,7 @@ fn revoke_replaced_logins(replaced: &[EndedLogin], context: &Data<HttpContext>) 
     let context = context.clone();
     actix_rt::spawn(async move {
         let cause = AuditFields { by: Some("logins_per_user"), ..AuditFields::default() };
-        let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+        let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
         revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
     });
 }

@@ -31,7 +31,7 @@ pub(super) enum TokenPlace {
 
 /// Signs an access token of a login.
 pub(super) fn sign_access_token(user: &User, login: &LoginId, context: &HttpContext) -> Result<String, HttpError> {
-    let ttl = context.config.login.token_ttl;
+    let ttl = context.config.current().login.token_ttl;
     context.signer.sign_for_login(&user.sub, ttl, &user.claims, login).map_err(|_| HttpError::internal())
 }
 
@@ -51,7 +51,7 @@ pub(super) fn token_response(
     generation: u32,
     context: &HttpContext,
 ) -> HttpResponse {
-    let config = &context.config;
+    let config = context.config.current();
     let refresh_token = config.login.gives_refresh_tokens().then(|| context.refresh_tokens.encode(login, generation));
     let is_in_body = place == TokenPlace::Body;
     let mut response = HttpResponse::Ok().json(TokenResponse {
@@ -62,7 +62,7 @@ pub(super) fn token_response(
     });
     if place == TokenPlace::Cookies {
         let refresh = refresh_token.map(|token| (token, config.login.refresh_idle));
-        add_cookies(&mut response, (access_token, config.login.token_ttl), refresh, config);
+        add_cookies(&mut response, (access_token, config.login.token_ttl), refresh, &config);
     }
     response
 }

@@ -43,7 +43,8 @@ pub(super) async fn logout(
     let header = |name| request.headers().get_all(name).map(HeaderValue::as_bytes).collect::<Vec<&[u8]>>();
     let (authorization, cookies) = (header(AUTHORIZATION), header(COOKIE));
     let LogoutRequest { everywhere, refresh_token } = parse_logout(&body.0)?;
-    let (has_bearer, cookie) = (!authorization.is_empty(), &context.config.auth.cookie);
+    let config = context.config.current();
+    let (has_bearer, cookie) = (!authorization.is_empty(), &config.auth.cookie);
     let uses_cookies = !has_bearer && refresh_token.is_none();
     if uses_cookies {
         // The browser sends the cookies for any page: otherwise any page could log its visitor out.
@@ -79,7 +80,7 @@ pub(super) async fn logout(
     };
     if uses_cookies {
         // Also if the revocation failed: this browser is to forget the tokens in any case.
-        delete_cookies(&mut response, &context.config);
+        delete_cookies(&mut response, &context.config.current());
     }
     Ok(response)
 }
@@ -93,16 +94,16 @@ async fn end_login(
 ) -> Result<(), HttpError> {
     let Some(RefreshToken { login, .. }) = context.refresh_tokens.decode(token) else { return Ok(()) };
     let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
-    let end = context.clock.now().saturating_add(context.config.login.token_ttl);
+    let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
     let Some(EndedLogin { id, user, .. }) = ended.map_err(|_| unavailable())?.pop() else {
         // It may have been ended by a logout that could not revoke its tokens.
-        let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
+        let revocation = revocation_of_login(&login, context.config.current().login_issuer(), end);
         return revoke_all(revocation, source, context).await;
     };
     let revocation = if everywhere {
         all_of_user(user.clone(), context)
     } else {
-        let revocation = revocation_of_login(&id, context.config.login_issuer(), end);
+        let revocation = revocation_of_login(&id, context.config.current().login_issuer(), end);
         context.revocations.of_logout(&user, revocation.target, end, IssueTimes::Known)
     };
     let fields = AuditFields { sid: Some(id.as_str()), user: Some(&user), ..source.fields("/auth/logout") };
@@ -170,7 +171,8 @@ async fn revoke(
 async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
     let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
     let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
-    let revoked = revoke_with_logins(&**broker, revocation, config, revocations, (audit, cause), metrics).await;
+    let revoked =
+        revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await;
     revoked.map_err(|error| match error {
         RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
             actix_web::http::StatusCode::SERVICE_UNAVAILABLE,

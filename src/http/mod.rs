@@ -20,6 +20,7 @@ mod login_tokens;
 mod logout;
 pub mod origin_policy;
 mod refresh;
+pub mod request_id;
 mod request_source;
 pub mod stop;
 mod stream;
@@ -34,6 +35,7 @@ use actix_web::{
     http::header::{CACHE_CONTROL, HeaderValue},
     web,
 };
+use arc_swap::ArcSwap;
 
 use crate::{
     address::ClientAddress,
@@ -46,7 +48,7 @@ use crate::{
     },
     broker::{SharedBroker, UserLimit},
     clock::Clock,
-    config::Config,
+    config::LiveConfig,
     connection_limit::{ConnectionLimit, KeyedLimit},
     hooks::Hooks,
     hub::Hubs,
@@ -65,7 +67,7 @@ pub use stop::{StopPhase, StopProgress};
 /// The state of all HTTP handlers, shared by all instances of the application: each worker has two.
 pub struct HttpContext {
     /// The configuration.
-    pub config: Arc<Config>,
+    pub config: Arc<LiveConfig>,
     /// The clocks.
     pub clock: Clock,
     /// The origins whose pages may use this server.
@@ -101,13 +103,13 @@ pub struct HttpContext {
     /// How far the stop of this instance has come.
     pub stop: StopProgress,
     /// Handshakes, logins, tickets and refused logout tokens per address (`limits.handshakes_per_second`).
-    pub handshake_rates: KeyedRateLimiter,
+    pub handshake_rates: ArcSwap<KeyedRateLimiter>,
     /// When workers verify tokens of clients that connect.
     pub verifications: Arc<VerificationQueue>,
     /// Requests with commands per address (`limits.emulation_requests_per_second`).
-    pub emulation_rates: KeyedRateLimiter,
+    pub emulation_rates: ArcSwap<KeyedRateLimiter>,
     /// Tickets per user (`limits.tickets_per_second`).
-    pub ticket_rates: KeyedRateLimiter,
+    pub ticket_rates: ArcSwap<KeyedRateLimiter>,
     /// Password hashes computed at the same time (`login.concurrency`).
     pub hashing_permits: Arc<tokio::sync::Semaphore>,
     /// All connections (`limits.connections`).
@@ -142,7 +144,7 @@ pub fn routes(context: &HttpContext, role: ListenerRole, service: &mut web::Serv
 }
 
 fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
-    for path in &context.config.server.websocket_paths {
+    for path in &context.config.current().server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
     let login_body = BodyLimit { name: "bytes of a login", bytes: MAX_LOGIN_BODY_BYTES };
@@ -153,7 +155,7 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     let refresh = refresh_body.apply_to(web::resource("/refresh"));
     let logout_token = BodyLimit {
         name: "bytes of a logout token",
-        bytes: context.config.limits.token_bytes.saturating_add(backchannel_logout::MAX_OTHER_FORM_BYTES),
+        bytes: context.config.current().limits.token_bytes.saturating_add(backchannel_logout::MAX_OTHER_FORM_BYTES),
     };
     let backchannel_logout = logout_token.apply_to(web::resource("/backchannel-logout"));
     let auth = web::scope("/auth")
@@ -177,7 +179,7 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
 
 /// Adds the routes of clients that cannot open a WebSocket.
 fn stream_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
-    let message_bytes = context.config.limits.message_bytes;
+    let message_bytes = context.config.current().limits.message_bytes;
     let first = BodyLimit { name: "limits.message_bytes", bytes: message_bytes };
     let event_stream = first.apply_to(web::resource("/sse"));
     let http_stream = first.apply_to(web::resource("/http_stream"));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use actix_http::RequestHead;
 use actix_web::http::header::ORIGIN;
+use arc_swap::ArcSwap;
 
-use super::{HttpContext, HttpError, forwarded};
+use super::{HttpContext, HttpError, forwarded, request_id::id_of};
 use crate::{
     audit::AuditFields,
     auth::refusal_log::{OriginRefusal, Refusal},
-    config::Config,
+    config::{LiveConfig, OriginsConfig},
     origin::{Origin, OriginPattern},
 };
 
@@ -20,11 +21,11 @@ const MAX_LOGGED_ORIGIN_CHARS: usize = 270;
 /// The origins whose pages may use this server.
 #[derive(Debug)]
 pub struct OriginPolicy {
-    config: Arc<Config>,
+    config: Arc<LiveConfig>,
     /// `server.public_url`. Not set: the scheme and host of each request.
     own: Option<Origin>,
     /// `origins.allowed`.
-    allowed: Vec<OriginPattern>,
+    allowed: ArcSwap<Vec<OriginPattern>>,
 }
 
 /// How the `Origin` of a request relates to the policy.
@@ -44,10 +45,16 @@ pub enum OriginCheck {
 
 impl OriginPolicy {
     /// The policy of a configuration.
-    pub fn new(config: Arc<Config>) -> Self {
-        let own = config.server.public_url.as_deref().and_then(Origin::parse);
-        let allowed = config.origins.allowed.iter().filter_map(|entry| OriginPattern::parse(entry)).collect();
+    pub fn new(config: Arc<LiveConfig>) -> Self {
+        let current = config.current();
+        let own = current.server.public_url.as_deref().and_then(Origin::parse);
+        let allowed = ArcSwap::from_pointee(parse_allowed(&current.origins));
         Self { config, own, allowed }
+    }
+
+    /// Replaces `origins.allowed`. Requests are checked against the new ones from now on.
+    pub fn replace_allowed(&self, origins: &OriginsConfig) {
+        self.allowed.store(Arc::new(parse_allowed(origins)));
     }
 
     /// Checks the `Origin` of a request.
@@ -58,12 +65,11 @@ impl OriginPolicy {
             (Some(value), None) => value,
             (Some(_), Some(_)) => return OriginCheck::Ambiguous,
         };
-        let origin = value.to_str().ok().and_then(Origin::parse);
+        let (origin, allowed) = (value.to_str().ok().and_then(Origin::parse), self.allowed.load());
         let is_listed =
-            |origin: &Origin| self.is_own(origin, head) || self.allowed.iter().any(|pattern| pattern.lists(origin));
+            |origin: &Origin| self.is_own(origin, head) || allowed.iter().any(|pattern| pattern.lists(origin));
         // Sandboxed frames and files send `null`. Any page can create such a frame, so only "*" allows it.
-        let is_wildcard =
-            self.allowed.contains(&OriginPattern::Any) && (origin.is_some() || value.as_bytes() == b"null");
+        let is_wildcard = allowed.contains(&OriginPattern::Any) && (origin.is_some() || value.as_bytes() == b"null");
         match origin {
             Some(origin) if is_listed(&origin) => OriginCheck::Listed,
             _ if is_wildcard => OriginCheck::Wildcard,
@@ -75,19 +81,29 @@ impl OriginPolicy {
         match &self.own {
             Some(own) => own == origin,
             None => {
-                let scheme = forwarded::client_scheme(head, &self.config.server);
+                let scheme = forwarded::client_scheme(head, &self.config.current().server);
                 forwarded::request_host(head).and_then(|host| Origin::from_parts(scheme, host)).as_ref() == Some(origin)
             }
         }
     }
 }
 
+fn parse_allowed(origins: &OriginsConfig) -> Vec<OriginPattern> {
+    origins.allowed.iter().filter_map(|entry| OriginPattern::parse(entry)).collect()
+}
+
 /// Logs that the page of a request is refused.
 pub(super) fn record_refusal(context: &HttpContext, refusal: OriginRefusal, head: &RequestHead) {
-    let address = Some(forwarded::client_address(head, &context.config.server));
+    let address = Some(forwarded::client_address(head, &context.config.current().server));
     let origin = head.headers.get(&ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
     let origin: String = origin.iter().flat_map(|origin| origin.chars()).take(MAX_LOGGED_ORIGIN_CHARS).collect();
-    let source = AuditFields { address, origin: Some(&origin), path: Some(head.uri.path()), ..AuditFields::default() };
+    let source = AuditFields {
+        address,
+        origin: Some(&origin),
+        path: Some(head.uri.path()),
+        request: id_of(head),
+        ..AuditFields::default()
+    };
     context.refusals.record_from(Refusal::Origin(refusal), &source);
 }
 

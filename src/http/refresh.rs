@@ -46,10 +46,12 @@ pub(super) async fn refresh(
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     let users =
-        context.login_users.as_ref().filter(|_| context.config.login.gives_refresh_tokens()).ok_or_else(|| {
-            let message = "refresh tokens are disabled: login.users_file is not set, or login.refresh_ttl is 0";
-            HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, message)
-        })?;
+        context.login_users.as_ref().filter(|_| context.config.current().login.gives_refresh_tokens()).ok_or_else(
+            || {
+                let message = "refresh tokens are disabled: login.users_file is not set, or login.refresh_ttl is 0";
+                HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, message)
+            },
+        )?;
     let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
     match refresh_login(&token, users, &context).await {
         Ok((access_token, login, generation)) => {
@@ -104,7 +106,7 @@ fn find_refresh_token(
     // The browser sends the cookie for any page.
     source.origin_check.require_listed()?;
     let cookies: Vec<&[u8]> = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes).collect();
-    let token = cookie_value(&cookies, &refresh_cookie(&context.config.auth.cookie))?;
+    let token = cookie_value(&cookies, &refresh_cookie(&context.config.current().auth.cookie))?;
     token.map(|token| (token.to_owned(), TokenPlace::Cookies)).ok_or_else(invalid_body)
 }
 
@@ -146,7 +148,7 @@ async fn refresh_login(
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
         context.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
-    let limits = login_limits(&context.config);
+    let limits = login_limits(&context.config.current());
     match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
         LoginRefresh::Refreshed { user, password, started_at, generation } => {
             // The login is not ended here: this instance may be the last one that has not read the users file again.
@@ -167,8 +169,8 @@ async fn refresh_login(
             Ok((access_token, login, generation))
         }
         LoginRefresh::Spent => {
-            let end = context.clock.now().saturating_add(context.config.login.token_ttl);
-            let revocation = revocation_of_login(&login, context.config.login_issuer(), end);
+            let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
+            let revocation = revocation_of_login(&login, context.config.current().login_issuer(), end);
             let cause = AuditFields { by: Some("refresh_token_reuse"), ..AuditFields::default() };
             let audit = (&*context.audit, cause);
             let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
@@ -176,7 +178,7 @@ async fn refresh_login(
                 // The login has ended, so the token's next use would not revoke it.
                 let context = context.clone();
                 actix_rt::spawn(async move {
-                    let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+                    let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
                     revoke_until_stored(&*context.broker, vec![revocation], audit, &context.metrics, lifetime).await;
                 });
             }

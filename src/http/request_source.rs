@@ -6,9 +6,13 @@ use std::{
     net::IpAddr,
 };
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, web::Data};
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderValue, web::Data};
 
-use super::{HttpContext, HttpError, forwarded, origin_policy::OriginCheck};
+use super::{
+    HttpContext, HttpError, forwarded,
+    origin_policy::OriginCheck,
+    request_id::{X_REQUEST_ID, id_of},
+};
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
@@ -22,12 +26,15 @@ pub(super) struct RequestSource {
     /// The address as limits count it.
     pub(super) address: ClientAddress,
     pub(super) origin_check: OriginCheck,
+    /// The id of the request.
+    request_id: Option<HeaderValue>,
 }
 
 impl RequestSource {
     /// Returns what the audit log says about a request on this path.
-    pub(super) fn fields<'a>(&self, path: &'a str) -> AuditFields<'a> {
-        AuditFields { address: Some(self.ip), path: Some(path), ..AuditFields::default() }
+    pub(super) fn fields<'a>(&'a self, path: &'a str) -> AuditFields<'a> {
+        let request = self.request_id.as_ref().and_then(|id| id.to_str().ok());
+        AuditFields { address: Some(self.ip), path: Some(path), request, ..AuditFields::default() }
     }
 }
 
@@ -37,17 +44,22 @@ impl FromRequest for RequestSource {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let Some(context) = request.app_data::<Data<HttpContext>>() else { return ready(Err(HttpError::internal())) };
-        let ip = forwarded::client_address(request.head(), &context.config.server);
+        let ip = forwarded::client_address(request.head(), &context.config.current().server);
         let address = ClientAddress::from(ip);
-        let charged = context.handshake_rates.charge(&address);
+        let charged = context.handshake_rates.load().charge(&address);
         ready(match charged {
-            Ok(()) => Ok(Self { ip, address, origin_check: context.origin_policy.check(request.head()) }),
+            Ok(()) => Ok(Self {
+                ip,
+                address,
+                origin_check: context.origin_policy.check(request.head()),
+                request_id: request.headers().get(X_REQUEST_ID).cloned(),
+            }),
             Err(wait) => {
                 let error = HttpError::too_many("too many requests from this address", wait);
                 let (address, path, reason) = (Some(ip), Some(request.path()), Some(error.message()));
-                context
-                    .audit
-                    .record(AuditEvent::Refused, AuditFields { address, path, reason, ..AuditFields::default() });
+                let request = id_of(request.head());
+                let fields = AuditFields { address, path, request, reason, ..AuditFields::default() };
+                context.audit.record(AuditEvent::Refused, fields);
                 Err(error)
             }
         })

@@ -77,7 +77,8 @@ async fn open(request: &HttpRequest, context: &HttpContext, format: Format, comm
         }
         candidate.format = format;
         let mut admission = candidate.admit().await?;
-        let limits = &context.config.limits;
+        let config = context.config.current();
+        let limits = &config.limits;
         let sessions = context.hubs.emulated_sessions();
         admission.commands = CommandSource::Requests(sessions.open(commands, limits.emulation_bytes));
         Ok::<_, HandshakeRefusal>(admission)

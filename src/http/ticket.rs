@@ -40,7 +40,7 @@ pub(super) async fn issue_ticket(
     request: HttpRequest,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
-    if !context.config.auth.doors.contains(&Door::Ticket) {
+    if !context.config.current().auth.doors.contains(&Door::Ticket) {
         return Err(HttpError::new(
             StatusCode::NOT_FOUND,
             ErrorCode::NotAvailable,
@@ -59,13 +59,13 @@ pub(super) async fn issue_ticket(
     })?;
     // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
     let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));
-    let charged = context.ticket_rates.charge(&rate_key);
+    let charged = context.ticket_rates.load().charge(&rate_key);
     charged.map_err(|wait| HttpError::too_many("too many tickets for this user", wait))?;
     let mut random = [0; TICKET_BYTES];
     getrandom::fill(&mut random).map_err(|_| HttpError::internal())?;
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);
     let left = claims.expires_at.saturating_duration_since(context.clock.now());
-    let ttl = left.min(context.config.auth.ticket_ttl);
+    let ttl = left.min(context.config.current().auth.ticket_ttl);
     let stored = format!("{token}{}", ticket_binding(&request, &context));
     let stored = context.broker.put_ticket(ticket.clone(), Bytes::from(stored), ttl);
     stored.await.map_err(ticket_store_unavailable)?;
@@ -77,10 +77,11 @@ pub(super) async fn issue_ticket(
 /// Returns what is stored behind the token of a ticket: what the connection must have in common with the request for the ticket
 /// (`auth.ticket_bind`). No token has a line break, and neither an address nor a header.
 fn ticket_binding(request: &HttpRequest, context: &HttpContext) -> String {
-    let bind = &context.config.auth.ticket_bind;
+    let config = context.config.current();
+    let bind = &config.auth.ticket_bind;
     let mut binding = String::new();
     if bind.contains(&TicketBinding::Address) {
-        let address = forwarded::client_address(request.head(), &context.config.server);
+        let address = forwarded::client_address(request.head(), &context.config.current().server);
         binding += &format!("\na{}", ClientAddress::from(address));
     }
     if bind.contains(&TicketBinding::Origin) {

@@ -44,6 +44,12 @@ impl ApiGrants {
         Arc::new(Self { table: Mutex::new(table), clock })
     }
 
+    /// Changes how many subscriptions are kept for a user (`limits.channels_per_session`). Those above a lower limit stay until
+    /// they are replaced.
+    pub fn set_max_per_user(&self, max_per_user: usize) {
+        self.table.lock().max_per_user = max_per_user;
+    }
+
     /// Keeps or forgets what a control gives or takes, and hands it to the hubs before another control is applied: a user cannot
     /// keep here what an `unsubscribe` or a `disconnect` has ended there.
     pub(super) fn apply(&self, control: &Control, hand_to_hubs: impl FnOnce()) {

@@ -22,6 +22,7 @@ use super::{
     gap::{NoteInterrupted, NoteResubscribed},
     inspection,
     presence::RestorePresence,
+    reload::ApplyConfig,
     revocation::ObeyRevocations,
     subscription::FilterTracks,
     traces::Traces,
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     broker::{Control, Deliver, NodeIdentity, NodeInfo, PresenceEvent, QueueFull, SurveyQuestion},
     channel::Channel,
+    config::Config,
     emulation::{EmulatedSessions, SendCommandsError},
     metrics::Metrics,
     protocol,
@@ -117,6 +119,13 @@ impl Hubs {
     /// Returns the live traces of this node.
     pub(super) fn traces(&self) -> Arc<Traces> {
         self.traces.clone()
+    }
+
+    /// Has every hub apply a reloaded configuration. `has_new_rules`: the rules of channels are others, so the sessions check their
+    /// subscriptions.
+    pub fn apply_config(&self, config: &Arc<Config>, has_new_rules: bool) {
+        let apply = ApplyConfig { config: config.clone(), has_new_rules };
+        self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(apply.clone()));
     }
 
     /// Has every hub close its sessions, because the instance stops.

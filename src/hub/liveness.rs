@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::{NEVER, WallTime},
-    config::Config,
+    config::{Config, Limits},
     protocol::{Disconnect, Format},
     transport::Outbox,
 };
@@ -192,6 +192,11 @@ impl Liveness {
         }
     }
 
+    /// Changes the limits that a reload can change. Sessions meet them at their next deadline.
+    pub(super) fn set_limits(&mut self, limits: &Limits) {
+        (self.max_message_age, self.max_outbox_stall) = (limits.message_age, limits.outbox_stall);
+    }
+
     /// Returns when the last tick was.
     pub(super) fn last_tick_at(&self) -> Instant {
         self.last_tick.0
@@ -257,6 +262,7 @@ impl Hub {
             all.into_iter().for_each(|key| self.check_deadlines(key));
         }
         self.run_revocations(ctx);
+        self.tell_postponed_of_rules(ctx);
         self.liveness.ticks += 1;
         if self.liveness.ticks.is_multiple_of((Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32) {
             self.broker_subscriptions.release_idle();

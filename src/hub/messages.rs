@@ -112,6 +112,8 @@ pub enum SessionControl {
     Subscribe(Box<ServerApiSubscription>),
     /// Unsubscribe from a channel, if a [`Subscribe`](Self::Subscribe) that came before has subscribed to it meanwhile.
     Unsubscribe(Channel),
+    /// End the subscriptions that the rules of channels do not allow any more, because they have been reloaded.
+    CheckRules,
     /// Warn the client that its token expires at this time, if it has brought no other one meanwhile; or ask the backend about a session
     /// of the connect hook.
     WarnOfExpiry(WallTime),

@@ -22,6 +22,7 @@ mod paced_queue;
 mod presence;
 mod recent_ends;
 mod registry;
+mod reload;
 mod revocation;
 mod session_details;
 mod subscription;
@@ -42,6 +43,7 @@ use self::{
     presence::PresenceLifetime,
     recent_ends::{RecentEnds, SubscriptionEnd},
     registry::Registry,
+    reload::RulesChecks,
     revocation::RevokedSessions,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
@@ -97,6 +99,7 @@ pub struct Hub {
     recent_ends: RecentEnds,
     traces: Arc<Traces>,
     paced_controls: PacedControls,
+    rules_checks: RulesChecks,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
     /// Gets what the operator's backend is told.
@@ -164,6 +167,7 @@ impl Hub {
             recent_ends: RecentEnds::new(&config.limits),
             traces: hubs.traces(),
             paced_controls: PacedControls::default(),
+            rules_checks: RulesChecks::default(),
             limits: HubLimits::from(&config.limits),
             events,
         };

@@ -147,7 +147,7 @@ fn accept(
     components: &Components,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<> {
     let HttpContext { config, metrics, .. } = &**components.http;
-    let (config, metrics, may_have_header) = (config.clone(), metrics.clone(), components.role.serves_clients());
+    let (config, metrics, may_have_header) = (config.snapshot(), metrics.clone(), components.role.serves_clients());
     fn_service(move |stream: TcpStream| {
         let (config, metrics) = (config.clone(), metrics.clone());
         async move { proxy::accept(stream, may_have_header, &config.server, &metrics).await.ok_or(()) }
@@ -180,14 +180,14 @@ fn build_app(
             }
             http::routes(&context, role, service);
             if role.serves_operators() {
-                api::routes(&context.config, service);
+                api::routes(&context.config.current(), service);
             } else {
                 for path in ["/api", "/api/{method}", "/metrics"] {
                     service.route(path, web::to(http::error::only_internal));
                 }
             }
             let v1 = web::scope("/v1").configure(|service| {
-                api::v1_routes(&context.config, service);
+                api::v1_routes(&context.config.current(), service);
                 if role.serves_operators() {
                     api::operator_routes(service);
                 }
@@ -311,7 +311,7 @@ where
         .client_disconnect_timeout(Duration::ZERO)
         // Above it actix-http buffers neither the body of the next response nor carries out the next pipelined request. So a
         // connection holds these, two responses, and the 16 requests that actix-http reads ahead.
-        .h1_write_buffer_size(components.http.config.limits.http_unread_bytes)
+        .h1_write_buffer_size(components.http.config.current().limits.http_unread_bytes)
         .on_connect_ext(move |socket: &HttpSocket<T>, data| {
             data.insert(socket.handover(start.clone()));
             socket.with_socket(|socket| {

@@ -35,7 +35,7 @@ impl OpenListener {
         certificate: Option<Arc<tls::Certificate>>,
     ) -> io::Result<Self> {
         let (address, own_socket) = (socket.local_addr()?, socket.try_clone()?);
-        let config = &components.http.config;
+        let config = components.http.config.snapshot();
         let workers = match config.server.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,

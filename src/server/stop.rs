@@ -29,6 +29,7 @@ impl RunningServer {
     /// answers to requests that have begun. The internal listener serves until the sessions are closed. Connections that are still open when `server.drain` ends are aborted.
     pub async fn stop(self) {
         let HttpContext { config, stop, hubs, broker, audit, .. } = self.http();
+        let config = config.snapshot();
         let (drain, drain_delay) = (config.server.drain, config.server.drain_delay);
         let deadline = Instant::now() + drain;
         stop.enter(StopPhase::Draining);

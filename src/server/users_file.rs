@@ -20,14 +20,16 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) async fn watch(context: Weak<HttpContext>) {
     let mut seen = SeenFiles::default();
     loop {
-        let Some(interval) = context.upgrade().map(|context| context.config.login.users_file_interval) else { return };
+        let Some(interval) = context.upgrade().map(|context| context.config.current().login.users_file_interval) else {
+            return;
+        };
         sleep(interval).await;
         let Some((context, users)) =
             context.upgrade().and_then(|context| Some((context.clone(), context.login_users.clone()?)))
         else {
             return;
         };
-        let (path, before) = (context.config.login.users_file.clone(), std::mem::take(&mut seen));
+        let (path, before) = (context.config.current().login.users_file.clone(), std::mem::take(&mut seen));
         // A network drive may take long.
         let look =
             tokio::task::spawn_blocking(move || before.look(path.iter().map(stamp_of).collect(), || users.reload()));
@@ -59,7 +61,7 @@ fn log_reload(reloaded: &Result<Vec<ChangedUser>, UsersFileError>, is_first: boo
 /// Ends the logins of users with the password that they had before, and revokes their tokens. Tries again while the broker is
 /// unavailable, for as long as an access token of theirs may be valid: no refresh token of theirs is.
 pub(super) async fn end_logins(context: Weak<HttpContext>, mut changed: Vec<ChangedUser>) {
-    let Some(lifetime) = context.upgrade().map(|context| context.config.login.token_ttl) else { return };
+    let Some(lifetime) = context.upgrade().map(|context| context.config.current().login.token_ttl) else { return };
     let until = tokio::time::Instant::now() + lifetime;
     while let (Some(user), Some(context)) = (changed.last(), context.upgrade()) {
         match end_logins_of(user, &context).await {
@@ -79,15 +81,17 @@ pub(super) async fn end_logins(context: Weak<HttpContext>, mut changed: Vec<Chan
 async fn end_logins_of(user: &ChangedUser, context: &HttpContext) -> Result<(), BrokerError> {
     let selection = LoginSelection::OtherPassword(user.password_name.clone().unwrap_or_default());
     let ended = context.broker.end_logins(user_tag(&user.name), selection).await?;
-    let end = context.clock.now().saturating_add(context.config.login.token_ttl);
-    let revocations: Vec<_> =
-        ended.iter().map(|login| revocation_of_login(&login.id, context.config.login_issuer(), end)).collect();
+    let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
+    let revocations: Vec<_> = ended
+        .iter()
+        .map(|login| revocation_of_login(&login.id, context.config.current().login_issuer(), end))
+        .collect();
     if revocations.is_empty() {
         return Ok(());
     }
     let cause = AuditFields { by: Some("users_file"), ..AuditFields::default() };
     // The logins have ended, so another attempt would not find them.
-    let (audit, lifetime) = ((&*context.audit, cause), context.config.login.token_ttl);
+    let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
     revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
     Ok(())
 }

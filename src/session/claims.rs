@@ -47,7 +47,7 @@ pub(super) enum ClaimsChange {
 impl Session {
     /// Returns whether the configuration allows to send a token in this way.
     pub(super) fn accepts_token_by(&self, door: Door) -> bool {
-        self.services.config.auth.doors.contains(&door)
+        self.services.config.current().auth.doors.contains(&door)
     }
 
     /// Logs that something of the client is refused.
@@ -181,25 +181,35 @@ impl Session {
             return ClaimsChange::Unchanged;
         }
         self.services.api_grants.note_refresh(&claims.user, claims.expires_at);
+        self.end_forbidden_subscriptions(claims);
+        ClaimsChange::Changed
+    }
+
+    /// Has the hub end the subscriptions that the claims of the session, or the rules of channels, do not allow any more.
+    pub(super) fn end_forbidden_subscriptions(&self, claims: Arc<Claims>) {
         let permissions = self.services.permissions.clone();
-        let keep = move |channel: &Channel, source: &SubscriptionSource| match source {
-            SubscriptionSource::Client | SubscriptionSource::Restored => {
-                permissions.may_subscribe(&claims, channel, None).is_ok()
-            }
-            // It has a token and an expiry of its own, for the same user.
-            SubscriptionSource::SubscriptionToken(_) => true,
-            // The backend has allowed it to the same user. It ends with its own expiry.
-            SubscriptionSource::Hook(_) => true,
-            // No token has allowed it: only the server API ends it.
-            SubscriptionSource::ServerApi(_) => true,
-            SubscriptionSource::Personal => true,
-            SubscriptionSource::ConnectionToken(_) => {
-                server_side_subscriptions(&claims).iter().any(|granted| granted.channel == *channel)
-                    || permissions.personal_channels(&claims.user).any(|personal| personal == *channel)
+        let keep = move |channel: &Channel, source: &SubscriptionSource| {
+            let may_be_subscribed = || permissions.may_be_subscribed(&claims.user, channel).is_ok();
+            let is_personal = || permissions.personal_channels(&claims.user).any(|personal| personal == *channel);
+            match source {
+                SubscriptionSource::Client | SubscriptionSource::Restored => {
+                    permissions.may_subscribe(&claims, channel, None).is_ok()
+                }
+                // It has a token and an expiry of its own, for the same user.
+                SubscriptionSource::SubscriptionToken(_) => may_be_subscribed(),
+                // The backend has allowed it to the same user. It ends with its own expiry.
+                SubscriptionSource::Hook(_) => may_be_subscribed(),
+                // No token has allowed it: only the server API ends it, or the end of its namespace.
+                SubscriptionSource::ServerApi(_) => may_be_subscribed(),
+                SubscriptionSource::Personal => is_personal(),
+                SubscriptionSource::ConnectionToken(_) => {
+                    let is_granted =
+                        server_side_subscriptions(&claims).iter().any(|granted| granted.channel == *channel);
+                    (is_granted && may_be_subscribed()) || is_personal()
+                }
             }
         };
         self.services.hub.do_send(Reauthorize { key: self.key, keep: Box::new(keep) });
-        ClaimsChange::Changed
     }
 
     /// Changes the state of the session, and tells outbox and hub what follows from it.
@@ -237,7 +247,7 @@ impl Session {
     /// Returns the time after which the client should refresh: what is left less `auth.refresh_margin`, but at least half of it.
     fn time_to_refresh(&self, expires_at: WallTime, now: WallTime) -> Duration {
         let left = expires_at.saturating_duration_since(now);
-        left - self.services.config.auth.refresh_margin.min(left / 2)
+        left - self.services.config.current().auth.refresh_margin.min(left / 2)
     }
 
     /// Returns when the client is warned that its token expires: when it should have refreshed. SDKs have a timer for that. For a session

@@ -33,7 +33,7 @@ use crate::{
     },
     broker::{SharedBroker, UserLimit, UserPermit},
     clock::{Clock, MonotonicTime, NEVER},
-    config::{Config, Door},
+    config::{Door, LiveConfig},
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
@@ -74,7 +74,7 @@ pub struct Services {
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The configuration.
-    pub config: Arc<Config>,
+    pub config: Arc<LiveConfig>,
     /// The id of this instance, which clients get when they connect.
     pub node: Arc<str>,
 }
@@ -140,14 +140,14 @@ pub struct Session {
 /// Starts a session on a socket that has switched protocols, or carries a response that does not end. `read` is what the client
 /// sent right after its handshake.
 pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, services: Rc<Services>) {
-    let limits = TransportLimits::from(&*services.config);
+    let limits = TransportLimits::from(&**services.config.current());
     // This fails if the client has disconnected already.
     let Ok(outbox) = Outbox::new(socket, &limits) else { return };
     if !admission.head.is_empty() && outbox.push(services.clock.now(), std::mem::take(&mut admission.head)).is_err() {
         return;
     }
     Session::create(|ctx| {
-        ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.limits.channels_per_session);
+        ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.current().limits.channels_per_session);
         let stream = match std::mem::replace(&mut admission.commands, CommandSource::WebSocket) {
             CommandSource::WebSocket => {
                 ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
@@ -257,6 +257,11 @@ impl Handler<SessionControl> for Session {
             SessionControl::Refresh { expires_at, info } => {
                 self.apply_refresh(expires_at, info);
                 self.flush();
+            }
+            SessionControl::CheckRules => {
+                if let Some(claims) = self.auth_state.claims().cloned() {
+                    self.end_forbidden_subscriptions(claims);
+                }
             }
             SessionControl::WarnOfExpiry(expires_at) => {
                 self.renew_or_warn(expires_at, ctx);
@@ -397,7 +402,7 @@ impl Session {
 
     /// Counts a command, or a frame of the client that is treated as one.
     fn charge_command(&mut self) -> RateVerdict {
-        self.command_rate.charge(self.services.config.limits.commands_per_second)
+        self.command_rate.charge(self.services.config.current().limits.commands_per_second)
     }
 
     /// Tells the outbox when the token expires. Session and hub ask the outbox for it.

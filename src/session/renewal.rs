@@ -57,7 +57,10 @@ impl RenewalSchedule {
 
 impl Session {
     fn renewal_schedule(&self) -> RenewalSchedule {
-        RenewalSchedule { margin: self.services.config.auth.refresh_margin, spread: self.client.as_bytes()[0] }
+        RenewalSchedule {
+            margin: self.services.config.current().auth.refresh_margin,
+            spread: self.client.as_bytes()[0],
+        }
     }
 
     /// Returns when the refresh hook is asked about the session.

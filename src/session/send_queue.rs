@@ -46,7 +46,7 @@ impl Session {
     /// (`hooks.send_queue`, and `limits.message_bytes` in total).
     pub(super) fn queue_for_backend(&mut self, hook: Arc<Hook>, request: Bytes) -> Option<oneshot::Receiver<()>> {
         let queue = self.send_queue.get_or_insert_default().clone();
-        let config = &self.services.config;
+        let config = self.services.config.current();
         let (receiver, starts_task) = {
             let mut waiting = queue.0.borrow_mut();
             waiting.bytes += request.len();

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use toml_edit::{DocumentMut, Item, Table};
+use wardcast::config::{OPTIONS, OptionEffect};
 
 use crate::support::generated::assert_generated;
 
@@ -21,6 +22,10 @@ All keys of Wardcast, with their defaults. Later sources override earlier ones:
 
 A key that does not exist is an error. `""` means not set. Durations are written like `"500ms"`, `"8s"` or `"24h"`. In variables
 and `--set`, text has no quotes, and lists are separated by commas or written as JSON.
+
+The column *change* says when a changed value takes effect: `SIGHUP` (`systemctl reload wardcast`), or a `restart`. SIGHUP reads all
+sources again and applies the options of the first kind; those of the second are named in the log. A configuration with an error is
+refused as a whole. [Deploying](deploying.md#reloading) says what reloaded options mean for open sessions.
 
 `wardcast config check` reports all errors of a configuration at once. `wardcast config print` prints the values in force, with
 the source of each.
@@ -52,7 +57,8 @@ impl Page {
         let mut examples = String::new();
         if table.iter().any(|(_, item)| !is_section(item)) {
             let name = if section.is_empty() { "Top level".to_owned() } else { format!("`[{}]`", section.join(".")) };
-            write!(text, "\n## {name}\n\n| key | default | variable | meaning |\n|---|---|---|---|\n").unwrap();
+            write!(text, "\n## {name}\n\n| key | default | variable | change | meaning |\n|---|---|---|---|---|\n")
+                .unwrap();
         }
         for (key, item) in table.iter().filter(|(_, item)| !is_section(item)) {
             let comment = table.key(key).unwrap().leaf_decor().prefix().and_then(|prefix| prefix.as_str()).unwrap();
@@ -65,7 +71,11 @@ impl Page {
                 [_] => String::new(),
                 _ => format!("`WARDCAST_{}`", path.join("__").to_uppercase()),
             };
-            writeln!(text, "| `{key}` | {default} | {variable} | {} |", escape_markdown(&meaning)).unwrap();
+            let change = match OPTIONS.iter().find(|option| option.key == path.join(".")).unwrap().effect {
+                OptionEffect::Reload => "`SIGHUP`",
+                OptionEffect::Restart => "restart",
+            };
+            writeln!(text, "| `{key}` | {default} | {variable} | {change} | {} |", escape_markdown(&meaning)).unwrap();
             if !example.is_empty() {
                 write!(examples, "\n```toml\n{example}```\n").unwrap();
             }

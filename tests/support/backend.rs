@@ -30,6 +30,8 @@ pub enum Answer {
     Silence,
     /// 200 with `{"result":{}}`, but only when the path has had so many calls.
     WhenCalled(usize),
+    /// 422 to calls whose body has this text, and otherwise 200 with `{}`.
+    RefuseBodiesWith(String),
 }
 
 /// A call of a hook.
@@ -186,7 +188,7 @@ impl Drop for Backend {
 
 async fn serve(mut stream: impl Stream, served: Shared) {
     while let Some(call) = read_call(&mut stream).await {
-        let path = call.path.clone();
+        let (path, body) = (call.path.clone(), call.body.clone());
         let number = {
             let mut served = served.0.lock().unwrap();
             served.calls.push(call);
@@ -194,6 +196,17 @@ async fn serve(mut stream: impl Stream, served: Shared) {
         };
         served.1.send_replace(());
         let bytes = match answer(&path, &served).await {
+            Answer::RefuseBodiesWith(text) if body.contains(&text) => {
+                let refusal = b"HTTP/1.1 422 Unprocessable Content\r\ncontent-length: 0\r\n\r\n";
+                if stream.write_all(refusal).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Answer::RefuseBodiesWith(_) => {
+                served.0.lock().unwrap().calls[number].is_accepted = true;
+                "{}".to_owned()
+            }
             Answer::Raw(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.shutdown().await;

@@ -35,7 +35,7 @@ use wardcast::{
     },
     channel::Channel,
     clock::{Clock, WallTime},
-    config::Config,
+    config::{Config, LiveConfig},
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
         ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails,
@@ -326,7 +326,8 @@ impl Worker {
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config();
         change(&mut config);
-        let config = Arc::new(config);
+        let config = LiveConfig::new(config);
+        let (live, config) = (config.clone(), config.snapshot());
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
         let (grants, revoked) = (ApiGrants::new(&config, clock.clone()), metrics.clone());
         let hubs = Hubs::new(metrics.clone(), "node", grants, Revocations::new(&config, clock.clone(), revoked));
@@ -339,7 +340,7 @@ impl Worker {
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),
             verifications: VerificationQueue::new(&config.limits, metrics.clone()),
-            refusals: RefusalLog::new(config.clone(), AuditLog::disabled()),
+            refusals: RefusalLog::new(live.clone(), AuditLog::disabled()),
             audit: AuditLog::disabled(),
             permissions,
             hooks: Arc::default(),
@@ -347,14 +348,14 @@ impl Worker {
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
             metrics,
-            config,
+            config: live,
             node: "node".into(),
         });
         Self { services, broker, hubs, hub, clock }
     }
 
-    pub fn config(&self) -> &Config {
-        &self.services.config
+    pub fn config(&self) -> Arc<Config> {
+        self.services.config.snapshot()
     }
 
     /// A token with these claims for user ann; a number for a date counts from now.
@@ -394,7 +395,7 @@ impl Worker {
         let ((client, server), key) = (connected_sockets().await, SessionKey::unique());
         self.hub.do_send(Register {
             key,
-            outbox: Outbox::new(server, &TransportLimits::from(&*self.services.config)).unwrap(),
+            outbox: Outbox::new(server, &TransportLimits::from(&*self.config())).unwrap(),
             keep_alive: KeepAlive::NativePing,
             warn_at: wardcast::clock::NEVER,
             owner: Some(("ann".into(), TokenIdentity::default())),
@@ -427,7 +428,7 @@ impl Worker {
     /// Publishes to all but this client.
     pub async fn publish_excluding(&self, channel: &str, data: &'static str, exclude: Option<Uuid>) {
         let channel = Channel::new(channel).unwrap();
-        let retention = Retention::from_options(&self.services.config.channels);
+        let retention = Retention::from_options(&self.config().channels);
         let data = Bytes::from_static(data.as_bytes());
         let publication = Publication { exclude, ..Publication::new(channel, data) };
         self.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await.unwrap();

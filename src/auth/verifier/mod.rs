@@ -3,7 +3,10 @@
 
 mod header;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use jsonwebtoken::Algorithm;
 
@@ -29,7 +32,8 @@ pub struct Verifier {
     key_sets: Arc<KeySets>,
     auth: config::AuthConfig,
     permissions: Arc<Permissions>,
-    max_subscriptions: usize,
+    /// `limits.channels_per_session`.
+    max_subscriptions: AtomicUsize,
     /// `limits.token_bytes`: how much an unauthenticated client can make the hub decode.
     max_token_bytes: usize,
     prefixes: UserPrefixes,
@@ -49,7 +53,7 @@ impl Verifier {
             key_sets: Arc::new(key_sets),
             auth: config.auth.clone(),
             permissions,
-            max_subscriptions: config.limits.channels_per_session,
+            max_subscriptions: AtomicUsize::new(config.limits.channels_per_session),
             max_token_bytes: config.limits.token_bytes,
             prefixes: UserPrefixes::new(&config.auth),
             clock,
@@ -73,6 +77,11 @@ impl Verifier {
     /// [`KeyError`]. The old keys stay in force.
     pub fn reload_keys(&self, config: &Config) -> Result<KeyChange, KeyError> {
         self.keys.reload(config)
+    }
+
+    /// Changes how many channels a token may name (`limits.channels_per_session`).
+    pub fn set_max_subscriptions(&self, max_subscriptions: usize) {
+        self.max_subscriptions.store(max_subscriptions, Ordering::Relaxed);
     }
 
     /// Returns when the key that has verified a token stops doing so; [`NEVER`] without one, and for a key that has been removed: it
@@ -223,7 +232,7 @@ impl Verifier {
             rules,
             prefixes: &self.prefixes,
             permissions: &self.permissions,
-            max_subscriptions: self.max_subscriptions,
+            max_subscriptions: self.max_subscriptions.load(Ordering::Relaxed),
         }
     }
 }

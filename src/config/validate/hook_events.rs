@@ -19,6 +19,7 @@ pub(super) fn check_events(hooks: &HooksConfig, errors: &mut ErrorCollector) {
         "hooks.events.retry_delay",
         "must be at least 100ms and at most 1h",
     );
+    errors.require(events.refused_for <= 7 * 24 * 3600 * SECOND, "hooks.events.refused_for", "must be at most 7d");
     for (key, value) in [("hooks.events.queue", events.queue), ("hooks.events.outbox", events.outbox)] {
         errors.require(value >= 1, key, "must be at least 1");
     }
@@ -47,6 +48,7 @@ mod tests {
             (|config: &mut Config| config.hooks.events.batch = 0, "batch"),
             (|config: &mut Config| config.hooks.events.batch = 1001, "batch"),
             (|config: &mut Config| config.hooks.events.retry_delay = Duration::ZERO, "retry_delay"),
+            (|config: &mut Config| config.hooks.events.refused_for = 8 * 24 * 3600 * SECOND, "refused_for"),
             (|config: &mut Config| config.hooks.events.queue = 0, "queue"),
             (|config: &mut Config| config.hooks.events.outbox = 0, "outbox"),
             (|config: &mut Config| config.hooks.events.vacated_delay = 3601 * SECOND, "vacated_delay"),

@@ -1,17 +1,18 @@
 //! Sends the lanes of the outbox to the backend: for each lane one batch at a time, in order, again and again until the backend
-//! has accepted it. All lanes share one circuit breaker.
+//! has accepted it. All lanes share one circuit breaker. What the backend refuses for `hooks.events.refused_for` is sent event by event,
+//! and what it refuses then is dropped.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_rt::task::JoinHandle;
 use bytes::Bytes;
-use hyper::HeaderMap;
+use hyper::{HeaderMap, StatusCode};
 use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
@@ -50,6 +51,7 @@ pub(super) struct EventSender {
     timeout: Duration,
     batch: usize,
     retry_delay: Duration,
+    refused_for: Duration,
     breaker: CircuitBreaker,
     /// Notified when calls pass again.
     recovered: Notify,
@@ -59,6 +61,25 @@ pub(super) struct EventSender {
     waiting: [AtomicUsize; EVENT_LANES],
     clock: Clock,
     metrics: Arc<Metrics>,
+}
+
+/// What has become of a batch.
+enum Sent {
+    /// The backend has accepted the events up to this one.
+    Accepted(EntryId),
+    /// The backend has refused them: this many, up to this one.
+    Refused(usize, EntryId),
+    /// They could not be sent, or the backend has failed.
+    Failed,
+}
+
+/// A batch that the backend has refused.
+struct RefusedBatch {
+    since: Instant,
+    /// Its events that have not been sent by themselves yet.
+    left: usize,
+    /// The backend has accepted some of them.
+    has_accepted: bool,
 }
 
 impl EventSender {
@@ -78,6 +99,7 @@ impl EventSender {
             timeout: events.timeout,
             batch: events.batch,
             retry_delay: events.retry_delay,
+            refused_for: events.refused_for,
             breaker: CircuitBreaker::new(config.failures, config.pause),
             recovered: Notify::new(),
             queued: Default::default(),
@@ -105,6 +127,7 @@ impl EventSender {
         // Each call and each pause fits into the lease, which every read renews.
         let lease = self.timeout + self.retry_delay + LEASE_MARGIN;
         let (mut accepted, mut failures) = (None, 0);
+        let mut refused: Option<RefusedBatch> = None;
         loop {
             let is_stopping = *stopping.borrow() == StopStage::Sending;
             let events = match self.outbox.read(lane, accepted, self.batch, lease).await {
@@ -129,16 +152,53 @@ impl EventSender {
                 self.wait_for_events(lane, &mut stopping).await;
                 continue;
             }
-            match self.send(&events).await {
-                Some(last) => (accepted, failures) = (Some(last), 0),
-                None => {
+            let is_single = refused.as_ref().is_some_and(|batch| batch.since.elapsed() >= self.refused_for);
+            let sent = self.send(if is_single { &events[..1] } else { &events }).await;
+            match (sent, &mut refused) {
+                (Sent::Accepted(last), Some(batch)) if is_single => {
+                    (accepted, failures) = (Some(last), 0);
+                    batch.has_accepted = true;
+                    refused = self.after_single(refused);
+                }
+                (Sent::Accepted(last), _) => (accepted, failures, refused) = (Some(last), 0, None),
+                (Sent::Refused(count, last), Some(_)) if is_single => {
+                    self.metrics.count_hook_events("refused", count);
+                    log::error!(
+                        "dropped event that the backend refuses lane={lane} entry={last} error=\"hooks.events.refused_for is over\""
+                    );
+                    accepted = Some(last);
+                    refused = self.after_single(refused);
+                }
+                (Sent::Refused(count, _), _) => {
+                    let batch =
+                        refused.get_or_insert(RefusedBatch { since: Instant::now(), left: 0, has_accepted: false });
+                    batch.left = count;
                     failures += 1;
-                    tokio::select! {
-                        () = sleep(jittered(retry_delay(failures, self.retry_delay))) => {}
-                        () = self.recovered.notified() => {}
-                    }
+                    self.pause(failures).await;
+                }
+                (Sent::Failed, _) => {
+                    failures += 1;
+                    self.pause(failures).await;
                 }
             }
+        }
+    }
+
+    async fn pause(&self, failures: u32) {
+        tokio::select! {
+            () = sleep(jittered(retry_delay(failures, self.retry_delay))) => {}
+            () = self.recovered.notified() => {}
+        }
+    }
+
+    /// Counts an event of a refused batch that was sent by itself. After the last one, batches are sent again; if the backend has
+    /// accepted none of them, it refuses everything, and the next events are sent by themselves, too.
+    fn after_single(&self, refused: Option<RefusedBatch>) -> Option<RefusedBatch> {
+        let batch = refused?;
+        match batch.left.saturating_sub(1) {
+            0 if batch.has_accepted => None,
+            0 => Some(RefusedBatch { left: self.batch, ..batch }),
+            left => Some(RefusedBatch { left, ..batch }),
         }
     }
 
@@ -158,14 +218,14 @@ impl EventSender {
         }
     }
 
-    /// Sends a batch, or the first part of it. Returns the last event that the backend has accepted.
-    async fn send(&self, events: &[(EntryId, String)]) -> Option<EntryId> {
-        let (body, last, count) = write_body(events)?;
+    /// Sends a batch, or the first part of it.
+    async fn send(&self, events: &[(EntryId, String)]) -> Sent {
+        let Some((body, last, count)) = write_body(events) else { return Sent::Failed };
         if count == 0 {
-            return Some(last);
+            return Sent::Accepted(last);
         }
         if !self.breaker.admits(self.clock.monotonic_now()) {
-            return None;
+            return Sent::Failed;
         }
         let result = timeout(self.timeout, self.client.post(&body, &self.headers(&body))).await;
         let error = match result {
@@ -179,7 +239,11 @@ impl EventSender {
         self.metrics.count_hook_call(HOOK, error.as_ref().map_or("answered", HookError::outcome));
         self.metrics.count_hook_events(if error.is_none() { "sent" } else { "failed" }, count);
         self.note_result(error.as_ref());
-        error.is_none().then_some(last)
+        match error {
+            None => Sent::Accepted(last),
+            Some(HookError::Status(status)) if is_refusal(status) => Sent::Refused(count, last),
+            Some(_) => Sent::Failed,
+        }
     }
 
     fn headers(&self, body: &[u8]) -> HeaderMap {
@@ -214,6 +278,13 @@ impl EventSender {
         let all: usize = self.waiting.iter().map(|waiting| waiting.load(Ordering::Relaxed)).sum();
         self.metrics.hook_events_waiting.set(i64::try_from(all).unwrap_or(i64::MAX));
     }
+}
+
+/// Returns whether a status says that the backend does not want the events, now or later.
+fn is_refusal(status: StatusCode) -> bool {
+    let may_pass =
+        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    status.is_client_error() && !may_pass
 }
 
 /// Writes the body for as many events as it has room for, but at least one. Returns it, the last of these events, and their number.

@@ -73,7 +73,8 @@ impl Session {
         let token = command.token.as_deref();
         let accepts_connect = self.accepts_token_by(Door::Connect);
         let sent_token = accepts_connect && token.is_some();
-        let accepts_anonymous = accepts_connect && self.services.config.auth.anonymous == AnonymousAccess::Always;
+        let accepts_anonymous =
+            accepts_connect && self.services.config.current().auth.anonymous == AnonymousAccess::Always;
         if token.is_some() && !accepts_connect {
             self.record_refusal(Refusal::DisabledDoor(Door::Connect));
         }
@@ -172,7 +173,8 @@ impl Session {
     ) -> CommandOutcome {
         let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
         let has_pings = self.keep_alive() == KeepAlive::ProtocolPing;
-        let ping = if has_pings { self.services.config.server.ping_interval.as_secs().max(1) as u32 } else { 0 };
+        let ping =
+            if has_pings { self.services.config.current().server.ping_interval.as_secs().max(1) as u32 } else { 0 };
         let (client, session) = (self.client.to_string(), self.session_id().to_string());
         let (node, format) = (self.services.node.clone(), self.format);
         let expiry = self.session_expiry(&claims);

@@ -22,15 +22,15 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(&command.channel)?;
-        let limit = page_limit(command.limit.into(), self.services.config.limits.history_publications);
+        let limit = page_limit(command.limit.into(), self.services.config.current().limits.history_publications);
         let options = self.services.permissions.channel_options(&channel)?;
         let retention =
-            Retention::from_options(options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
+            Retention::from_options(&options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
         let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
         let (services, format) = (self.services.clone(), self.format);
-        let max_bytes = Some(self.services.config.limits.client_reply_bytes());
+        let max_bytes = Some(self.services.config.current().limits.client_reply_bytes());
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
             let request = HistoryRequest { since: since.transpose()?, limit, is_reverse, max_bytes };

@@ -99,7 +99,7 @@ impl Session {
         let request = HookRequest { name, version, data, ..self.hook_request() };
         let (headers, buffered) = (self.hook_headers.clone(), buffered.clone());
         let answer =
-            ask_connect_hook(hook.clone(), &request, headers, permissions.clone(), config.clone(), clock.clone());
+            ask_connect_hook(hook.clone(), &request, headers, permissions.clone(), config.snapshot(), clock.clone());
         CommandOutcome::pending(id, async move {
             let approval = Some(Box::new(Approval::Connect(answer.await)));
             Ok(CommandReply::Postponed(vec![BufferedCommand { approval, ..buffered }]))

@@ -278,7 +278,7 @@ impl Session {
     ) -> CommandOutcome {
         self.protocol_errors += 1;
         match self.auth_state {
-            AuthState::Plain(_) if self.protocol_errors > self.services.config.limits.errors => {
+            AuthState::Plain(_) if self.protocol_errors > self.services.config.current().limits.errors => {
                 self.close(&Disconnect::TOO_MANY_ERRORS);
             }
             AuthState::Plain(_) => {
@@ -303,7 +303,7 @@ impl Session {
         if matches!(method, CommandMethod::OtherType) {
             return Err(ErrorCode::NotAvailable.with_detail("type other than 0").into());
         }
-        let is_token_required = self.services.config.auth.require_token_per_message;
+        let is_token_required = self.services.config.current().auth.require_token_per_message;
         let (method, token) = match (method, token) {
             (CommandMethod::Connect(command), token)
                 if command.token.is_some() || token.is_some() || !is_token_required =>

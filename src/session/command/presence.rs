@@ -29,7 +29,7 @@ impl Session {
         let (services, format) = (self.services.clone(), self.format);
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
-            let (limit, max_bytes) = services.config.limits.client_reply_limit();
+            let (limit, max_bytes) = services.config.current().limits.client_reply_limit();
             let clients = services.broker.presence(channel, max_bytes).await?;
             // A part of the clients would look like all of them.
             ExceededLimit::check(limit, max_bytes, clients.iter().map(|client| reply_bytes(client)).sum())?;

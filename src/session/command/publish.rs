@@ -24,7 +24,8 @@ impl Session {
         data: Bytes,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
-        let limits = &self.services.config.limits;
+        let config = self.services.config.current();
+        let limits = &config.limits;
         ExceededLimit::check("limits.publication_bytes", limits.publication_bytes, data.len())?;
         let channel = Channel::new(channel)?;
         if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
@@ -60,10 +61,14 @@ impl Session {
                     (approval.data.unwrap_or(data), approval.skip_history)
                 }
             };
-            ExceededLimit::check("limits.publication_bytes", services.config.limits.publication_bytes, data.len())?;
+            ExceededLimit::check(
+                "limits.publication_bytes",
+                services.config.current().limits.publication_bytes,
+                data.len(),
+            )?;
             services.metrics.publications.inc();
             let channel_options = services.permissions.channel_options(&channel).ok();
-            let retention = channel_options.and_then(Retention::from_options).filter(|_| !skip_history);
+            let retention = channel_options.as_deref().and_then(Retention::from_options).filter(|_| !skip_history);
             let use_delta = channel_options.is_some_and(|options| options.delta_publish);
             let publication = Publication { info: Some(info.into()), use_delta, ..Publication::new(channel, data) };
             services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;

@@ -73,7 +73,7 @@ impl Session {
     ) -> Vec<(Subscription<Requested>, SubscribeResultTemplate)> {
         let mut requests = self.granted_requests(claims);
         // A client cannot have had more, and each costs a look at the rules of its token.
-        let max_subscriptions = self.services.config.limits.channels_per_session;
+        let max_subscriptions = self.services.config.current().limits.channels_per_session;
         let names = positions.keys().take(max_subscriptions);
         for channel in names.filter_map(|name| Channel::new(name).ok()) {
             if requests.len() < max_subscriptions && !requests.iter().any(|request| request.channel == channel) {
@@ -216,7 +216,7 @@ impl Session {
     /// Keeps a subscription of the server API until the client has room for what it has missed.
     pub(in crate::session) fn queue_recovering_subscription(&mut self, subscription: ServerApiSubscription) {
         let waiting = self.recovering_subscriptions.get_or_insert_default();
-        let limit = self.services.config.limits.channels_per_session;
+        let limit = self.services.config.current().limits.channels_per_session;
         match ExceededLimit::check("limits.channels_per_session", limit, waiting.len() + 1) {
             Ok(()) => waiting.push_back(subscription),
             Err(limit) => log_refused(self.client, &subscription.channel, &SubscribeError::from(limit)),

@@ -210,7 +210,7 @@ impl Session {
         let Ok(channel_options) = self.services.permissions.channel_options(channel) else {
             return SubscriptionOptions::default();
         };
-        let retention = Retention::from_options(channel_options);
+        let retention = Retention::from_options(&channel_options);
         let is_recoverable = retention.is_some() && overrides.force_recovery.unwrap_or(channel_options.force_recovery);
         let forces_positioning = overrides.force_positioning.unwrap_or(channel_options.force_positioning);
         // Nobody could read the presence of a channel that has none.

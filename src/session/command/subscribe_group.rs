@@ -107,7 +107,8 @@ impl Session {
 
     /// Returns whether the group is carried out before the next command is looked at.
     pub(super) fn is_group_full(&self) -> bool {
-        let limits = &self.services.config.limits;
+        let config = self.services.config.current();
+        let limits = &config.limits;
         let is_full = self.subscribe_group.as_ref().is_some_and(|group| {
             // Commands may be long. So many bytes a client may also have in one command.
             group.commands.len() >= limits.concurrent_subscribes || group.command_bytes >= limits.message_bytes

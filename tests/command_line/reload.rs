@@ -1,0 +1,57 @@
+//! SIGHUP after a change of the configuration file.
+
+use super::*;
+
+#[actix_rt::test]
+async fn sighup_applies_the_configuration_file_and_a_faulty_one_is_refused_whole() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let write = |text: &str| fs::write(&path, format!("[server]\nbind = \"127.0.0.1:0\"\n{text}")).unwrap();
+    const CHAT: &str = "[[namespaces]]\nname = \"chat\"\nallow_subscribe = \"user\"\n";
+    const NEWS: &str = "[[namespaces]]\nname = \"news\"\nallow_subscribe = \"user\"\n";
+    write(CHAT);
+    let mut hub = Process::start(&mut wardcast(&["--config", &path, "--ephemeral"]));
+    let banner = hub.banner();
+    let mut client = connect_with_token(banner.address, &banner.token).await;
+    client.subscribe("chat:1").await;
+
+    // The secrets that the hub has generated are no change.
+    write(&format!("workers = 7\n[limits]\nchannels_per_session = 9\n[log]\nlevel = \"debug\"\n{CHAT}{NEWS}"));
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("changed options require a restart");
+    assert!(line.ends_with("options=\"server.workers\""), "{line}");
+    let line = hub.wait_for_log("reloaded configuration");
+    assert!(line.ends_with("options=\"namespaces,limits.channels_per_session,log.level\""), "{line}");
+    client.subscribe("news:1").await;
+    // A line of the new level, which the start did not have.
+    let mut refused = Client::connect(banner.address, "/connection/websocket").await.unwrap();
+    refused.send_text("nonsense").await;
+    refused.wait_for_close().await;
+    hub.wait_for_log("session closed");
+
+    // Each of these is refused whole: "chat" stays.
+    for (text, field) in [
+        (format!("[limits]\nconnections = 0\n{NEWS}"), "limits.connections"),
+        ("[[namespaces]]\nname = \"new\"\nallow_subscribe = \"everybody\"\n".to_owned(), "namespaces"),
+        ("[origins]\nallowed = [\"no origin\"]\n".to_owned(), "origins.allowed"),
+        ("[log]\nlevel = \"loud\"\n".to_owned(), "log.level"),
+        ("nonsense".to_owned(), "TOML"),
+    ] {
+        write(&text);
+        hub.signal(SIGHUP);
+        let line = hub.wait_for_log("configuration reload failed, keeping the old one");
+        assert!(line.contains(field) && line.contains("wardcast config check"), "{line}");
+    }
+    fs::remove_file(&path).unwrap();
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("configuration reload failed, keeping the old one");
+    assert!(line.contains("--config"), "{line}");
+    client.subscribe("chat:2").await;
+
+    write(&format!("[log]\nlevel = \"error\"\n{NEWS}"));
+    hub.signal(SIGHUP);
+    let push = client.receive().await;
+    assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
+    let log = hub.kill();
+    assert!(!log.contains(&banner.token) && !log.contains(&banner.password), "{log}");
+}

@@ -1,0 +1,214 @@
+//! A configuration that is loaded again while the hub runs: what changes for sessions that exist and for those that come.
+
+use std::time::Duration;
+
+use serde_json::json;
+use wardcast::config::{AllowSubscribe, ChannelAccess, Config, Namespace};
+
+use crate::support::{Client, TestHub, deny_by_default, poll_until, raw, start_hub_with, trust_loopback_proxy};
+
+/// A namespace in which users may subscribe and publish.
+fn namespace(name: &str) -> Namespace {
+    let mut channels = Config::default().channels;
+    (channels.allow_subscribe, channels.allow_publish) = (AllowSubscribe::User, ChannelAccess::User);
+    Namespace { name: name.to_owned(), channels }
+}
+
+fn reload(hub: &TestHub, change: impl FnOnce(&mut Config)) {
+    let mut config = hub.config.clone();
+    change(&mut config);
+    hub.running().reload_config(&config).unwrap();
+}
+
+async fn start_hub_of(namespaces: &[&str]) -> TestHub {
+    start_hub_with(|config| {
+        deny_by_default(config);
+        config.namespaces = namespaces.iter().map(|name| namespace(name)).collect();
+    })
+    .await
+}
+
+async fn expect_unsubscribe(client: &mut Client, channel: &str) {
+    let push = client.receive().await;
+    let shown = (&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]);
+    assert_eq!(shown, (&json!(channel), &json!(2000)), "{push}");
+}
+
+async fn error_code(client: &mut Client, command: serde_json::Value) -> u64 {
+    let reply = client.request(command).await;
+    reply["error"]["code"].as_u64().unwrap_or_default()
+}
+
+#[actix_rt::test]
+async fn namespace_that_disappears_ends_subscriptions_of_every_kind_with_2000_and_its_channels_are_unknown() {
+    let hub = start_hub_of(&["chat", "game"]).await;
+    let (mut client, _) =
+        hub.connect_with_claims(json!({"sub": "ann", "exp": 3600, "subs": {"chat:token": {}, "game:token": {}}})).await;
+    client.subscribe("chat:1").await;
+    client.subscribe("game:1").await;
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 3600, "channel": "chat:secret"}));
+    client.subscribe_with("chat:secret", json!({"token": token})).await;
+    hub.call_api("subscribe", json!({"user": "ann", "channel": "chat:api"})).await;
+    assert!(client.receive().await["push"]["subscribe"].is_object());
+
+    reload(&hub, |config| config.namespaces = vec![namespace("game")]);
+    let mut ended = Vec::new();
+    for _ in 0..4 {
+        let push = client.receive().await;
+        assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
+        ended.push(push["push"]["channel"].as_str().unwrap().to_owned());
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, ["chat:1", "chat:api", "chat:secret", "chat:token"]);
+    hub.wait_for_channels(&[("game:1", 1), ("game:token", 1)]).await;
+    assert_eq!(error_code(&mut client, json!({"id": 7, "subscribe": {"channel": "chat:1"}})).await, 102);
+    assert_eq!(error_code(&mut client, json!({"id": 8, "publish": {"channel": "chat:1", "data": 1}})).await, 102);
+    let refused = hub.call_api("publish", json!({"channel": "chat:1", "data": 1})).await;
+    assert_eq!(refused["error"]["code"], 102, "{refused}");
+    hub.publish("game:1", json!("still here")).await;
+    assert_eq!(client.receive_publication().await, json!("still here"));
+}
+
+#[actix_rt::test]
+async fn new_namespace_and_new_permissions_apply_to_the_next_command_of_an_open_session() {
+    let hub = start_hub_of(&["chat"]).await;
+    let mut client = hub.connect("ann").await;
+    client.subscribe("chat:1").await;
+    assert_eq!(error_code(&mut client, json!({"id": 7, "subscribe": {"channel": "news:1"}})).await, 102);
+    reload(&hub, |config| {
+        config.namespaces.push(namespace("news"));
+        config.namespaces[0].channels.allow_publish = ChannelAccess::None;
+    });
+    client.subscribe("news:1").await;
+    assert_eq!(error_code(&mut client, json!({"id": 8, "publish": {"channel": "chat:1", "data": 1}})).await, 103);
+    // Subscribing is allowed as before, so the subscription stays.
+    hub.publish("chat:1", json!("still here")).await;
+    assert_eq!(client.receive_publication().await, json!("still here"));
+    reload(&hub, |config| {
+        config.namespaces.push(namespace("news"));
+        config.namespaces[0].channels.allow_subscribe = AllowSubscribe::None;
+    });
+    expect_unsubscribe(&mut client, "chat:1").await;
+    client.publish("news:1", json!(1)).await;
+    assert_eq!(client.receive_publication().await, json!(1));
+}
+
+#[actix_rt::test]
+async fn origins_apply_to_the_next_handshake_and_do_not_close_sessions() {
+    const PAGE: &str = "https://app.example.com";
+    let hub = start_hub_with(|config| config.origins.allowed = vec![PAGE.to_owned()]).await;
+    let handshake = async || hub.try_handshake(&hub.path_for("ann"), &[("Origin", PAGE)]).await.status;
+    let mut client = hub.connect_to(&hub.path_for("ann"), &[("Origin", PAGE)]).await;
+    reload(&hub, |config| config.origins.allowed.clear());
+    assert_eq!(handshake().await, 403);
+    client.subscribe("news").await;
+    reload(&hub, |_| ());
+    assert_eq!(handshake().await, 101);
+}
+
+#[actix_rt::test]
+async fn limits_apply_to_the_next_use() {
+    let hub = start_hub_with(|config| {
+        trust_loopback_proxy(config);
+        config.limits.channels_per_session = 3;
+    })
+    .await;
+    let mut client = hub.connect("ann").await;
+    for channel in ["a", "b", "c"] {
+        client.subscribe(channel).await;
+    }
+    assert_eq!(error_code(&mut client, json!({"id": 7, "subscribe": {"channel": "d"}})).await, 106);
+    reload(&hub, |config| {
+        config.limits.channels_per_session = 4;
+        config.limits.publication_bytes = 4;
+        config.limits.connections_per_address = 1;
+        config.limits.connections = 2;
+        config.limits.publications_per_second = 1;
+    });
+    client.subscribe("d").await;
+    let publish = |id: u32, data: &str| json!({"id": id, "publish": {"channel": "a", "data": data}});
+    assert_eq!(error_code(&mut client, publish(8, "longer")).await, 106);
+    let claims = json!({"sub": "bob", "exp": 3600, "channels": ["1", "2", "3", "4", "5"]});
+    let path = format!("/socket?token={}", hub.token_with_claims(claims));
+    assert_eq!(hub.try_handshake(&path, &[]).await.status, 401, "the limit of a token is the new one, too");
+    let status =
+        async |address: &str| hub.try_handshake(&hub.path_for("bob"), &[("X-Forwarded-For", address)]).await.status;
+    let _second = hub.connect_to(&hub.path_for("bob"), &[("X-Forwarded-For", "192.0.2.1")]).await;
+    assert_eq!(status("192.0.2.1").await, 429, "connections_per_address");
+    assert_eq!(status("192.0.2.2").await, 503, "connections");
+    reload(&hub, |config| config.limits.handshakes_per_second = 1);
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        statuses.push(status("192.0.2.3").await);
+    }
+    assert!(statuses.starts_with(&[101, 101]) && statuses.contains(&429), "a burst of two: {statuses:?}");
+}
+
+#[actix_rt::test]
+async fn limit_of_message_age_applies_to_sessions_that_exist() {
+    let hub = start_hub_with(|config| {
+        config.limits.message_age = Duration::from_secs(3600);
+        config.server.ping_interval = Duration::from_secs(1);
+    })
+    .await;
+    let mut raw = hub.connect_raw("ann").await;
+    reload(&hub, |config| config.limits.message_age = Duration::from_millis(200));
+    // The first fragment of a text.
+    raw.send(&raw::frame(0x01, b"{")).await;
+    assert_eq!(raw.wait_for_close().await, Some(3501));
+}
+
+#[actix_rt::test]
+async fn options_that_need_a_restart_do_not_hold_up_the_others() {
+    let hub = start_hub_of(&["chat"]).await;
+    let mut changed = hub.config.clone();
+    changed.server.workers += 1;
+    changed.broker.presence_ttl *= 2;
+    changed.namespaces.push(namespace("news"));
+    let in_force = hub.running().reload_config(&changed).unwrap();
+    assert_eq!((in_force.server.workers, in_force.namespaces.len()), (hub.config.server.workers, 2));
+    let mut client = hub.connect("ann").await;
+    client.subscribe("news:1").await;
+}
+
+#[actix_rt::test]
+async fn mixture_that_would_be_invalid_is_refused_and_changes_nothing() {
+    let hub = start_hub_with(|config| {
+        (config.api.publication_bytes, config.limits.outbox_bytes) = (2 << 20, 8 << 20);
+        config.namespaces = vec![namespace("chat")];
+    })
+    .await;
+    let mut client = hub.connect_subscriber("ann", "chat:1").await;
+    let mut changed = hub.config.clone();
+    (changed.api.publication_bytes, changed.limits.outbox_bytes) = (1 << 16, 1 << 20);
+    changed.namespaces.clear();
+    let errors = hub.running().reload_config(&changed).unwrap_err();
+    assert!(errors.0.iter().all(|error| error.key == "api.publication_bytes"), "{errors}");
+    hub.publish("chat:1", json!(1)).await;
+    assert_eq!(client.receive_publication().await, json!(1));
+    let mut other = hub.connect("bob").await;
+    other.subscribe("chat:1").await;
+}
+
+#[actix_rt::test]
+async fn every_session_of_a_busy_hub_is_told_of_new_rules() {
+    let hub = start_hub_of(&["chat", "game"]).await;
+    let mut clients = Vec::new();
+    for number in 0..150 {
+        let mut client = hub.connect(&format!("user{number}")).await;
+        client.subscribe("chat:1").await;
+        client.subscribe("game:1").await;
+        clients.push(client);
+    }
+    reload(&hub, |config| config.namespaces = vec![namespace("game")]);
+    // Again, while the first round is under way.
+    reload(&hub, |config| config.namespaces = vec![namespace("game"), namespace("other")]);
+    poll_until("all subscriptions are ended", async || {
+        let channels = hub.call_api("channels", json!({})).await;
+        channels["result"]["channels"] == json!({"game:1": {"num_clients": 150}})
+    })
+    .await;
+    for client in &mut clients {
+        expect_unsubscribe(client, "chat:1").await;
+    }
+}

@@ -1,0 +1,80 @@
+//! Ids of HTTP requests.
+
+use serde_json::json;
+
+use crate::support::{
+    API_KEY, TestHub, backend::Backend, http, poll_until, start_hub, start_hub_with, trace_log::audit_path,
+    trust_loopback_proxy,
+};
+
+async fn id_with(hub: &TestHub, headers: &[(&str, &str)]) -> String {
+    let mut request = http::get(hub.address, "/health/live");
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    request.send().await.header("x-request-id").expect("an id").to_owned()
+}
+
+#[actix_rt::test]
+async fn every_response_has_an_id_of_its_own_and_strangers_cannot_choose_it() {
+    let hub = start_hub().await;
+    let (one, other) = (id_with(&hub, &[]).await, id_with(&hub, &[("X-Request-Id", "mine")]).await);
+    assert!(one != other && other != "mine", "{one} {other}");
+    let refused = hub.try_handshake("/socket?token=nonsense", &[]).await;
+    assert!(refused.status == 401 && refused.header("x-request-id").is_some(), "{refused:?}");
+    let accepted = hub.try_handshake(&hub.path_for("ann"), &[]).await;
+    assert!(accepted.status == 101 && accepted.header("x-request-id").is_some(), "{accepted:?}");
+    let missing = http::get(hub.address, "/nothing").send().await;
+    assert!(missing.status == 404 && missing.header("x-request-id").is_some(), "{missing:?}");
+}
+
+#[actix_rt::test]
+async fn trusted_proxy_chooses_the_id_if_it_is_a_short_word() {
+    let hub = start_hub_with(trust_loopback_proxy).await;
+    assert_eq!(id_with(&hub, &[("X-Request-Id", "edge-1.2_x")]).await, "edge-1.2_x");
+    let long = "x".repeat(65);
+    for bad in ["a b", "a=\"b\"", "", &long] {
+        let id = id_with(&hub, &[("X-Request-Id", bad)]).await;
+        assert!(id != bad && !id.is_empty(), "{bad:?} became {id:?}");
+    }
+    let id = id_with(&hub, &[("X-Request-Id", "one"), ("X-Request-Id", "two")]).await;
+    assert!(!["one", "two"].contains(&id.as_str()), "{id}");
+}
+
+#[actix_rt::test]
+async fn audit_lines_about_a_request_have_its_id() {
+    let hub = start_hub_with(trust_loopback_proxy).await;
+    let unique = |place: &str| format!("{place}-{}", hub.address.port());
+    let [handshake, origin, call] = ["handshake", "origin", "call"].map(unique);
+    hub.try_handshake("/socket?token=nonsense", &[("X-Request-Id", &handshake)]).await;
+    let headers = [("X-Request-Id", &*origin), ("Origin", "https://evil.example")];
+    hub.try_handshake(&hub.path_for("ann"), &headers).await;
+    let body = json!({"user": "ann"}).to_string();
+    http::post(hub.address, "/api/disconnect")
+        .header("X-API-Key", API_KEY)
+        .header("X-Request-Id", &call)
+        .body(body)
+        .send()
+        .await;
+    for id in [handshake, origin, call] {
+        let field = format!("\"request\":\"{id}\"");
+        poll_until(&field, async || std::fs::read_to_string(audit_path()).unwrap().contains(&field)).await;
+    }
+}
+
+#[actix_rt::test]
+async fn hook_that_lists_the_header_gets_the_id_of_the_handshake() {
+    let backend = Backend::start().await;
+    backend.answer_json("/connect", json!({"result": {"user": "ann"}}));
+    let hub = start_hub_with(|config| {
+        backend.configure_connect(config);
+        config.hooks.connect.headers = vec!["x-request-id".to_owned()];
+        trust_loopback_proxy(config);
+    })
+    .await;
+    let headers = [("X-Request-Id", "edge-7")];
+    let mut client = crate::support::Client::connect_with(hub.address, "/socket", &headers).await.unwrap();
+    let reply = client.request(json!({"id": 1, "connect": {}})).await;
+    assert!(reply["connect"]["client"].is_string(), "{reply}");
+    assert_eq!(backend.calls("/connect")[0].headers("x-request-id"), ["edge-7"]);
+}
