@@ -54,6 +54,7 @@ mod internal_listener;
 mod keep_alive;
 mod origins;
 mod outbox;
+mod pacing;
 mod pipelining;
 mod proxies;
 mod slow_consumers;

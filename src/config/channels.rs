@@ -36,6 +36,10 @@ pub struct ChannelOptions {
     pub force_push_join_leave: bool,
     pub allowed_delta_types: Vec<DeltaType>,
     pub delta_publish: bool,
+    #[serde(with = "value::duration")]
+    pub delivery_interval: Duration,
+    pub conflate: bool,
+    pub conflate_by_tag: String,
 }
 
 impl ChannelOptions {

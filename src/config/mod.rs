@@ -289,6 +289,8 @@ pub struct Limits {
     pub outbox_stall: Duration,
     pub unsent_bytes: u32,
     pub hub_queue_bytes: usize,
+    pub paced_publications: usize,
+    pub paced_bytes: usize,
     pub history_bytes: usize,
     pub recovered_publications: usize,
     pub filter_nodes_per_channel: usize,
