@@ -75,6 +75,7 @@ mod shared_limits;
 mod wire;
 
 // Channels, delivery and subscriptions.
+mod binary_data;
 mod broker_losses;
 mod channel_events;
 mod clock_steps;

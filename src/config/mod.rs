@@ -30,7 +30,7 @@ pub use auth::{
     RequiredClaim, TicketBinding, url_without_secrets,
 };
 pub use channels::{
-    AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
+    AllowSubscribe, ChannelAccess, ChannelOptions, DataFormat, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use hook_events::{EventType, EventsConfig};

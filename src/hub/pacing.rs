@@ -84,7 +84,8 @@ impl From<&Limits> for PaceLimits {
     fn from(limits: &Limits) -> Self {
         Self {
             deliveries: limits.paced_publications,
-            bytes: limits.paced_bytes,
+            // Clients that read everything must have room for it.
+            bytes: limits.paced_bytes.min(limits.outbox_bytes / 4),
             total_bytes: limits.hub_queue_bytes / 4,
         }
     }
