@@ -134,7 +134,7 @@ impl Delivery {
         {
             return false;
         }
-        !publication.position.is_some_and(|position| position.offset <= options.skip_up_to)
+        publication.position.is_none_or(|position| position.offset > options.skip_up_to)
     }
 
     /// Returns the frame for subscribers that receive the delivery.
