@@ -22,8 +22,10 @@ pub const MAX_OVERHEAD_BYTES: usize = OVERHEAD_BYTES + channel::MAX_BYTES;
 pub struct Publication {
     /// The channel it is published to.
     pub channel: Channel,
-    /// Raw JSON, validated once on arrival, without CR and LF (they separate replies on the wire).
+    /// Raw JSON, validated once on arrival, without CR and LF (they separate replies on the wire); or any bytes.
     pub data: Bytes,
+    /// Whether the data is any bytes (`data_format = "binary"`). In JSON it is written as `b64data`.
+    pub is_binary: bool,
     /// The sender, if it was published over a client's socket or with a token. It comes from the token, never from the request.
     pub info: Option<Arc<ClientInfo>>,
     /// Its position in the channel's history, set when the broker stores it.
@@ -68,6 +70,7 @@ impl Publication {
         Self {
             channel,
             data,
+            is_binary: false,
             info: None,
             position: None,
             tags: Tags::default(),

@@ -41,7 +41,10 @@ async fn base64_that_is_no_json_is_107_and_says_so() {
         {
             let mut request = json!({"channel": "news", "channels": ["news"], "user": "ann"});
             request[field] = json!(bad);
-            assert_eq!(hub.call_api(method, request).await, error, "{method} {field} {bad}");
+            let answer = hub.call_api(method, request).await;
+            // What is Base64 may be right for another channel of a broadcast.
+            let found = answer.pointer("/result/responses/0").unwrap_or(&answer);
+            assert_eq!(*found, error, "{method} {field} {bad}");
         }
     }
     assert_eq!(

@@ -54,6 +54,7 @@ mod internal_listener;
 mod keep_alive;
 mod origins;
 mod outbox;
+mod pacing;
 mod pipelining;
 mod proxies;
 mod slow_consumers;
@@ -74,6 +75,7 @@ mod shared_limits;
 mod wire;
 
 // Channels, delivery and subscriptions.
+mod binary_data;
 mod broker_losses;
 mod channel_events;
 mod clock_steps;

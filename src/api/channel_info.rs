@@ -70,7 +70,7 @@ pub(super) const CHANNEL_INFO: ApiMethod = ApiMethod {
     "publish_hook":false,"channel_regex":"","history_size":100,"history_ttl":300000,"history_meta_ttl":2592000000,
     "allow_history":"none","force_positioning":false,"force_recovery":false,"force_recovery_mode":"stream",
     "presence":true,"allow_presence":"none","join_leave":false,"force_push_join_leave":false,
-    "allowed_delta_types":[],"delta_publish":false},
+    "allowed_delta_types":[],"delta_publish":false,"delivery_interval":0,"conflate":false,"conflate_by_tag":"","data_format":"json"},
   "hooks":[],
   "history":{"offset":2,"epoch":"xyzw","num_publications":0},
   "num_clients":1,

@@ -83,7 +83,8 @@ pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
 
 /// A publication in the result of `history`.
 const PUBLICATION: &[Field] = &[
-    Field::always("data", JsonType::Any, "Its data."),
+    Field::left_out("data", JsonType::Any, "if it is binary (`data_format`)", "Its data."),
+    Field::left_out("b64data", JsonType::String, "if it is JSON", "Its data in Base64, if it is binary."),
     Field::left_out(
         "info",
         JsonType::Object(super::presence::CLIENT_INFO),

@@ -108,15 +108,14 @@ async fn ask_publish_hook(
     let body = HookRequest {
         user: Some(&claims.user),
         channel: Some(channel),
-        data: serde_json::from_slice(publication.data()).ok(),
         // There is no connection.
-        ..HookRequest::of_connection(Uuid::nil(), "http", "json")
+        ..HookRequest::of_connection(Uuid::nil(), "http", "json").with_data(publication.data(), false)
     };
     let approval: PublishApproval = hook.ask(body.encode(), headers).await.map_err(|refusal| match refusal {
         HookRefusal::Error(error) => error,
         HookRefusal::Disconnect(_) => ErrorCode::PermissionDenied.into(),
     })?;
-    Ok(publication.approved(approval))
+    Ok(publication.approved(approval)?)
 }
 
 /// The sender and the body of a message.

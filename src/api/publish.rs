@@ -15,14 +15,14 @@ use super::{
         Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
         request_fields,
     },
-    request::{deserialize_present, json_or_base64, parse_object, to_result},
+    request::{decode_base64, deserialize_present, json_line, not_json_in_base64, parse_object, to_result},
 };
 use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
     channel::Channel,
     hooks::PublishApproval,
     position::Epoch,
-    protocol::{DisabledOption, ErrorCode, ExceededLimit, WireError},
+    protocol::{self, DisabledOption, ErrorCode, ExceededLimit, WireError},
     publication::{ClientInfo, Publication},
     tags::Tags,
 };
@@ -154,7 +154,7 @@ request_fields! {
 request_fields! {
     /// The options of `publish` and `broadcast`. Some clients of the API write unset fields as `0` and `""`.
     struct PublishFields<'a> {
-        /// Data in Base64, instead of `data`. It must be JSON, too.
+        /// Data in Base64, instead of `data`: any bytes in channels with `data_format = "binary"`, which need it, and JSON in others.
         b64data: Option<String> = (JsonType::String, Some("none")),
         /// Keeps the publication out of the history; it gets no offset.
         skip_history: Option<bool> = (JsonType::Boolean, Some("`false`")),
@@ -185,10 +185,39 @@ impl Default for BroadcastTurns {
     }
 }
 
+/// The data of a publication. What it must be depends on the channel.
+#[derive(Clone)]
+enum PendingData {
+    /// JSON on one line.
+    Json(Bytes),
+    /// What `b64data` encodes, and the same as JSON on one line, if it is JSON.
+    Decoded { bytes: Bytes, json: Option<Bytes> },
+}
+
+impl PendingData {
+    fn bytes(&self) -> &Bytes {
+        let (Self::Json(bytes) | Self::Decoded { bytes, .. }) = self;
+        bytes
+    }
+
+    /// Returns what is published in a channel.
+    fn in_channel(self, has_binary_data: bool) -> Result<Bytes, WireError> {
+        match (self, has_binary_data) {
+            (Self::Json(json) | Self::Decoded { json: Some(json), .. }, false) => Ok(json),
+            (Self::Decoded { bytes, .. }, true) => Ok(bytes),
+            (Self::Decoded { json: None, .. }, false) => Err(not_json_in_base64()),
+            (Self::Json(_), true) => {
+                Err(ErrorCode::BadRequest
+                    .with_detail("the channel has binary data (data_format): publish it as b64data"))
+            }
+        }
+    }
+}
+
 /// A publication without its channel, and the options of the call.
 #[derive(Clone)]
 pub(super) struct PendingPublication {
-    data: Bytes,
+    data: PendingData,
     tags: Tags,
     use_delta: bool,
     exclude: Option<Uuid>,
@@ -247,13 +276,14 @@ async fn publish_turn(
 
 /// Returns to how many channels a broadcast publishes before it waits for the broker and lets other tasks of the worker run.
 fn channels_per_turn(publication: &PendingPublication) -> usize {
-    (BROADCAST_TURN_BYTES / (publication.data.len() + CHANNEL_COST_BYTES)).max(1)
+    (BROADCAST_TURN_BYTES / (publication.data.bytes().len() + CHANNEL_COST_BYTES)).max(1)
 }
 
 impl PendingPublication {
     /// A publication without options.
     pub(super) fn new(data: Bytes) -> Self {
         let (tags, exclude, idempotency_key, version) = (Tags::default(), None, None, None);
+        let data = PendingData::Json(data);
         Self { data, tags, use_delta: false, exclude, skip_history: false, idempotency_key, version }
     }
 
@@ -264,13 +294,14 @@ impl PendingPublication {
 
     /// Returns the data.
     pub(super) fn data(&self) -> &Bytes {
-        &self.data
+        self.data.bytes()
     }
 
-    /// The same as the publish hook wants it.
-    pub(super) fn approved(self, approval: PublishApproval) -> Self {
+    /// The same, which is JSON, as the publish hook wants it.
+    pub(super) fn approved(self, approval: PublishApproval) -> Result<Self, ErrorCode> {
         let skip_history = self.skip_history || approval.skip_history;
-        Self { data: approval.data.unwrap_or(self.data), skip_history, ..self }
+        let data = PendingData::Json(approval.replace(self.data.bytes().clone(), false)?);
+        Ok(Self { data, skip_history, ..self })
     }
 }
 
@@ -285,6 +316,8 @@ pub(super) async fn publish_to_channel(
     let channel = Channel::new(channel)?;
     let options = api.permissions.channel_options(&channel)?;
     let PendingPublication { data, tags, use_delta, exclude, skip_history, idempotency_key, version } = pending;
+    let is_binary = options.has_binary_data();
+    let data = data.in_channel(is_binary)?;
     let (limit, max_bytes) = if info.is_some() {
         ("limits.publication_bytes", api.config.current().limits.publication_bytes)
     } else {
@@ -298,7 +331,7 @@ pub(super) async fn publish_to_channel(
     }
     api.metrics.publications.inc();
     let (info, use_delta) = (info.map(Arc::new), use_delta || options.delta_publish);
-    let publication = Publication { info, tags, use_delta, exclude, ..Publication::new(channel, data) };
+    let publication = Publication { info, tags, use_delta, is_binary, exclude, ..Publication::new(channel, data) };
     let options = PublishOptions { retention, idempotency_key, version };
     let PublishReceipt { position, .. } = api
         .broker
@@ -315,7 +348,13 @@ pub(super) async fn publish_to_channel(
 fn read_publication(body: &Bytes, data: Option<&RawValue>) -> Result<PendingPublication, ApiError> {
     let PublishFields { b64data, skip_history, tags, idempotency_key, version, version_epoch, delta, exclude } =
         parse_object(body)?;
-    let data = json_or_base64(body, data, b64data.as_deref())?;
+    let data = match b64data.filter(|encoded| !encoded.is_empty()) {
+        Some(encoded) => {
+            let bytes = Bytes::from(decode_base64(&encoded)?);
+            Some(PendingData::Decoded { json: json_line(&bytes), bytes })
+        }
+        None => data.map(|json| PendingData::Json(protocol::to_single_line(body, json))),
+    };
     let data = data.ok_or_else(|| ErrorCode::BadRequest.with_detail("data is missing"))?;
     let text = |text: Option<String>, max_bytes: usize| match text.filter(|text| !text.is_empty()) {
         Some(text) if text.len() > max_bytes => Err(ErrorCode::BadRequest),

@@ -104,12 +104,23 @@ pub(super) fn json_or_base64(
     let Some(encoded) = base64.filter(|encoded| !encoded.is_empty()) else {
         return Ok(json.map(|json| protocol::to_single_line(body, json)));
     };
-    let decoded = BASE64_STANDARD.decode(encoded).map(Bytes::from).ok();
-    let json = decoded.and_then(|decoded| {
-        let json = serde_json::from_str(std::str::from_utf8(&decoded).ok()?).ok()?;
-        Some(protocol::to_single_line(&decoded, json))
-    });
-    json.map(Some).ok_or_else(|| ErrorCode::BadRequest.with_detail("b64data and b64info must be JSON in Base64"))
+    json_line(&decode_base64(encoded)?.into()).map(Some).ok_or_else(not_json_in_base64)
+}
+
+/// Decodes a field in Base64.
+pub(super) fn decode_base64(encoded: &str) -> Result<Vec<u8>, WireError> {
+    BASE64_STANDARD.decode(encoded).map_err(|_| not_json_in_base64())
+}
+
+/// Returns JSON without line breaks; `None` if the bytes are not JSON.
+pub(super) fn json_line(bytes: &Bytes) -> Option<Bytes> {
+    let json = serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()?;
+    Some(protocol::to_single_line(bytes, json))
+}
+
+/// Returns the error of a field in Base64 that is not what it should be.
+pub(super) fn not_json_in_base64() -> WireError {
+    ErrorCode::BadRequest.with_detail("b64data and b64info must be JSON in Base64")
 }
 
 /// Returns the JSON as a string.

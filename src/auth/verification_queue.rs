@@ -170,8 +170,7 @@ impl VerificationQueue {
         };
         let has_room = WORKER.with_borrow_mut(|worker| {
             let is_suspected = |address: &ClientAddress| self.is_suspected(address);
-            let has_room =
-                worker.waiting.add(address, sender, max_waiting, oneshot::Sender::is_closed, is_suspected);
+            let has_room = worker.waiting.add(address, sender, max_waiting, oneshot::Sender::is_closed, is_suspected);
             self.run(worker);
             has_room
         });

@@ -87,6 +87,8 @@ causes! {
     Closed = "The server has closed the session.";
     /// No session is known.
     NotConnected = "No node has a session of the client, and none remembers one that has ended.";
+    /// The channel conflates.
+    Conflated = "The channel conflates (`conflate`): the server has sent the publication, or a newer one in its place.";
     /// Everything was sent.
     Delivered = "The server has sent it: nothing on its side keeps it from the client.";
 }

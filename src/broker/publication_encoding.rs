@@ -16,13 +16,20 @@ pub(super) const IS_DELTA: u8 = 16;
 pub(super) const HAS_EXCLUDE: u8 = 32;
 /// Only on the bus, for a publication that is stored in a history: a record of the memory broker has a field for its time.
 pub(super) const HAS_TIME: u8 = 64;
+/// The data is any bytes.
+pub(super) const IS_BINARY: u8 = 128;
 
 /// Bytes of a length.
 const LENGTH_BYTES: usize = size_of::<u32>();
 
 /// Returns which parts a publication has.
-pub(super) fn flags(Publication { info, tags, exclude, use_delta, .. }: &Publication) -> u8 {
-    let parts = [(HAS_TAGS, !tags.is_empty()), (IS_DELTA, *use_delta), (HAS_EXCLUDE, exclude.is_some())];
+pub(super) fn flags(Publication { info, tags, exclude, use_delta, is_binary, .. }: &Publication) -> u8 {
+    let parts = [
+        (HAS_TAGS, !tags.is_empty()),
+        (IS_DELTA, *use_delta),
+        (HAS_EXCLUDE, exclude.is_some()),
+        (IS_BINARY, *is_binary),
+    ];
     let info = info.as_ref().map_or(0, |info| HAS_INFO | info_flags(info));
     join_flags(parts) | info
 }

@@ -36,12 +36,22 @@ pub struct ChannelOptions {
     pub force_push_join_leave: bool,
     pub allowed_delta_types: Vec<DeltaType>,
     pub delta_publish: bool,
+    #[serde(with = "value::duration")]
+    pub delivery_interval: Duration,
+    pub conflate: bool,
+    pub conflate_by_tag: String,
+    pub data_format: DataFormat,
 }
 
 impl ChannelOptions {
     /// Returns whether publications are kept in a history, and so have positions.
     pub fn has_history(&self) -> bool {
         self.history_size > 0
+    }
+
+    /// Returns whether the data of publications is any bytes, and not JSON.
+    pub fn has_binary_data(&self) -> bool {
+        self.data_format == DataFormat::Binary
     }
 }
 
@@ -126,6 +136,17 @@ pub enum RecoveryMode {
     Stream,
     /// The newest publication.
     Cache,
+}
+
+/// What the data of a channel's publications is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// JSON.
+    #[default]
+    Json,
+    /// Any bytes.
+    Binary,
 }
 
 /// A format of deltas.

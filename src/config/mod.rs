@@ -31,7 +31,7 @@ pub use auth::{
     RequiredClaim, TicketBinding, url_without_secrets,
 };
 pub use channels::{
-    AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
+    AllowSubscribe, ChannelAccess, ChannelOptions, DataFormat, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use hook_events::{EventType, EventsConfig};
@@ -291,6 +291,8 @@ pub struct Limits {
     pub outbox_stall: Duration,
     pub unsent_bytes: u32,
     pub hub_queue_bytes: usize,
+    pub paced_publications: usize,
+    pub paced_bytes: usize,
     pub history_bytes: usize,
     pub recovered_publications: usize,
     pub filter_nodes_per_channel: usize,

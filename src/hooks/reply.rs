@@ -12,7 +12,7 @@ use super::hook::HookRefusal;
 use crate::{
     clock::{FIRST_MILLISECONDS, NEVER, WallTime},
     config::OptionOverrides,
-    protocol::{Disconnect, WireError},
+    protocol::{Disconnect, ErrorCode, WireError},
     publication::MAX_INFO_BYTES,
 };
 
@@ -43,7 +43,9 @@ pub struct Received;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishApproval {
     /// Raw JSON that is published instead of the client's data, on one line.
-    pub data: Option<Bytes>,
+    data: Option<Bytes>,
+    /// What `b64data` encodes, if the answer has that.
+    decoded: Option<Bytes>,
     /// Whether the publication stays out of the history.
     pub skip_history: bool,
 }
@@ -209,8 +211,36 @@ impl HookResult for PublishApproval {
     type Json = PublishJson;
 
     fn from_json(json: PublishJson) -> Result<Self, String> {
-        Ok(Self { data: single_line(json.data, json.b64data)?, skip_history: json.skip_history })
+        let encoded = json.b64data.as_deref().filter(|encoded| !encoded.is_empty());
+        let decoded = encoded.map(|encoded| BASE64_STANDARD.decode(encoded).map(Bytes::from)).transpose();
+        let decoded = decoded.map_err(|error| format!("Base64: {error}"))?;
+        // Whether it has to be JSON depends on the channel.
+        let data = single_line(json.data, json.b64data).ok().flatten();
+        Ok(Self { data, decoded, skip_history: json.skip_history })
     }
+}
+
+impl PublishApproval {
+    /// Returns the data to publish: that of the answer, or else that of the client.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Internal`] if the data of the answer does not fit the channel: JSON, or any bytes if `is_binary`.
+    pub fn replace(self, data: Bytes, is_binary: bool) -> Result<Bytes, ErrorCode> {
+        match (is_binary, self.data, self.decoded) {
+            (_, None, None) => Ok(data),
+            (true, _, Some(bytes)) => Ok(bytes),
+            (false, Some(json), _) => Ok(json),
+            (true, Some(_), None) => {
+                Err(refuse_data("publish hook answered data for a channel with data_format=binary"))
+            }
+            (false, None, Some(_)) => Err(refuse_data("publish hook answered b64data that is not JSON")),
+        }
+    }
+}
+
+fn refuse_data(phrase: &str) -> ErrorCode {
+    log::warn!("{phrase}");
+    ErrorCode::Internal
 }
 
 impl HookResult for SubscribeApproval {

@@ -1,5 +1,6 @@
 //! What the hub tells a hook, in the JSON of Centrifugo's proxies.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -15,7 +16,7 @@ pub struct HookRequest<'a> {
     pub transport: &'static str,
     /// `json` or `protobuf`.
     pub protocol: &'static str,
-    /// The encoding of `data`, `json`: data of Protobuf clients is JSON, too.
+    /// `json`, also for data of Protobuf clients; `binary` if there is `b64data` instead of `data`.
     pub encoding: &'static str,
     /// The user; empty for anonymous sessions. Left out for `connect`, which is to name it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,12 +36,15 @@ pub struct HookRequest<'a> {
     /// The data of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<&'a RawValue>,
+    /// The data of the client in Base64, in a channel with binary data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub b64data: Option<String>,
     /// What the connect hook has answered as `meta`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meta: Option<&'a RawValue>,
 }
 
-impl HookRequest<'_> {
+impl<'a> HookRequest<'a> {
     /// Creates the request of a connection, of which nothing else is known.
     pub fn of_connection(client: Uuid, transport: &'static str, protocol: &'static str) -> Self {
         Self {
@@ -54,7 +58,17 @@ impl HookRequest<'_> {
             channel: None,
             method: None,
             data: None,
+            b64data: None,
             meta: None,
+        }
+    }
+
+    /// Adds data of a channel, which is JSON or any bytes.
+    pub fn with_data(self, data: &'a [u8], is_binary: bool) -> Self {
+        if is_binary {
+            Self { encoding: "binary", b64data: Some(BASE64_STANDARD.encode(data)), ..self }
+        } else {
+            Self { data: serde_json::from_slice(data).ok(), ..self }
         }
     }
 

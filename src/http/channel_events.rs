@@ -20,7 +20,7 @@ use crate::{
     config::AnonymousAccess,
     hooks::SubscribeApproval,
     position::{Epoch, Position},
-    protocol::{Format, WireError},
+    protocol::{BinaryChannel, Format, WireError},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -44,6 +44,9 @@ pub(super) async fn get_events(
 
 async fn open(request: &HttpRequest, channel: &str, context: &HttpContext) -> Result<Admission, HandshakeRefusal> {
     let channel = Channel::new(channel).map_err(|error| HttpError::of_wire_error(&WireError::from(error)))?;
+    if context.permissions.channel_options(&channel).is_ok_and(|options| options.has_binary_data()) {
+        return Err(refuse("permission", HttpError::of_wire_error(&BinaryChannel.into())));
+    }
     let mut candidate = Candidate::examine(request, stream_origin(request, context), &[], context).await?;
     candidate.format = Format::ChannelEvents;
     let approval = check_permission(&mut candidate, &channel, context).await?;

@@ -123,31 +123,36 @@ impl Delivery {
     /// Returns the frame for subscribers with these options, including its header; `None` if they do not
     /// receive the delivery. `base` is the publication that they received before.
     pub(super) fn frame(&self, options: &DeliveryOptions, base: Option<&Self>) -> Option<&Bytes> {
-        let publication = match &self.content {
-            DeliveryContent::Publication(publication) => publication,
-            DeliveryContent::PresenceEvent(channel, event, who) => {
-                let write = || match event {
-                    PresenceEvent::Join => options.format.encode_push(&Push::Join(channel, who)),
-                    PresenceEvent::Leave => options.format.encode_push(&Push::Leave(channel, who)),
-                };
-                return options.wants_join_leave.then(|| self.plain.get(options.format, write));
-            }
-        };
+        self.is_received_with(options).then(|| self.encoded(options.format, options.delta, base))
+    }
+
+    /// Returns whether subscribers with these options receive the delivery. Their filter notes the comparison.
+    pub(super) fn is_received_with(&self, options: &DeliveryOptions) -> bool {
+        let DeliveryContent::Publication(publication) = &self.content else { return options.wants_join_leave };
         if let Some(filter) = &options.filter
             && !filter.compare(&publication.tags, publication.position)
         {
-            return None;
+            return false;
         }
-        if publication.position.is_some_and(|position| position.offset <= options.skip_up_to) {
-            return None;
-        }
-        Some(match (options.delta, base) {
-            (DeltaState::None, _) => self.plain_frame(publication, options.format),
-            (DeltaState::HasBase, Some(base)) if publication.use_delta => {
-                self.delta_frame(publication, base, options.format)
+        publication.position.is_none_or(|position| position.offset > options.skip_up_to)
+    }
+
+    /// Returns the frame for subscribers that receive the delivery.
+    pub(super) fn encoded(&self, format: Format, delta: DeltaState, base: Option<&Self>) -> &Bytes {
+        let publication = match &self.content {
+            DeliveryContent::Publication(publication) => publication,
+            DeliveryContent::PresenceEvent(channel, event, who) => {
+                return self.plain.get(format, || match event {
+                    PresenceEvent::Join => format.encode_push(&Push::Join(channel, who)),
+                    PresenceEvent::Leave => format.encode_push(&Push::Leave(channel, who)),
+                });
             }
-            (DeltaState::NeedsBase | DeltaState::HasBase, _) => self.full_frame(publication, options.format),
-        })
+        };
+        match (delta, base) {
+            (DeltaState::None, _) => self.plain_frame(publication, format),
+            (DeltaState::HasBase, Some(base)) if publication.use_delta => self.delta_frame(publication, base, format),
+            (DeltaState::NeedsBase | DeltaState::HasBase, _) => self.full_frame(publication, format),
+        }
     }
 
     fn plain_frame(&self, publication: &Publication, format: Format) -> &Bytes {

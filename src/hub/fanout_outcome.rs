@@ -43,11 +43,17 @@ impl FanoutOutcome {
             if has_base {
                 next.delta = DeltaState::HasBase;
             }
-            // Groups that received the publication come first. A group that did not may merge into one of them, and would
-            // then wrongly change with it.
-            let at = if has_base { 0 } else { self.changes.len() };
-            self.changes.insert(at, (group, next));
+            self.insert_change(group, options, next);
         }
+    }
+
+    /// Notes that the delivery options of a group change.
+    pub(super) fn insert_change(&mut self, group: u32, before: &DeliveryOptions, after: DeliveryOptions) {
+        // Groups that received the publication come first. A group that did not may merge into one of them, and would
+        // then wrongly change with it.
+        let has_base = before.delta == DeltaState::NeedsBase && after.delta == DeltaState::HasBase;
+        let at = if has_base { 0 } else { self.changes.len() };
+        self.changes.insert(at, (group, after));
     }
 }
 

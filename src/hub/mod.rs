@@ -19,6 +19,7 @@ mod inspection;
 mod liveness;
 mod messages;
 mod paced_queue;
+mod pacing;
 mod presence;
 mod recent_ends;
 mod registry;
@@ -40,6 +41,7 @@ use self::{
     fanout::Fanout,
     gap::{GapReads, HeldBytes, PositionPoller},
     liveness::{ClosingWaves, HubSession, Liveness},
+    pacing::{PaceLimits, Paces},
     presence::PresenceLifetime,
     recent_ends::{RecentEnds, SubscriptionEnd},
     registry::Registry,
@@ -83,6 +85,7 @@ pub use subscription::{
 pub struct Hub {
     registry: Registry<HubSession, ChannelState>,
     fanout: Fanout,
+    paces: Paces,
     wheel: TimingWheel,
     broker_subscriptions: Arc<BrokerSubscriptions>,
     clock: Clock,
@@ -149,7 +152,8 @@ impl Hub {
         let (sender, receiver) = fanout::delivery_queue(config.limits.hub_queue_bytes);
         let hub = Self {
             registry: Registry::default(),
-            fanout: Fanout::new(receiver),
+            fanout: Fanout::new(receiver, PaceLimits::from(&config.limits)),
+            paces: Paces::new(config),
             wheel: TimingWheel::default(),
             broker_subscriptions,
             liveness: Liveness::new(config, Instant::now(), clock.now()),

@@ -42,10 +42,11 @@ code_enum! {
         /// messages, too, up to `limits.errors` of them.
         BadRequest = 107, "bad request", error_reaction(107, false),
             "Correct the request.";
-        /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, or a `type`
-        /// other than 0.
+        /// A feature is off or not offered, which the message names: history or presence of the channel, `rpc`, a `type`
+        /// other than 0, or a channel with binary data on a connection that uses JSON.
         NotAvailable = 108, "not available", error_reaction(108, false),
-            "Enable it in the channel's options (`channels.history_size`, `channels.presence`) or `hooks.rpc`, or do without.";
+            "Enable it in the channel's options (`channels.history_size`, `channels.presence`) or `hooks.rpc`, or do without. \
+             For binary data connect with Protobuf.";
         /// The token has expired, or is not valid yet (`nbf`).
         TokenExpired = 109, "token expired", error_reaction(109, false),
             "Get a new token and repeat the call.";
@@ -83,6 +84,17 @@ impl std::error::Error for ErrorCode {}
 impl From<ChannelNameError> for WireError {
     fn from(error: ChannelNameError) -> Self {
         ErrorCode::BadRequest.with_detail(format_args!("channel: {error}"))
+    }
+}
+
+/// A channel whose data is not JSON, for a connection or a command that cannot carry anything else. Error 108 says so.
+#[derive(Clone, Copy, Debug)]
+pub struct BinaryChannel;
+
+impl From<BinaryChannel> for WireError {
+    fn from(_: BinaryChannel) -> Self {
+        let detail = "the channel has binary data (data_format), which needs a Protobuf connection";
+        ErrorCode::NotAvailable.with_detail(detail)
     }
 }
 

@@ -21,12 +21,12 @@ pub mod schema {
 
 pub use codes::{CodeInfo, may_reconnect};
 pub use command::{
-    ClientPosition, Command, CommandMethod, ConnectCommand, Diagnosis, HistoryCommand, MalformedCommand, RawFilter,
-    SubscribeCommand,
+    ClientPosition, Command, CommandMethod, ConnectCommand, Diagnosis, HistoryCommand, MalformedCommand, PublishData,
+    RawFilter, SubscribeCommand,
 };
 pub use disconnect::{Disconnect, UnsubscribeCode};
-pub use encode::json::{encode_history_result, encode_presence_result, to_single_line};
-pub use error::{DisabledOption, ErrorCode, ExceededLimit, WireError};
+pub use encode::json::{encode_history_result, encode_presence_result, part_of, to_single_line};
+pub use error::{BinaryChannel, DisabledOption, ErrorCode, ExceededLimit, WireError};
 pub use format::Format;
 pub use push::{PublicationPush, Push, PushData};
 pub use reply::{ConnectResult, Expiry, HistoryResult, PresenceStats, RefreshResult, Reply, SubscribeResult};

@@ -97,7 +97,7 @@ async fn forged_messages_are_dropped_and_counted() {
         (NEWS, Vec::new(), "not_ours"),
         (NEWS, b"WC\x02p\0\0\0\x04news\0\x31".to_vec(), "version"),
         (NEWS, b"WC\x01!\0\0\0\x04news\0\x31".to_vec(), "kind"),
-        (NEWS, b"WC\x01p\0\0\0\x04news\x801".to_vec(), "flags"),
+        (NEWS, b"WC\x01p\0\0\0\x04news\x021".to_vec(), "flags"),
         (NEWS, b"WC\x01p\0\0\0\x05other\0\x31".to_vec(), "other_channel"),
         (NEWS, endless, "truncated"),
         (NEWS, long, "too_long"),

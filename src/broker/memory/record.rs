@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::publication_encoding::{
-        self as encoding, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_DELTA,
+        self as encoding, HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, IS_BINARY, IS_DELTA,
     },
     channel::Channel,
     clock::{MonotonicTime, WallTime},
@@ -86,7 +86,7 @@ impl HistoryRecord {
         let tags = if has(HAS_TAGS) { Tags::from_packed(&take_text(&mut rest)) } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| Uuid::from_u128(rest.get_u128()));
         let (position, time, use_delta) = (Some(position), self.time, has(IS_DELTA));
-        Publication { channel, data: rest, info, position, tags, time, use_delta, exclude }
+        Publication { channel, data: rest, is_binary: has(IS_BINARY), info, position, tags, time, use_delta, exclude }
     }
 }
 
@@ -119,6 +119,7 @@ mod tests {
             tags in btree_map(".{0,9}", ".{0,200}", 0..3),
             exclude in option::of(any::<u128>()),
             use_delta in any::<bool>(),
+            is_binary in any::<bool>(),
             time in any::<i64>(),
             stored_at in 0..1_u64 << 48,
         ) {
@@ -133,6 +134,7 @@ mod tests {
                 tags: Tags::new(tags).expect("valid tags"),
                 time: WallTime::from_unix_millis(time),
                 use_delta,
+                is_binary,
                 exclude: exclude.map(Uuid::from_u128),
                 ..Publication::new(channel.clone(), data.into_bytes().into())
             };

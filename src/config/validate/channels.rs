@@ -1,10 +1,18 @@
 //! Checks the options of channels: contradictions and bounds.
 
+use std::time::Duration;
+
 use super::{ErrorCollector, SECOND, YEAR};
 use crate::config::{AllowSubscribe, ChannelOptions, Config, KeyPurpose, RecoveryMode};
 
 /// Maximum publications in the history of a channel: searching all of them must not delay other channels.
 const MAX_HISTORY_SIZE: usize = 1_000_000;
+
+/// Maximum `delivery_interval`. It has to stay below the two seconds for which a hub may be behind the broker's position without
+/// looking for lost publications.
+const MAX_DELIVERY_INTERVAL: Duration = SECOND;
+/// Minimum `delivery_interval` other than 0: timers are not more precise.
+const MIN_DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What to do about a configuration that opens no channel, followed by lines for its file.
 pub const NO_OPEN_CHANNEL: &str = "no channel is open, so users may subscribe only to what their tokens grant, and get error 103 for every \
@@ -56,4 +64,12 @@ fn check_options(section: &str, options: &ChannelOptions, errors: &mut ErrorColl
         "delta_publish",
         "requires deltas: set allowed_delta_types = [\"fossil\"]",
     );
+    let interval = options.delivery_interval;
+    require(
+        interval.is_zero() || (MIN_DELIVERY_INTERVAL..=MAX_DELIVERY_INTERVAL).contains(&interval),
+        "delivery_interval",
+        "must be 0s, or at least 5ms and at most 1s",
+    );
+    require(!options.conflate || !interval.is_zero(), "conflate", "requires a delivery_interval, like \"50ms\"");
+    require(options.conflate || options.conflate_by_tag.is_empty(), "conflate_by_tag", "requires conflate = true");
 }

@@ -3,7 +3,9 @@
 //! The hub takes what is queued into the flows of a [`Schedule`], which names the next piece of work: to queue a
 //! delivery to its subscribers, or to flush the outboxes of some sessions. It yields the thread every few milliseconds.
 
+mod batch;
 mod delivery_queue;
+mod paced;
 mod schedule;
 
 use std::{
@@ -21,6 +23,7 @@ use super::{
     CloseReason, Hub, SessionKey,
     delivery::Delivery,
     fanout_outcome::FanoutOutcome,
+    pacing::{Admission, PaceLimits, PacedChannels},
     subscription::{DeliveryOptions, PositionCheck, SubscriptionSource},
 };
 use crate::{
@@ -41,10 +44,20 @@ const TAKEN_AT_ONCE: usize = 1024;
 #[rtype(result = "()")]
 pub(super) struct DrainQueue;
 
+/// What a flow has to queue to the subscribers of its channel.
+enum FlowItem {
+    Delivery(Arc<Delivery>),
+    /// What has waited in a paced channel.
+    Batch(Channel),
+}
+
 /// The state of the fan-out between two runs.
 pub(super) struct Fanout {
     receiver: DeliveryReceiver,
-    schedule: Schedule<Channel, Arc<Delivery>>,
+    schedule: Schedule<Channel, FlowItem>,
+    paced: PacedChannels,
+    /// The timer of all paced channels, and when it fires.
+    pace_timer: Option<(Instant, SpawnHandle)>,
     /// A run continues after the other tasks of the thread.
     is_running: bool,
     /// Deliveries were put in front, which no run has been started for.
@@ -52,15 +65,23 @@ pub(super) struct Fanout {
 }
 
 impl Fanout {
-    pub(super) fn new(receiver: DeliveryReceiver) -> Self {
-        Self { receiver, schedule: Schedule::default(), is_running: false, has_prepended: false }
+    pub(super) fn new(receiver: DeliveryReceiver, pace_limits: PaceLimits) -> Self {
+        Self {
+            receiver,
+            schedule: Schedule::default(),
+            paced: PacedChannels::new(pace_limits),
+            pace_timer: None,
+            is_running: false,
+            has_prepended: false,
+        }
     }
 
     /// Takes deliveries from the queue into the flows of their channels, where they keep their room in the queue.
     fn take_deliveries(&mut self) {
         for _ in 0..TAKEN_AT_ONCE {
             let Some(delivery) = self.receiver.next() else { break };
-            self.schedule.add(delivery.channel(), delivery.clone(), delivery.cost_bytes());
+            let bytes = delivery.cost_bytes();
+            self.schedule.add(&delivery.channel().clone(), FlowItem::Delivery(delivery), bytes);
         }
     }
 
@@ -70,14 +91,14 @@ impl Fanout {
         for delivery in deliveries.into_iter().rev() {
             let bytes = delivery.cost_bytes();
             self.receiver.reserve_again(bytes);
-            self.schedule.add_front(channel, delivery, bytes);
+            self.schedule.add_front(channel, FlowItem::Delivery(delivery), bytes);
         }
     }
 
     /// Returns the next piece of work. A delivery that is to be queued gives back its room.
-    fn next_step(&mut self) -> Option<Step<Arc<Delivery>>> {
+    fn next_step(&mut self) -> Option<Step<FlowItem>> {
         let step = self.schedule.next_step();
-        if let Some(Step::Queue(_, delivery)) = &step {
+        if let Some(Step::Queue(_, FlowItem::Delivery(delivery))) = &step {
             self.receiver.release(delivery);
         }
         step
@@ -103,6 +124,7 @@ impl Hub {
         self.fanout.is_running = !self.fan_out_until(now + MAX_RUN);
         self.start_gap_reads(ctx);
         self.run_revocations(ctx);
+        self.set_pace_timer(ctx);
         if self.fanout.is_running {
             // The runtime polls sockets and timers before this continues, and the actor handles its mailbox.
             let others = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
@@ -131,7 +153,8 @@ impl Hub {
                 continue;
             }
             match self.fanout.next_step() {
-                Some(Step::Queue(flow, delivery)) => self.queue_to_subscribers(flow, &delivery),
+                Some(Step::Queue(flow, FlowItem::Delivery(delivery))) => self.queue_to_subscribers(flow, &delivery),
+                Some(Step::Queue(flow, FlowItem::Batch(channel))) => self.queue_batch(flow, &channel),
                 Some(Step::Flush(flow, count)) => self.flush(flow, count),
                 None if self.fanout.receiver.sleep() => return true,
                 None => {}
@@ -144,8 +167,15 @@ impl Hub {
 
     fn queue_to_subscribers(&mut self, flow: FlowId, delivery: &Arc<Delivery>) {
         let Some(state) = self.registry.channel_state_mut(delivery.channel()) else {
+            self.store_paced(delivery.channel());
             return self.catch_up_buffer.store(delivery);
         };
+        // What follows a gap is held back, not paced: so all that is paced has come before it.
+        if let Some(pace) = state.pace.as_ref().filter(|_| state.gap_fill.is_none())
+            && self.fanout.pace(delivery, pace.interval)
+        {
+            return;
+        }
         match state.advance(delivery.position(), delivery.time()) {
             PositionCheck::Waits => return self.hold_back(delivery),
             PositionCheck::Duplicate => self.examine_repetition(delivery),
@@ -156,7 +186,8 @@ impl Hub {
                 }
                 let outcome = self.queue_to_groups(flow, delivery);
                 self.trace_delivery(delivery, outcome.delivered);
-                self.apply_outcome(delivery, outcome);
+                let publication = delivery.publication().is_some().then_some(delivery);
+                self.apply_outcome(delivery.channel(), publication, outcome);
             }
         }
         self.catch_up_buffer.store(delivery);
@@ -210,16 +241,15 @@ impl Hub {
         outcome
     }
 
-    /// Applies the changes that a delivery brings beyond the outboxes.
-    fn apply_outcome(&mut self, delivery: &Arc<Delivery>, outcome: FanoutOutcome) {
-        let channel = delivery.channel();
+    /// Applies the changes that deliveries of a channel bring beyond the outboxes. `last` is the last publication of them.
+    fn apply_outcome(&mut self, channel: &Channel, last: Option<&Arc<Delivery>>, outcome: FanoutOutcome) {
         self.metrics.deliveries.inc_by(outcome.delivered);
         outcome.changes.into_iter().for_each(|(group, options)| self.registry.change_group(channel, group, options));
         if let Some(state) = self.registry.channel_state_mut(channel)
-            && delivery.publication().is_some()
+            && let Some(last) = last
             && (outcome.needs_delta_base || state.last_delivery.is_some())
         {
-            state.last_delivery = outcome.needs_delta_base.then(|| delivery.clone());
+            state.last_delivery = outcome.needs_delta_base.then(|| last.clone());
         }
         for key in outcome.excluded {
             // The excluded client does not have the base of the next delta.
@@ -260,13 +290,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::publication::Publication;
+    use crate::{config::Config, publication::Publication};
 
     #[test]
     fn delivery_keeps_its_room_in_the_queue_while_it_waits_in_its_flow() {
         let delivery = Delivery::new(Publication::new(Channel::new("news").unwrap(), Bytes::from_static(b"1")));
         let (sender, receiver) = delivery_queue(2 * delivery.cost_bytes());
-        let mut fanout = Fanout::new(receiver);
+        let mut fanout = Fanout::new(receiver, PaceLimits::from(&Config::default().limits));
         for _ in 0..2 {
             sender.reserve(delivery.cost_bytes()).unwrap();
             let _ = sender.send(delivery.clone());

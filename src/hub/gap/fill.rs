@@ -168,6 +168,7 @@ impl Hub {
 
     /// Holds the deliveries of a channel back from now on. What is known of an earlier gap is outdated.
     pub(super) fn begin_gap(&mut self, channel: &Channel) -> Option<u64> {
+        let paced = self.fanout.take_paced(channel);
         let state = self.registry.channel_state_mut(channel)?;
         self.gap_reads.next_id += 1;
         let id = self.gap_reads.next_id;
@@ -175,6 +176,10 @@ impl Hub {
         if let Some(mut before) = state.gap_fill.take() {
             fill.held = std::mem::take(&mut before.held);
             fill.held_bytes = std::mem::take(&mut before.held_bytes);
+        }
+        // They have come before everything that is held back from now on. The limits of pacing bound them.
+        for delivery in paced {
+            fill.hold(&delivery);
         }
         state.gap_fill = Some(fill);
         Some(id)

@@ -18,7 +18,7 @@ use crate::{
         Hub, SessionKey,
         liveness::HubSession,
         recent_ends::{EndedSession, EndedSubscription, SubscriptionEnd},
-        subscription::{DeliveryOptions, Live},
+        subscription::{ChannelState, DeliveryOptions, Live},
     },
     position::Position,
     protocol::{Disconnect, ErrorCode, UnsubscribeCode},
@@ -109,15 +109,15 @@ impl Hub {
         } else if user.is_none() {
             explained.cause = Cause::NotAuthenticated;
         } else if let Some((live, options)) = self.registry.subscription(key, channel) {
-            let here = self.registry.channel_state(channel).and_then(|state| state.position);
+            let state = self.registry.channel_state(channel);
             explained.subscribed_at = Some(live.start.at.unix_millis());
             explained.subscribed_after = live.start.after.map(Into::into);
-            explained.position = here.map(Into::into);
+            explained.position = state.and_then(|state| state.position).map(Into::into);
             let is_expired =
                 self.registry.channels_of(key).is_some_and(|channels| channels.has_expired(channel, self.clock.now()));
             explained.cause = match publication {
                 _ if is_expired => Cause::SubscriptionExpired,
-                Some(publication) => self.judge_delivery(session, live, options, here, publication),
+                Some(publication) => self.judge_delivery(session, live, options, state, publication),
                 None => self.judge_connection(session),
             };
         } else {
@@ -134,9 +134,10 @@ impl Hub {
         session: &HubSession,
         live: &Live,
         options: &DeliveryOptions,
-        here: Option<Position>,
+        channel_state: Option<&ChannelState>,
         publication: &ExplainedPublication,
     ) -> Cause {
+        let here = channel_state.and_then(|state| state.position);
         let stored = publication.stored.as_ref();
         if stored.and_then(|stored| stored.exclude.as_deref()) == Some(session.client.to_string().as_str()) {
             return Cause::Excluded;
@@ -156,9 +157,15 @@ impl Hub {
         if began_later {
             return Cause::SubscribedLater;
         }
+        let conflates =
+            channel_state.and_then(|state| state.pace.as_ref()).is_some_and(|pace| pace.conflation.is_some());
         match here {
             _ if self.is_holding_deliveries() => Cause::DeliveriesHeld,
-            Some(here) if is_of(&here) && here.offset >= publication.offset => self.judge_connection(session),
+            Some(here) if is_of(&here) && here.offset >= publication.offset => match self.judge_connection(session) {
+                // The newest one replaces others, and nothing replaces it.
+                Cause::Delivered if here.offset > publication.offset && conflates => Cause::Conflated,
+                cause => cause,
+            },
             // In the queue of the hub, on its way to the node, or lost and not read again yet.
             _ => Cause::NodeBehind,
         }

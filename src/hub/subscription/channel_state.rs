@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     broker::{ChannelTop, Retention},
     clock::WallTime,
-    hub::{broker_subscriptions::ChannelHold, delivery::Delivery, gap::GapFill},
+    hub::{broker_subscriptions::ChannelHold, delivery::Delivery, gap::GapFill, pacing::Pace},
     position::Position,
 };
 
@@ -32,6 +32,8 @@ pub(in crate::hub) struct ChannelState {
     /// The broker has subscribed again, and may have lost publications. Nobody compares the position where no subscriber relies
     /// on it, so the next delivery counts wherever it is.
     pub(in crate::hub) may_go_back: bool,
+    /// How the channel's deliveries are paced; `None`: each is sent at once.
+    pub(in crate::hub) pace: Option<Arc<Pace>>,
 }
 
 impl ChannelState {

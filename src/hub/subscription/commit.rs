@@ -209,7 +209,9 @@ impl Hub {
         self.trace_session(key, TraceEventKind::Subscribed, Some(&channel), |event| {
             event.offset = received.after.map(|after| after.offset);
         });
+        let pace = self.paces.of(&channel);
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
+        state.pace = pace.cloned();
         // One hold for each channel is enough: another is dropped here, and with it released.
         state.hold = state.hold.take().or(hold);
         if let Some(start) = start {

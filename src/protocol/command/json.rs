@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{
-    ClientPosition, Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, RawFilter,
+    ClientPosition, Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, PublishData, RawFilter,
     SubscribeCommand, non_empty, single_method,
 };
 
@@ -218,7 +218,7 @@ impl<'a> From<JsonConnect<'a>> for CommandMethod<'a> {
 
 impl<'a> From<JsonPublish<'a>> for CommandMethod<'a> {
     fn from(json: JsonPublish<'a>) -> Self {
-        Self::Publish { channel: json.channel, data: json.data }.with_type(json.kind)
+        Self::Publish { channel: json.channel, data: json.data.map(PublishData::Json) }.with_type(json.kind)
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
     fn data_is_borrowed_unchanged() {
         let command = parse(r#"{"id":3,"publish":{"channel":"a","data": {"x" : 1e400}}}"#).unwrap();
         let CommandMethod::Publish { data, .. } = command.method else { panic!("a publish") };
-        assert_eq!(data.unwrap().get(), r#"{"x" : 1e400}"#);
+        assert_eq!(data.and_then(PublishData::as_json).unwrap().get(), r#"{"x" : 1e400}"#);
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn data_may_be_null_and_may_be_missing() {
         let data = |line: &'static str| match parse(line).unwrap().method {
-            CommandMethod::Publish { data, .. } => data.map(RawValue::get),
+            CommandMethod::Publish { data, .. } => data.and_then(PublishData::as_json).map(RawValue::get),
             _ => panic!("a publish"),
         };
         assert_eq!(data(r#"{"id":1,"publish":{"channel":"a","data":null}}"#), Some("null"));

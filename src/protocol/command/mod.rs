@@ -44,8 +44,8 @@ pub enum CommandMethod<'a> {
     Publish {
         /// The channel.
         channel: Cow<'a, str>,
-        /// The data. `None` if it is missing, or is not JSON, which only Protobuf allows.
-        data: Option<&'a RawValue>,
+        /// The data. `None` if it is missing.
+        data: Option<PublishData<'a>>,
     },
     /// Subscribe, publish or refresh with a `type` other than 0, which is not offered. Nothing else of it is judged.
     OtherType,
@@ -87,6 +87,33 @@ pub enum CommandMethod<'a> {
     },
     /// Get a reply at once.
     Ping,
+}
+
+/// The data of `publish`. What it must be depends on the channel.
+#[derive(Clone, Copy, Debug)]
+pub enum PublishData<'a> {
+    /// JSON, in a JSON command.
+    Json(&'a RawValue),
+    /// Any bytes, in a Protobuf command.
+    Bytes(&'a [u8]),
+}
+
+impl<'a> PublishData<'a> {
+    /// Returns the data as JSON, without the white space around it. `None` if it is not JSON.
+    pub fn as_json(self) -> Option<&'a RawValue> {
+        match self {
+            Self::Json(json) => Some(json),
+            Self::Bytes(bytes) => protobuf::parse_raw_json(bytes),
+        }
+    }
+
+    /// Returns the data as it was sent.
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Self::Json(json) => json.get().as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 impl CommandMethod<'_> {

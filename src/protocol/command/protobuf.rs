@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{
-    Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, RawFilter, SubscribeCommand,
+    Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, PublishData, RawFilter, SubscribeCommand,
     fields::{FieldReader, FieldValue},
     non_empty, single_method,
 };
@@ -44,7 +44,10 @@ fn parse_method<'a>(number: u32, value: FieldValue<'a>) -> Result<Option<Command
         4 => CommandMethod::Connect(parse_connect(value.bytes()?)?),
         5 => CommandMethod::Subscribe(parse_subscribe(value.bytes()?)?).with_type(type_field(value, 15)?),
         6 => CommandMethod::Unsubscribe { channel: of(1)? },
-        7 => CommandMethod::Publish { channel: of(1)?, data: json_field(value, 2)? }.with_type(type_field(value, 3)?),
+        7 => {
+            let data = find_field(value, 2)?.map(FieldValue::bytes).transpose()?.map(PublishData::Bytes);
+            CommandMethod::Publish { channel: of(1)?, data }.with_type(type_field(value, 3)?)
+        }
         8 => CommandMethod::Presence { channel: of(1)? },
         9 => CommandMethod::PresenceStats { channel: of(1)? },
         10 => CommandMethod::History(parse_history(value.bytes()?)?),
@@ -85,7 +88,7 @@ fn json_field<'a>(value: FieldValue<'a>, wanted: u32) -> Result<Option<&'a RawVa
 }
 
 /// Returns the JSON in bytes, without the white space around it. `None` if they are not JSON.
-fn parse_raw_json(bytes: &[u8]) -> Option<&RawValue> {
+pub(super) fn parse_raw_json(bytes: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(bytes).ok()
 }
 

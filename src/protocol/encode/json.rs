@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -24,11 +25,14 @@ pub fn to_single_line(whole: &Bytes, raw: &RawValue) -> Bytes {
     let text = raw.get().as_bytes();
     if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
         text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
-    } else if whole.len() > 4 * text.len() {
-        Bytes::copy_from_slice(text)
     } else {
-        whole.slice_ref(text)
+        part_of(whole, text)
     }
+}
+
+/// Returns a part of a message, which keeps all of it in memory unless it is much longer.
+pub fn part_of(whole: &Bytes, part: &[u8]) -> Bytes {
+    if whole.len() > 4 * part.len() { Bytes::copy_from_slice(part) } else { whole.slice_ref(part) }
 }
 
 /// Encodes a reply: `{"id":1,"subscribe":{…}}`.
@@ -219,6 +223,8 @@ fn write_publication_array(object: &mut ObjectWriter<'_>, publications: &[Public
 
 fn write_publication(object: &mut ObjectWriter<'_>, PublicationPush { publication, content }: &PublicationPush<'_>) {
     match content {
+        // Connections that use JSON cannot subscribe to binary channels, but the server API reads their histories.
+        _ if publication.is_binary => object.value("b64data", &BASE64_STANDARD.encode(&publication.data)),
         PushData::Plain => object.raw("data", &publication.data),
         PushData::Full => object.value("data", &utf8_text(&publication.data)),
         PushData::Delta(delta) => object.value("data", &utf8_text(delta)),
@@ -233,7 +239,7 @@ fn write_publication(object: &mut ObjectWriter<'_>, PublicationPush { publicatio
     if publication.time != WallTime::default() {
         object.value("time", &publication.time);
     }
-    object.flag("delta", matches!(content, PushData::Delta(_)));
+    object.flag("delta", matches!(content, PushData::Delta(_)) && !publication.is_binary);
 }
 
 fn utf8_text(bytes: &[u8]) -> Cow<'_, str> {

@@ -26,6 +26,7 @@ impl Session {
         let options = self.services.permissions.channel_options(&channel)?;
         let retention =
             Retention::from_options(&options).ok_or(DisabledOption { channel: &channel, name: "history_size" })?;
+        self.check_data_format(&channel)?;
         let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);

@@ -352,8 +352,7 @@ impl Session {
             CommandMethod::Unsubscribe { channel } => Ok(self.unsubscribe(id, &channel)),
             CommandMethod::Publish { channel, data } => {
                 let data = data.ok_or_else(|| self.describe_lack_of_data())?;
-                let data = protocol::to_single_line(message, data);
-                self.publish(id, &channel, data, claims)
+                self.publish(id, &channel, message, data, claims)
             }
             CommandMethod::History(command) => self.history(id, &command, claims),
             CommandMethod::Presence { channel } => self.presence(id, &channel, claims),

@@ -10,24 +10,35 @@ use crate::{
     broker::{PublishOptions, Retention},
     channel::Channel,
     hooks::{HookRequest, PublishApproval},
-    protocol::{self, ErrorCode, ExceededLimit},
+    protocol::{self, ErrorCode, ExceededLimit, PublishData},
     publication::{ClientInfo, Publication},
     session::{Session, rate_limiter::RateVerdict},
 };
 
 impl Session {
-    /// `publish`. `data` is one line of JSON.
+    /// `publish`. `data` is a part of `message`.
     pub(super) fn publish(
         &mut self,
         id: u32,
         channel: &str,
-        data: Bytes,
+        message: &Bytes,
+        data: PublishData<'_>,
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let config = self.services.config.current();
         let limits = &config.limits;
-        ExceededLimit::check("limits.publication_bytes", limits.publication_bytes, data.len())?;
         let channel = Channel::new(channel)?;
+        // A channel that is not configured is refused below, as one that the client may not publish to.
+        let channel_options = self.services.permissions.channel_options(&channel).ok();
+        let is_binary = channel_options.is_some_and(|options| options.has_binary_data());
+        let data = if is_binary {
+            self.check_data_format(&channel)?;
+            protocol::part_of(message, data.as_bytes())
+        } else {
+            let json = data.as_json().ok_or_else(|| self.describe_lack_of_data())?;
+            protocol::to_single_line(message, json)
+        };
+        ExceededLimit::check("limits.publication_bytes", limits.publication_bytes, data.len())?;
         if self.publication_rate.charge(limits.publications_per_second) != RateVerdict::Allowed {
             return Err(ErrorCode::TooManyRequests.into());
         }
@@ -39,14 +50,9 @@ impl Session {
             chan_info: None,
         };
         let question = services.permissions.asks_publish_hook(&channel).then(|| {
-            self.ask_hook::<PublishApproval>(
-                &services.hooks.publish,
-                HookRequest {
-                    channel: Some(channel.as_str()),
-                    data: serde_json::from_slice(&data).ok(),
-                    ..self.hook_request_of(claims)
-                },
-            )
+            let request = self.hook_request_of(claims).with_data(&data, is_binary);
+            let request = HookRequest { channel: Some(channel.as_str()), ..request };
+            self.ask_hook::<PublishApproval>(&services.hooks.publish, request)
         });
         let recheck = self.recheck_right(ChannelRight::Publish, &channel, claims);
         // Other clients see the info of the publisher's subscription.
@@ -58,7 +64,8 @@ impl Session {
                 Some(question) => {
                     let approval = question.await.map_err(CommandFailure::from_hook)?;
                     recheck().await?;
-                    (approval.data.unwrap_or(data), approval.skip_history)
+                    let skip_history = approval.skip_history;
+                    (approval.replace(data, is_binary)?, skip_history)
                 }
             };
             ExceededLimit::check(
@@ -70,7 +77,8 @@ impl Session {
             let channel_options = services.permissions.channel_options(&channel).ok();
             let retention = channel_options.as_deref().and_then(Retention::from_options).filter(|_| !skip_history);
             let use_delta = channel_options.is_some_and(|options| options.delta_publish);
-            let publication = Publication { info: Some(info.into()), use_delta, ..Publication::new(channel, data) };
+            let publication =
+                Publication { info: Some(info.into()), use_delta, is_binary, ..Publication::new(channel, data) };
             services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Publish)))
         }))

@@ -1,7 +1,7 @@
 //! Server-side subscriptions: those that a session's token names, the personal channels of its user, those that the server API
 //! adds, and those that a client had before it reconnected.
 
-use std::{borrow::Cow, collections::BTreeMap, error::Error};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Display};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -77,7 +77,8 @@ impl Session {
         let names = positions.keys().take(max_subscriptions);
         for channel in names.filter_map(|name| Channel::new(name).ok()) {
             if requests.len() < max_subscriptions && !requests.iter().any(|request| request.channel == channel) {
-                requests.extend(self.restored_request(channel, claims));
+                requests
+                    .extend(self.restored_request(channel, claims).filter(|request| self.can_carry(&request.channel)));
             }
         }
         let with_position = requests.into_iter().map(|request| {
@@ -107,7 +108,17 @@ impl Session {
         let all = granted.iter().map(ServerSideRequest::from).chain(personal);
         let is_revoked =
             |channel: &Channel| self.services.permissions.is_revoked_in(&claims.user, channel, &claims.token);
-        all.filter(|request| !is_revoked(&request.channel)).collect()
+        all.filter(|request| !is_revoked(&request.channel) && self.can_carry(&request.channel)).collect()
+    }
+
+    /// Returns whether the connection can carry the data of a channel that its client has not asked for. A session is not subscribed to
+    /// others: its token may serve clients with both formats.
+    fn can_carry(&self, channel: &Channel) -> bool {
+        let checked = self.check_data_format(channel);
+        if let Err(error) = &checked {
+            self.note_refused_subscription(channel.as_str(), error);
+        }
+        checked.is_ok()
     }
 
     /// Returns a subscription that the client had before: if the server API gave it and has not ended it, or if the client may
@@ -243,6 +254,11 @@ impl Session {
             log_refused(client, &channel, &error);
             return CommandOutcome::Finished;
         }
+        if let Err(error) = self.check_data_format(&channel) {
+            self.note_refused_subscription(channel.as_str(), &error);
+            log_refused(client, &channel, &error.message());
+            return CommandOutcome::Finished;
+        }
         self.services.api_grants.note_session(&claims.user, &channel, claims.expires_at);
         let since = request.since.clone();
         let position =
@@ -261,7 +277,7 @@ impl Session {
     }
 }
 
-fn log_refused(client: Uuid, channel: &Channel, error: &dyn Error) {
+fn log_refused(client: Uuid, channel: &Channel, error: &dyn Display) {
     let text = error.to_string();
     log::info!("refused server API subscription client={client} channel={channel:?} error={text:?}");
 }

@@ -18,7 +18,7 @@ use crate::{
         SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionSource, SubscriptionTerms, Visibility,
     },
     protocol::{
-        self, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand,
+        self, BinaryChannel, ClientPosition, Disconnect, ErrorCode, Expiry, Format, Push, RawFilter, SubscribeCommand,
         SubscribeResult, WireError,
     },
     publication::ClientInfo,
@@ -97,6 +97,7 @@ impl Session {
         claims: &Claims,
     ) -> Result<CommandOutcome, CommandFailure> {
         let channel = Channel::new(&command.channel)?;
+        self.check_data_format(&channel)?;
         let terms = match command.token.as_deref() {
             Some(token) => self.terms_of_token(token, &channel, claims)?,
             None if self.services.permissions.asks_subscribe_hook(claims, &channel) => match approval {
@@ -121,6 +122,13 @@ impl Session {
             .into_builder(move |_, result| format.encode_reply(id, &protocol::Reply::Subscribe(result)));
         let subscription = Ok(Subscription::new(channel, source, options));
         Ok(CommandOutcome::Subscribe(SubscribeRequest { subscription, reply, refusal: self.refusal(id) }))
+    }
+
+    /// Checks that the connection can carry the data of a channel.
+    pub(super) fn check_data_format(&self, channel: &Channel) -> Result<(), WireError> {
+        let options = self.services.permissions.channel_options(channel);
+        let is_binary = options.is_ok_and(|options| options.has_binary_data());
+        if is_binary && self.format.is_json() { Err(BinaryChannel.into()) } else { Ok(()) }
     }
 
     /// Tells the hub that a subscribe command has failed, for the server API.

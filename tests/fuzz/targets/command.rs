@@ -42,7 +42,8 @@ pub fn command(data: &[u8]) {
             check_unknown_member_is_ignored(line, &meaning);
         }
         if let Ok(Command { method: CommandMethod::Publish { channel, data: Some(data) }, .. }) = found {
-            check_data_stays_inside_push(line, &channel, data);
+            let json = data.as_json().expect("data of a JSON command is JSON");
+            check_data_stays_inside_push(line, &channel, json);
         }
         // Over REST, data may have line breaks.
         if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {

@@ -1,6 +1,6 @@
 //! The whole content of a command as text. Commands do not implement `Debug`, because they may hold tokens.
 
-use wardcast::protocol::{CommandMethod, ConnectCommand, HistoryCommand, SubscribeCommand};
+use wardcast::protocol::{CommandMethod, ConnectCommand, HistoryCommand, PublishData, SubscribeCommand};
 
 pub(super) fn describe(method: &CommandMethod<'_>) -> String {
     match method {
@@ -8,7 +8,9 @@ pub(super) fn describe(method: &CommandMethod<'_>) -> String {
         CommandMethod::Connect(request) => connect(request),
         CommandMethod::Subscribe(request) => subscribe(request),
         CommandMethod::Unsubscribe { channel } => format!("unsubscribe {channel:?}"),
-        CommandMethod::Publish { channel, data } => format!("publish {channel:?} {data:?}"),
+        CommandMethod::Publish { channel, data } => {
+            format!("publish {channel:?} {:?}", data.and_then(PublishData::as_json))
+        }
         CommandMethod::Presence { channel } => format!("presence {channel:?}"),
         CommandMethod::PresenceStats { channel } => format!("presence_stats {channel:?}"),
         CommandMethod::History(HistoryCommand { channel, limit, since, is_reverse }) => {

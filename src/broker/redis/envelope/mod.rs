@@ -399,7 +399,7 @@ mod tests {
         let other = || MessageSource::Channel(Channel::new("other").unwrap());
         for (source, message, why) in [
             (news(), b"WC\x01p\0\0\0\x04news\x20".to_vec(), "truncated"),
-            (news(), b"WC\x01p\0\0\0\x04news\x801".to_vec(), "flags"),
+            (news(), b"WC\x01p\0\0\0\x04news\x021".to_vec(), "flags"),
             (news(), b"WC\x01p\0\0\0\x04news\x40\0\0\0".to_vec(), "truncated"),
             (news(), announce(&sample("1", None), "abcdefgh")[..21].to_vec(), "not_ours"),
             (news(), announce(&sample("1", None), "abcde gh"), "epoch"),

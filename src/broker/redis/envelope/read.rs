@@ -15,7 +15,9 @@ use super::{
 use crate::{
     broker::{
         Control, MAX_QUESTION_BYTES, NodeIdentity, PresenceEvent, SurveyQuestion,
-        publication_encoding::{HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_DELTA},
+        publication_encoding::{
+            HAS_CHAN_INFO, HAS_CONN_INFO, HAS_EXCLUDE, HAS_INFO, HAS_TAGS, HAS_TIME, IS_BINARY, IS_DELTA,
+        },
     },
     channel::Channel,
     clock::WallTime,
@@ -187,16 +189,16 @@ impl EnvelopeReader {
         self.expect_channel(&channel)?;
         let flags = self.read_byte()?;
         let has = |flag| flags & flag != 0;
-        let known = HAS_INFO | HAS_CONN_INFO | HAS_CHAN_INFO | HAS_TAGS | IS_DELTA | HAS_EXCLUDE | HAS_TIME;
-        if has(!known) || (has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO)) {
+        if has(HAS_CONN_INFO | HAS_CHAN_INFO) && !has(HAS_INFO) {
             return Err(DropReason("flags"));
         }
         let time = if has(HAS_TIME) { self.read_time()? } else { WallTime::default() };
         let info = has(HAS_INFO).then(|| self.read_info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO))).transpose()?;
         let tags = if has(HAS_TAGS) { self.read_tags()? } else { Tags::default() };
         let exclude = has(HAS_EXCLUDE).then(|| self.read_id().map(Uuid::from_bytes)).transpose()?;
-        let plain = Publication::new(channel, validate_json(self.0)?);
-        Ok(Publication { info, tags, exclude, time, use_delta: has(IS_DELTA), ..plain })
+        let is_binary = has(IS_BINARY);
+        let plain = Publication::new(channel, if is_binary { self.0 } else { validate_json(self.0)? });
+        Ok(Publication { is_binary, info, tags, exclude, time, use_delta: has(IS_DELTA), ..plain })
     }
 
     pub(super) fn read_info(
