@@ -19,6 +19,7 @@ mod architecture;
 mod docs;
 
 // Authentication and permissions.
+mod admin;
 mod anonymous;
 mod audit;
 mod audit_logins;
