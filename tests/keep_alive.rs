@@ -41,6 +41,8 @@ async fn plain_session_without_pong_is_closed_with_3012() {
     let mut mute = hub.connect_raw("ann").await;
     assert_eq!(mute.wait_for_close().await, Some(3012));
     hub.wait_for_connections(0).await;
+    let explained = hub.call_api("explain", json!({"user": "ann", "channel": "news"})).await["result"].clone();
+    assert_eq!(explained["cause"], "no_pong", "{explained}");
 }
 
 #[actix_rt::test]

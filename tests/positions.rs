@@ -43,6 +43,8 @@ async fn lost_history_ends_positioned_subscriptions_only() {
     assert_eq!(plain.receive_publication().await, 2);
     let push = positioned.receive().await;
     assert_eq!(push["push"]["unsubscribe"], json!({"code": 2500, "reason": "insufficient state"}), "{push}");
+    let explained = hub.call_api("explain", json!({"user": "cat", "channel": "news"})).await["result"].clone();
+    assert_eq!(explained["cause"], "subscription_lost", "{explained}");
     // It may subscribe again at once, and continues from the new position.
     let again = positioned.subscribe_with("news", json!({"positioned": true})).await;
     assert_eq!(again["subscribe"]["offset"], 1, "{again}");

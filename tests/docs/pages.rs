@@ -10,14 +10,17 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 use wardcast::{
     config::{self, BrokerKind, Environment, Secret, Sources},
     metrics::Metrics,
 };
 
 use crate::support::{
-    Client, client::tls_stream, http, poll_until, redis::RedisServer, start_hub_with, tls::Certificate,
+    Client, PATIENCE, client::tls_stream, http, poll_until, redis::RedisServer, start_hub_with, tls::Certificate,
 };
 
 fn repository() -> &'static Path {
@@ -274,6 +277,17 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     ann.subscribe("news").await;
     hub.publish("news", json!("through nginx")).await;
     assert_eq!(ann.receive_publication().await, "through nginx");
+    // A stream arrives event by event, with a token longer than what nginx accepts by default.
+    let token = hub.token_with_claims(json!({"sub": "ann", "exp": 600, "more": "x".repeat(12_000)}));
+    let mut stream = tls_stream(address, certificate.root()).await.unwrap();
+    let request = format!(
+        "GET /v1/channels/news/events HTTP/1.1\r\nHost: hub.example.com\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut stream, "event: subscribe").await;
+    hub.publish("news", json!("streamed")).await;
+    read_until(&mut stream, r#""streamed""#).await;
+    drop(stream);
     for (path, status) in [("/api/info", "404"), ("/metrics", "404"), ("/health/ready", "404"), ("/nothing", "404")] {
         let mut stream = tls_stream(address, certificate.root()).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: hub.example.com\r\nConnection: close\r\n\r\n");
@@ -290,6 +304,18 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     let logged = fs::read_to_string(path("access.log")).unwrap();
     assert!(!logged.contains("token="), "{logged}");
     drop(nginx);
+}
+
+/// Reads until this text has arrived.
+async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), text: &str) {
+    let mut received = String::new();
+    while !received.contains(text) {
+        let mut buffer = [0; 4096];
+        let count =
+            timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap_or_else(|_| panic!("no {text} in {received}"));
+        assert_ne!(count.as_ref().ok(), Some(&0), "ended before {text}: {received}");
+        received.push_str(&String::from_utf8_lossy(&buffer[..count.unwrap()]));
+    }
 }
 
 /// Ended with the test, its workers too.
