@@ -1,5 +1,5 @@
-//! The admin page: when it is served, its login, its sessions, and what a request with one of them must have. Its behaviour in a browser
-//! is tested in tests/browser.
+//! The admin page: when it is served, its login, and that each of its sections works. Its behaviour in a browser is tested in
+//! tests/browser.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::{
     audit::{AuditedHub, assert_fields},
     login::{PASSWORD, WRONG, write_users_file},
     support::{
-        API_KEY, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub, start_hub_on, start_hub_with,
-        stream, trust_loopback_proxy,
+        API_KEY, TestHub, http, mark_secret, redis::RedisServer, start_hub, start_hub_on, start_hub_with,
+        trust_loopback_proxy,
     },
     traces::Trace,
 };
 
-fn enable(config: &mut Config) {
+pub fn enable(config: &mut Config) {
     config.admin.enabled = true;
 }
 
-async fn start_admin_hub() -> TestHub {
+pub async fn start_admin_hub() -> TestHub {
     start_hub_with(enable).await
 }
 
 /// Starts a hub whose admin page has the user ann.
-async fn start_users_hub(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
+pub async fn start_users_hub(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile::NamedTempFile) {
     let users = write_users_file();
     let path = users.path().to_owned();
     let hub = start_hub_with(move |config| {
@@ -37,32 +37,32 @@ async fn start_users_hub(change: impl FnOnce(&mut Config)) -> (TestHub, tempfile
 }
 
 /// A request as the browser sends it for the page.
-fn page_request(method: &str, address: std::net::SocketAddr, path: &str) -> http::Request {
+pub fn page_request(method: &str, address: std::net::SocketAddr, path: &str) -> http::Request {
     let request = http::request(address, method, path).header("X-Wardcast-Admin", "1");
     if method == "GET" { request } else { request.header("Origin", &format!("http://{address}")) }
 }
 
-async fn log_in_with(address: std::net::SocketAddr, credential: Value) -> http::Response {
+pub async fn log_in_with(address: std::net::SocketAddr, credential: Value) -> http::Response {
     page_request("POST", address, "/admin/login").json(credential).send().await
 }
 
 /// Logs in with the API key. Returns the `Cookie` header of the session.
-async fn log_in(address: std::net::SocketAddr) -> String {
+pub async fn log_in(address: std::net::SocketAddr) -> String {
     let response = log_in_with(address, json!({"api_key": API_KEY})).await;
     assert_eq!(response.status, 200, "{response:?}");
     cookie_of(&response)
 }
 
-fn cookie_of(response: &http::Response) -> String {
+pub fn cookie_of(response: &http::Response) -> String {
     mark_secret(response.header("set-cookie").unwrap().split(';').next().unwrap().to_owned())
 }
 
 /// Calls a method of the server API as the page does.
-async fn call(address: std::net::SocketAddr, cookie: &str, method: &str, body: Value) -> http::Response {
+pub async fn call(address: std::net::SocketAddr, cookie: &str, method: &str, body: Value) -> http::Response {
     page_request("POST", address, &format!("/api/{method}")).header("Cookie", cookie).json(body).send().await
 }
 
-async fn status_of_info(hub: &TestHub, cookie: &str) -> u16 {
+pub async fn status_of_info(hub: &TestHub, cookie: &str) -> u16 {
     call(hub.address, cookie, "info", json!({})).await.status
 }
 
@@ -158,100 +158,6 @@ async fn admin_page_is_served_where_the_server_api_is() {
 }
 
 #[actix_rt::test]
-async fn session_cookie_has_restrictive_flags_and_over_tls_a_host_prefix() {
-    let hub = start_hub_with(|config| {
-        enable(config);
-        trust_loopback_proxy(config);
-    })
-    .await;
-    let response = log_in_with(hub.address, json!({"api_key": API_KEY})).await;
-    let cookie = response.header("set-cookie").unwrap();
-    let (value, flags) = cookie.split_once("; ").unwrap();
-    assert!(value.starts_with("wardcast_admin=") && !value.contains(API_KEY), "{cookie}");
-    assert_eq!(flags, "HttpOnly; SameSite=Strict; Path=/; Max-Age=28800");
-    assert_eq!(response.header("cache-control"), Some("no-store"));
-    let login = http::post(hub.address, "/admin/login")
-        .header("X-Wardcast-Admin", "1")
-        .header("X-Forwarded-Proto", "https")
-        .header("Origin", &format!("https://{}", hub.address));
-    let response = login.json(json!({"api_key": API_KEY})).send().await;
-    let cookie = response.header("set-cookie").unwrap();
-    let (value, flags) = cookie.split_once("; ").unwrap();
-    assert!(value.starts_with("__Host-wardcast_admin="), "{cookie}");
-    assert_eq!(flags, "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=28800");
-}
-
-#[actix_rt::test]
-async fn session_authorizes_the_server_api_and_shows_its_name_and_end() {
-    let (hub, _users) = start_users_hub(|_| ()).await;
-    let response = log_in_with(hub.address, json!({"username": "ann", "password": PASSWORD})).await;
-    let body = response.json();
-    let end = hub.clock.now().unix_seconds() + 8 * 3600;
-    assert_eq!((&body["name"], body["expires_at"].as_i64().unwrap() - end), (&json!("ann"), 0));
-    let cookie = cookie_of(&response);
-    let info = call(hub.address, &cookie, "info", json!({})).await.json();
-    assert_eq!(info["result"]["nodes"].as_array().unwrap().len(), 1);
-    let session = page_request("GET", hub.address, "/admin/session");
-    let session = session.header("Cookie", &cookie).send().await.json();
-    assert_eq!(session, json!({"has_users": true, "session": body}));
-    let without = page_request("GET", hub.address, "/admin/session").send().await.json();
-    assert_eq!(without, json!({"has_users": true, "session": null}));
-}
-
-#[actix_rt::test]
-async fn session_used_across_origins_is_refused() {
-    let hub = start_hub_with(|config| {
-        enable(config);
-        // Neither is enough: these pages are not the admin page.
-        config.origins.allowed = vec!["https://app.example.com".to_owned(), "*".to_owned()];
-    })
-    .await;
-    let cookie = log_in(hub.address).await;
-    let own = format!("http://{}", hub.address);
-    let send = async |headers: &[(&str, &str)]| {
-        let mut request = http::post(hub.address, "/api/info").header("Cookie", &cookie);
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        request.json(json!({})).send().await.status
-    };
-    let page = ("X-Wardcast-Admin", "1");
-    assert_eq!(send(&[page, ("Origin", &own)]).await, 200);
-    assert_eq!(send(&[page, ("Origin", &own), ("Sec-Fetch-Site", "same-origin")]).await, 200);
-    for refused in [
-        &[("Origin", &*own)][..],
-        &[page],
-        &[page, ("Origin", "https://app.example.com")],
-        &[page, ("Origin", "https://evil.example.com")],
-        &[page, ("Origin", "null")],
-        &[page, ("Origin", &own.replace("http:", "https:"))],
-        &[page, ("Origin", &own), ("Origin", &own)],
-        &[page, ("Origin", &own), ("Sec-Fetch-Site", "same-site")],
-        &[page, ("Origin", &own), ("Sec-Fetch-Site", "cross-site")],
-    ] {
-        assert_eq!(send(refused).await, 401, "{refused:?}");
-    }
-    // A GET of the page has no Origin; one of another page that is allowed to connect is refused all the same.
-    for (headers, status) in [
-        (&[page][..], 200),
-        (&[], 401),
-        (&[page, ("Origin", "https://app.example.com")], 401),
-        (&[page, ("Sec-Fetch-Site", "cross-site")], 401),
-    ] {
-        let all: Vec<(&str, &str)> = headers.iter().copied().chain([("Cookie", &*cookie)]).collect();
-        let request = stream::get(hub.address, "/v1/trace?user=ann", &all);
-        let response = stream::StreamClient::open(hub.address, request.as_bytes(), b"\n\n").await;
-        assert_eq!(response.head.status, status, "{headers:?}");
-    }
-    // Nor may such a page send the header: the preflight does not allow it.
-    let preflight = http::request(hub.address, "OPTIONS", "/v1/trace")
-        .header("Origin", "https://app.example.com")
-        .header("Access-Control-Request-Method", "GET")
-        .header("Access-Control-Request-Headers", "x-wardcast-admin");
-    assert_eq!(preflight.send().await.status, 400);
-}
-
-#[actix_rt::test]
 async fn login_and_logout_of_another_origin_are_refused() {
     let hub = start_admin_hub().await;
     let cookie = log_in(hub.address).await;
@@ -311,102 +217,20 @@ async fn wrong_password_and_wrong_key_are_delayed_like_other_logins() {
             }
             assert_eq!(response.header("set-cookie"), None);
         };
-        assert_eq!((delayed.status, tries), (429, 5), "{delayed:?}");
+        assert_eq!(delayed.status, 429, "{delayed:?}");
+        // More, if the machine is so busy that the first delays end meanwhile.
+        assert!(tries >= 5, "{tries}");
         let wait: u64 = delayed.header("retry-after").unwrap().parse().unwrap();
         assert_eq!(try_it(&right).await.status, 429, "also the right one has to wait");
         hub.clock.advance(Duration::from_secs(wait + 1));
         assert_eq!(try_it(&right).await.status, 200);
     }
-    // The login of clients is another account.
-    assert_eq!(log_in_with(hub.address, json!({"username": "ann", "password": PASSWORD})).await.status, 200);
-}
-
-#[actix_rt::test]
-async fn session_ends_when_it_expires() {
-    let hub = start_hub_with(|config| {
-        enable(config);
-        config.admin.session_ttl = Duration::from_secs(600);
-    })
-    .await;
-    let cookie = log_in(hub.address).await;
-    hub.clock.advance(Duration::from_secs(590));
-    assert_eq!(status_of_info(&hub, &cookie).await, 200);
-    hub.clock.advance(Duration::from_secs(11));
-    let refused = call(hub.address, &cookie, "info", json!({})).await;
-    assert_eq!(refused.status, 401);
-    assert!(refused.body.contains("the admin session has ended; log in again"), "{}", refused.body);
-}
-
-#[actix_rt::test]
-async fn changed_cookie_is_refused() {
-    let hub = start_admin_hub().await;
-    let cookie = log_in(hub.address).await;
-    let end = cookie.split(['=', '.']).nth(1).unwrap();
-    for forged in [
-        cookie.replace(end, "9999999999"),
-        cookie[..cookie.len() - 1].to_owned(),
-        format!("{cookie}; {cookie}"),
-        "wardcast_admin=".to_owned(),
-        cookie.replace("wardcast_admin", "__Host-wardcast_admin"),
-        cookie.rsplit_once('.').unwrap().0.to_owned(),
-    ] {
-        assert_eq!(status_of_info(&hub, &forged).await, 401, "{forged}");
-    }
-    let with_key =
-        page_request("POST", hub.address, "/api/info").header("Cookie", &cookie).header("X-API-Key", "wrong");
-    assert_eq!(with_key.json(json!({})).send().await.status, 401, "a wrong key beside a session");
-}
-
-#[actix_rt::test]
-async fn removed_user_and_new_password_end_sessions() {
-    let (hub, users) = start_users_hub(|_| ()).await;
-    let credential = json!({"username": "ann", "password": PASSWORD});
-    let with_key = log_in(hub.address).await;
-    let of_ann = cookie_of(&log_in_with(hub.address, credential.clone()).await);
-    assert!(hub.running().reload_admins().unwrap());
-    assert_eq!(status_of_info(&hub, &of_ann).await, 200, "the same file");
-    let before = std::fs::read_to_string(users.path()).unwrap();
-    let hash = mark_secret(wardcast::auth::users::hash_password(mark_secret("another horse")).unwrap());
-    std::fs::write(users.path(), format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\n")).unwrap();
-    hub.running().reload_admins().unwrap();
-    assert_eq!((status_of_info(&hub, &of_ann).await, status_of_info(&hub, &with_key).await), (401, 200));
-    assert_eq!(log_in_with(hub.address, credential).await.status, 401);
-    std::fs::write(users.path(), before).unwrap();
-    hub.running().reload_admins().unwrap();
-    assert_eq!(status_of_info(&hub, &of_ann).await, 200, "the password of the session again");
-    std::fs::write(users.path(), "").unwrap();
-    hub.running().reload_admins().unwrap();
-    assert_eq!(status_of_info(&hub, &of_ann).await, 401);
-}
-
-#[actix_rt::test]
-async fn changed_users_file_is_read_again_by_itself() {
-    let (hub, users) = start_users_hub(|config| config.login.users_file_interval = Duration::from_millis(20)).await;
-    let cookie = cookie_of(&log_in_with(hub.address, json!({"username": "ann", "password": PASSWORD})).await);
-    assert_eq!(status_of_info(&hub, &cookie).await, 200);
-    std::fs::write(users.path(), "").unwrap();
-    poll_until("the session has ended", async || status_of_info(&hub, &cookie).await == 401).await;
-}
-
-#[actix_rt::test]
-async fn logout_ends_the_session_and_its_live_trace_and_no_other_session() {
-    let hub = start_admin_hub().await;
-    let (cookie, other) = (log_in(hub.address).await, log_in(hub.address).await);
-    let headers = [("Cookie", &*cookie), ("X-Wardcast-Admin", "1")];
-    let mut trace = Trace::begin_with(&hub, "user=ann", &headers).await;
-    let logout = page_request("POST", hub.address, "/admin/logout").header("Cookie", &cookie).send().await;
-    assert_eq!((logout.status, logout.header("cache-control")), (204, Some("no-store")));
-    let forgotten = logout.header("set-cookie").unwrap();
-    assert!(forgotten.starts_with("wardcast_admin=;") && forgotten.ends_with("Max-Age=0"), "{forgotten}");
-    assert_eq!((status_of_info(&hub, &cookie).await, status_of_info(&hub, &other).await), (401, 200));
-    trace.read_until("the admin session has ended").await;
-    // Logging out again is no error.
-    let again = page_request("POST", hub.address, "/admin/logout").header("Cookie", &cookie).send().await;
-    assert_eq!(again.status, 204);
+    // Another address never had to wait.
+    assert_eq!(log_in_with(hub.address, json!({"api_key": API_KEY})).await.status, 200);
 }
 
 /// Starts two hubs on one Redis, with the admin page.
-async fn start_two_hubs() -> (RedisServer, TestHub, TestHub) {
+pub async fn start_two_hubs() -> (RedisServer, TestHub, TestHub) {
     let redis = RedisServer::start().await;
     let change = |config: &mut Config| {
         enable(config);
@@ -417,18 +241,6 @@ async fn start_two_hubs() -> (RedisServer, TestHub, TestHub) {
     one.wait_for_nodes(2).await;
     two.wait_for_nodes(2).await;
     (redis, one, two)
-}
-
-#[actix_rt::test]
-async fn session_is_good_on_every_node_and_a_logout_ends_it_on_all() {
-    let (_redis, one, two) = start_two_hubs().await;
-    let cookie = log_in(one.address).await;
-    assert_eq!(status_of_info(&two, &cookie).await, 200);
-    let logout = page_request("POST", two.address, "/admin/logout").header("Cookie", &cookie).send().await;
-    assert_eq!(logout.status, 204);
-    for hub in [&one, &two] {
-        assert_eq!(status_of_info(hub, &cookie).await, 401);
-    }
 }
 
 #[actix_rt::test]
@@ -450,7 +262,7 @@ async fn every_section_of_the_page_works_across_two_nodes() {
     let connection = &connections["connections"][0];
     assert_eq!((&connection["address"], &connection["channels"]), (&json!("127.0.0.1"), &json!(["news"])));
     result("publish", json!({"channel": "news", "data": {"hello": "world"}})).await;
-    assert_eq!(ann.receive_publication().await["data"], json!({"hello": "world"}));
+    assert_eq!(ann.receive_publication().await, json!({"hello": "world"}));
     let history = result("history", json!({"channel": "news", "limit": 10, "reverse": true})).await;
     assert_eq!(history["publications"][0]["data"], json!({"hello": "world"}));
     assert_eq!(result("presence_stats", json!({"channel": "news"})).await["num_clients"], 1);

@@ -20,6 +20,7 @@ mod docs;
 
 // Authentication and permissions.
 mod admin;
+mod admin_sessions;
 mod anonymous;
 mod audit;
 mod audit_logins;

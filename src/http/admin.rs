@@ -119,7 +119,7 @@ async fn log_in(
         ..source.fields(LOGIN_PATH)
     };
     context.audit.record(AuditEvent::LoggedIn, fields);
-    let max_age = session.expires_at.saturating_duration_since(context.clock.now()).as_secs();
+    let max_age = context.config.admin.session_ttl.as_secs();
     let mut response = HttpResponse::Ok();
     response.insert_header((SET_COOKIE, set_cookie(&sessions.encode(&session), max_age, scheme(&request, &context))));
     Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(describe(&session)))

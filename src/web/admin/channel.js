@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { $, make, runBusy, setShown } from "./dom.js";
-import { PagedList, ask, code, facts, link, missingNodes, sayBad, sayGood } from "./parts.js";
+import { PagedList, ask, button, code, facts, link, missingNodes, sayBad, sayGood } from "./parts.js";
 import { sessionTable } from "./sessions.js";
 import { formatNumber, formatTime } from "./text.js";
 
@@ -11,7 +11,8 @@ const HISTORY_PAGE = 20;
 /** Most clients that are listed as present: the API has no pages of presence. The list of subscribers has. */
 const MAX_PRESENT = 200;
 const SUBSCRIBERS_PAGE = 20;
-const MAX_DATA_CHARACTERS = 2000;
+/** Characters of a publication that are shown at once. */
+const MAX_DATA_CHARACTERS = 400;
 
 let name = "";
 
@@ -64,12 +65,23 @@ async function loadPresence(isKept, isCurrent) {
   $("channel-presence").replaceChildren(count, make("ul", { className: "present" }, ...items));
 }
 
+/** Returns the data, or its beginning and a button that shows all of it. */
+function dataOf(text, offset) {
+  if (text.length <= MAX_DATA_CHARACTERS) return [code(text)];
+  const shown = code(`${text.slice(0, MAX_DATA_CHARACTERS)}…`);
+  const label = `Show all ${formatNumber(text.length)} characters`;
+  const more = button(label, `${label} of #${offset}`, () => {
+    shown.textContent = text;
+    more.remove();
+  });
+  return [shown, more];
+}
+
 function publicationItem({ offset, data, info, time, tags }) {
   const text = JSON.stringify(data);
-  const shown = text.length > MAX_DATA_CHARACTERS ? `${text.slice(0, MAX_DATA_CHARACTERS)}… (${formatNumber(text.length)} characters)` : text;
   const from = info ? ` from ${info.user}` : "";
   const tagged = tags ? `, ${Object.entries(tags).map(([key, value]) => `${key}=${value}`).join(" ")}` : "";
-  return make("li", {}, make("span", { className: "offset" }, `#${offset}`), make("small", { className: "id" }, `${formatTime(time)}${from}${tagged}`), code(shown));
+  return make("li", {}, make("span", { className: "offset" }, `#${offset}`), make("small", { className: "id" }, `${formatTime(time)}${from}${tagged}`), ...dataOf(text, offset));
 }
 
 /** The newest first. The cursor of a page is the position before it. */

@@ -4,8 +4,8 @@ import { make } from "./dom.js";
 
 const WIDTH = 300;
 const HEIGHT = 80;
-/** Samples that are kept: five minutes. */
-const MAX_SAMPLES = 150;
+/** Samples that are shown: three minutes. */
+const MAX_SAMPLES = 90;
 
 function shape(tag, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -14,7 +14,7 @@ function shape(tag, attributes) {
 }
 
 /** Rounds up to 1, 2 or 5 times a power of ten, so that the scale does not change with each sample. */
-function scaleOf(largest) {
+function roundUp(largest) {
   if (largest <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(largest));
   return [1, 2, 5, 10].map((step) => step * power).find((scale) => scale >= largest);
@@ -23,6 +23,7 @@ function scaleOf(largest) {
 export class Chart {
   #samples = [];
   #format;
+  #unit;
   #value = make("span", { className: "chart-value" }, "…");
   #scale = make("span", { className: "chart-scale", "aria-hidden": "true" });
   #area = shape("path", { class: "chart-area" });
@@ -30,8 +31,10 @@ export class Chart {
   /** The element of the page. */
   element;
 
-  constructor(title, format) {
+  /** `format` makes text of a value. The scale is a round number of `unit`. */
+  constructor(title, format, unit = 1) {
     this.#format = format;
+    this.#unit = unit;
     const picture = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true", class: "chart" });
     picture.append(shape("path", { class: "chart-grid", d: `M0 ${HEIGHT / 2}H${WIDTH}`, "vector-effect": "non-scaling-stroke" }), this.#area, this.#line);
     this.element = make("figure", { className: "card figure" },
@@ -43,7 +46,7 @@ export class Chart {
     this.#samples = samples.slice(-MAX_SAMPLES);
     const newest = this.#samples.at(-1);
     this.#value.textContent = newest === undefined ? "…" : this.#format(newest);
-    const scale = scaleOf(Math.max(0, ...this.#samples));
+    const scale = roundUp(Math.max(0, ...this.#samples) / this.#unit) * this.#unit;
     this.#scale.textContent = this.#format(scale);
     const start = WIDTH - ((this.#samples.length - 1) * WIDTH) / (MAX_SAMPLES - 1);
     const points = this.#samples.map((value, at) => {

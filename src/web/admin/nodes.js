@@ -16,8 +16,10 @@ const MEASURES = {
   cpu: ["CPU, % of a core", (value) => `${value.toFixed(value < 10 ? 1 : 0)} %`, (node, before, seconds) => (node.cpu_ms - before.cpu_ms) / seconds / 10],
   memory: ["Memory", formatBytes, (node) => node.memory_bytes],
 };
+/** A round scale of memory is one of mebibytes. */
+const UNITS = { memory: 1024 * 1024 };
 
-const charts = Object.fromEntries(Object.entries(MEASURES).map(([name, [title, format]]) => [name, new Chart(title, format)]));
+const charts = Object.fromEntries(Object.entries(MEASURES).map(([name, [title, format]]) => [name, new Chart(title, format, UNITS[name])]));
 /** The samples of each node by its id, and of all nodes by the empty id: each with a value for each measure. */
 let series = new Map();
 let before = { time: 0, nodes: new Map() };
@@ -27,12 +29,12 @@ let turn = 0;
 function measure(nodes) {
   const time = performance.now();
   const seconds = (time - before.time) / 1000;
-  const all = Object.fromEntries(Object.keys(MEASURES).map((name) => [name, 0]));
+  const all = {};
   for (const node of nodes) {
     const old = before.nodes.get(node.uid);
-    // Rates need two answers. A node that has just started has none.
-    node.load = Object.fromEntries(Object.entries(MEASURES).map(([name, [, , value]]) => [name, value.length === 1 ? value(node) : old ? Math.max(0, value(node, old, seconds)) : 0]));
-    for (const name of Object.keys(MEASURES)) all[name] += node.load[name];
+    // Rates need two answers.
+    node.load = Object.fromEntries(Object.entries(MEASURES).map(([name, [, , value]]) => [name, value.length === 1 ? value(node) : old ? Math.max(0, value(node, old, seconds)) : null]));
+    for (const name of Object.keys(MEASURES)) if (node.load[name] !== null) all[name] = (all[name] ?? 0) + node.load[name];
     push(node.uid, node.load);
   }
   push("", all);
@@ -48,7 +50,7 @@ function push(uid, load) {
 
 function drawCharts() {
   const samples = series.get($("nodes-pick").value) ?? [];
-  for (const [name, chart] of Object.entries(charts)) chart.show(samples.map((sample) => sample[name]));
+  for (const [name, chart] of Object.entries(charts)) chart.show(samples.map((sample) => sample[name] ?? null).filter((value) => value !== null));
 }
 
 function drawPick(nodes) {
@@ -67,7 +69,7 @@ function drawTable(result) {
   const rows = result.nodes.map((node) => [
     make("span", {}, node.name, " ", make("small", { className: "id" }, node.uid.slice(0, 8))),
     formatNumber(node.num_clients), formatNumber(node.num_users), formatNumber(node.num_channels), formatNumber(node.num_subs),
-    formatShort(node.load.publications), formatShort(node.load.deliveries), MEASURES.cpu[1](node.load.cpu), formatBytes(node.memory_bytes),
+    ...["publications", "deliveries", "cpu"].map((name) => (node.load[name] === null ? "…" : MEASURES[name][1](node.load[name]))), formatBytes(node.memory_bytes),
     formatDuration(node.uptime), node.version.replace("wardcast ", ""),
   ]);
   $("nodes-table").replaceChildren(...missingNodes(result), table("Nodes", COLUMNS, rows));

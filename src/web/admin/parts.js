@@ -134,7 +134,7 @@ export class PagedList {
     const following = button("Next", "Next page", go(() => this.#cursors.push(next)));
     previous.disabled = number === 1;
     following.disabled = !next;
-    const refresh = button("Refresh", "Load the page again", () => this.reload(), "small quiet");
+    const refresh = button("Refresh", "Refresh the list", () => this.reload(), "small quiet");
     return make("div", { className: "pager", tabIndex: -1, role: "group", "aria-label": `Page ${number}` },
       previous, make("span", {}, `Page ${number}`), following, refresh);
   }

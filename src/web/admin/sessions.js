@@ -28,7 +28,7 @@ export function sessionTable(label, connections, reload) {
     return [
       user ? link(user, "sessions", user) : make("em", {}, "without a user"),
       make("span", {}, address, make("small", { className: "id" }, ` ${transport} ${format}${software ? `, ${software}` : ""}`)),
-      make("code", { className: "id", title: client }, client),
+      make("a", { href: `#trace/client/${client}`, title: "Trace this client" }, make("code", { className: "id" }, client)),
       credential ?? "none",
       withTime(connected_at, `${formatDuration(Date.now() / 1000 - connected_at)} ago`),
       expire_at ? withTime(expire_at, formatRelative(expire_at)) : "never",
@@ -83,12 +83,12 @@ function drawActions(user) {
   setShown($("sessions-actions"), user !== "");
   if (user === "") return;
   const reload = () => list.restart();
-  const disconnectAll = button("Disconnect all", `Disconnect all sessions of ${user}`, async (event) => {
+  const disconnectAll = button("Disconnect all", `Disconnect all of ${user}`, async (event) => {
     const element = event.currentTarget;
     const isSure = await ask(`Disconnect all sessions of ${user}?`, "Closes all connections of the user. Its tokens stay valid.", "Disconnect all");
     if (isSure) await run(element, `Disconnected all sessions of ${user}.`, "disconnect", { user }, reload);
   }, "");
-  const revoke = button("Revoke tokens", `Revoke all tokens of ${user}`, async (event) => {
+  const revoke = button("Revoke tokens", `Revoke tokens of ${user}`, async (event) => {
     const element = event.currentTarget;
     const isSure = await ask(`Revoke all tokens of ${user}?`, "No token of the user that was issued until now is accepted any more, on no node, and the sessions that have one are closed.", "Revoke");
     if (isSure) await run(element, `Revoked all tokens of ${user}.`, "invalidate_user_tokens", { user }, reload);
