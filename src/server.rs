@@ -24,7 +24,7 @@ use crate::{
     api,
     audit::{AuditError, AuditLog},
     auth::{
-        KeyError, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
+        AdminSessions, KeyError, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
         login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
@@ -70,6 +70,9 @@ pub enum ServerStartError {
     /// `login.users_file`.
     #[error("login.users_file: {0}")]
     Users(#[from] UsersFileError),
+    /// `admin.users_file`.
+    #[error("admin.users_file: {0}")]
+    Admins(UsersFileError),
     /// `audit.output`.
     #[error("audit.output: {0}")]
     Audit(#[from] AuditError),
@@ -107,6 +110,8 @@ struct Components {
     api: Data<api::ApiContext>,
     /// The demo page, if `web.demo_page` enables it.
     page: Option<web::Page>,
+    /// The admin page, if `admin.enabled` enables it.
+    admin_page: Option<web::AdminPage>,
     broker_subscriptions: Arc<BrokerSubscriptions>,
     permissions: Arc<Permissions>,
     /// The id of this instance.
@@ -128,9 +133,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     let http = &components.http;
     http.verifier.key_sets().start(&http.metrics);
     let config = http.config.snapshot();
-    if config.login.users_file.is_some() && !config.login.users_file_interval.is_zero() {
-        actix_rt::spawn(users_file::watch(Arc::downgrade(&http.clone().into_inner())));
-    }
+    users_file::watch(&http.clone().into_inner());
     key_files::watch(&http.verifier, &config);
     let events = start_events(http)?;
     let public = OpenListener::start(public_socket, components.clone(), certificate)?;
@@ -205,6 +208,16 @@ impl RunningServer {
         actix_rt::spawn(users_file::end_logins(context, reloaded?));
         Ok(true)
     }
+
+    /// Reloads the users of the admin page. The sessions of those who are not in the file any more or have a new password end.
+    /// Returns whether there is a file.
+    ///
+    /// # Errors
+    /// The file cannot be used. The old users stay in use.
+    pub fn reload_admins(&self) -> Result<bool, UsersFileError> {
+        let users = self.http().admin_sessions.as_ref().and_then(|sessions| sessions.users());
+        users.map_or(Ok(false), |users| users.reload().map(|_| true))
+    }
 }
 
 fn reload_certificate_of(listener: Option<&OpenListener>) -> Result<bool, CertificateError> {
@@ -269,6 +282,7 @@ impl Components {
             signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
             refresh_tokens: RefreshTokens::new(config.login_secret()),
             login_users: load_login_users(&config, &permissions)?,
+            admin_sessions: create_admin_sessions(&config, &permissions, &revocations, &clock)?,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             failure_names: FailureNames::new(config.login_secret()),
             user_limit: UserLimit::new(limits.connections_per_user, &*broker),
@@ -293,7 +307,8 @@ impl Components {
         });
         let role = if config.server.internal_bind.is_some() { ListenerRole::Public } else { ListenerRole::Sole };
         let page = config.web.demo_page.then(|| web::Page::new(&config, http.login_users.is_some()));
-        Ok(Self { role, http, api, page, broker_subscriptions, permissions, node })
+        let admin_page = http.admin_sessions.is_some().then(web::AdminPage::new);
+        Ok(Self { role, http, api, page, admin_page, broker_subscriptions, permissions, node })
     }
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
@@ -377,6 +392,19 @@ fn load_login_users(config: &Config, permissions: &Arc<Permissions>) -> Result<O
         None => return Ok(None),
     };
     Ok(Some(Arc::new(users)))
+}
+
+/// Creates the sessions of the admin page, and reads its users; `None` if the page is off.
+fn create_admin_sessions(
+    config: &Config,
+    permissions: &Arc<Permissions>,
+    revocations: &Arc<Revocations>,
+    clock: &Clock,
+) -> Result<Option<Arc<AdminSessions>>, ServerStartError> {
+    let path = config.admin.users_file.as_ref().filter(|_| config.admin.enabled);
+    let users = path.map(|path| Users::read(path, config, permissions.clone())).transpose();
+    let users = users.map_err(ServerStartError::Admins)?.map(Arc::new);
+    Ok(AdminSessions::new(config, users, revocations.clone(), clock.clone()))
 }
 
 /// Starts the broker. Returns it, and the channels that this instance wants from it.

@@ -78,7 +78,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
     // Readiness asks hubs and broker, and the broker stores tickets.
     ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "broker"]),
     // Exceptions, because a refused request looks the same on every path, bodies have the same limits, and a listener has one
-    // role: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
+    // role, and the admin page one session: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
     // ListenerRole, and finds the address of a caller as http does.
     (
         "api",
@@ -91,6 +91,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "http::RequestBody",
             "http::BodyLimit",
             "http::ListenerRole",
+            "http::admin",
             "http::forwarded",
             "http::request_id",
             "http::connection::CarriesApiKey",

@@ -19,6 +19,8 @@ mod architecture;
 mod docs;
 
 // Authentication and permissions.
+mod admin;
+mod admin_sessions;
 mod anonymous;
 mod audit;
 mod audit_logins;

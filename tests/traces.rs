@@ -8,11 +8,11 @@ use tokio::{
 };
 
 use crate::support::{
-    API_KEY, Client, PATIENCE, TestHub, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with,
+    API_KEY, Client, PATIENCE, TestHub, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with, stream,
 };
 
 /// A trace that is being read.
-struct Trace {
+pub struct Trace {
     stream: TcpStream,
     received: String,
 }
@@ -20,8 +20,13 @@ struct Trace {
 impl Trace {
     /// Begins a trace, and waits until the nodes note events for it.
     async fn begin(hub: &TestHub, query: &str) -> Self {
+        Self::begin_with(hub, query, &[("X-API-Key", API_KEY)]).await
+    }
+
+    /// The same with other headers than the API key.
+    pub async fn begin_with(hub: &TestHub, query: &str, headers: &[(&str, &str)]) -> Self {
         let mut stream = TcpStream::connect(hub.address).await.unwrap();
-        let head = format!("GET /v1/trace?{query} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {API_KEY}\r\n\r\n", hub.address);
+        let head = stream::get(hub.address, &format!("/v1/trace?{query}"), headers);
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut trace = Self { stream, received: String::new() };
         trace.read_until("the trace has begun").await;
@@ -30,7 +35,7 @@ impl Trace {
     }
 
     /// Reads until the text has come; returns everything so far.
-    async fn read_until(&mut self, text: &str) -> &str {
+    pub async fn read_until(&mut self, text: &str) -> &str {
         let mut buffer = [0; 4096];
         while !self.received.contains(text) {
             let read = timeout(PATIENCE, self.stream.read(&mut buffer)).await;

@@ -26,9 +26,12 @@ struct CallSubject {
     sid: Option<String>,
 }
 
-/// Records a call of a method, unless it changes nothing, publishes, or has commands that are recorded one by one.
+/// Records a call of a method, unless it changes nothing, has commands that are recorded one by one, or publishes. What an admin
+/// publishes is recorded: an admin is a person, not a backend.
 pub(super) fn record_call(method: &ApiMethod, body: &[u8], result: &ApiResult, caller: &Caller, api: &ApiContext) {
-    let is_recorded = method.access == Access::Write && !["publish", "broadcast", "batch"].contains(&method.name);
+    let publishes = ["publish", "broadcast"].contains(&method.name);
+    let is_recorded =
+        method.access == Access::Write && method.name != "batch" && (!publishes || caller.admin_session().is_some());
     if !is_recorded || !api.audit.is_enabled() {
         return;
     }
@@ -37,7 +40,6 @@ pub(super) fn record_call(method: &ApiMethod, body: &[u8], result: &ApiResult, c
     let jti = subject.jti.or(subject.uid);
     let fields = AuditFields {
         method: Some(method.name),
-        by: Some("api_key"),
         user: subject.user.as_deref(),
         client: client.and_then(|client| Uuid::parse_str(&client).ok()),
         channel: subject.channel.as_deref(),

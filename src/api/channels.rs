@@ -22,7 +22,7 @@ pub(super) const CHANNELS: ApiMethod = ApiMethod {
     name: "channels",
     access: Access::ReadOnly,
     summary: "Lists the channels that have subscribers, with the number of subscribers on all nodes.",
-    details: "The body may be empty.",
+    details: "The body may be empty. With `limit` the channels come in pages, in the order of their names.",
     request: &[ChannelsRequest::FIELDS],
     result: &[
         Field::always(
@@ -34,6 +34,13 @@ pub(super) const CHANNELS: ApiMethod = ApiMethod {
             )])),
             "The channels by their names.",
         ),
+        Field::left_out(
+            "num_channels",
+            JsonType::Integer,
+            "without `limit`",
+            "Number of channels that the pattern matches, on all pages.",
+        ),
+        Field::left_out("cursor", JsonType::String, "on the last page", "`cursor` of the request for the next page."),
         UNREACHABLE,
     ],
     errors: &[NO_ANSWER, (ErrorCode::BadRequest, "`pattern` is invalid")],
@@ -50,6 +57,10 @@ request_fields! {
     struct ChannelsRequest {
         /// Pattern of the names, in which `*` matches any characters.
         pattern: Option<String> = (JsonType::String, Some("`*`: all channels")),
+        /// Maximum channels of the page.
+        limit: Option<usize> = (JsonType::Integer, Some("`0`: no limit")),
+        /// `cursor` of the page before this one.
+        cursor: Option<String> = (JsonType::String, Some("the first page")),
     }
 }
 
@@ -57,6 +68,10 @@ request_fields! {
 #[derive(Serialize)]
 struct ChannelsResult {
     channels: BTreeMap<String, ChannelClients>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_channels: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreachable: Vec<NodeIdentity>,
 }
@@ -67,12 +82,31 @@ struct ChannelClients {
 }
 
 async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
-    let ChannelsRequest { pattern } = parse_optional_object(body)?;
+    let ChannelsRequest { pattern, limit, cursor } = parse_optional_object(body)?;
     let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
     let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
     let (answers, unreachable) = survey_nodes(SurveyQuestion::Channels, api).await?;
     let counts = answers.into_iter().map(|(_, counts)| counts);
-    to_result(ChannelsResult { channels: sum_counts(counts, &pattern), unreachable })
+    let channels = sum_counts(counts, &pattern);
+    let Some(limit) = limit.filter(|limit| *limit > 0) else {
+        return to_result(ChannelsResult { channels, num_channels: None, cursor: None, unreachable });
+    };
+    let num_channels = Some(channels.len());
+    let (channels, cursor) = page_of(channels, limit, cursor.as_deref().unwrap_or_default());
+    to_result(ChannelsResult { channels, num_channels, cursor, unreachable })
+}
+
+/// Returns the channels whose names come after that of a cursor, which is the last one of the page before, and the cursor of the next
+/// page. No channel has the empty name of the first page.
+fn page_of(
+    channels: BTreeMap<String, ChannelClients>,
+    limit: usize,
+    cursor: &str,
+) -> (BTreeMap<String, ChannelClients>, Option<String>) {
+    let mut rest = channels.into_iter().skip_while(|(name, _)| name.as_str() <= cursor);
+    let page: BTreeMap<String, ChannelClients> = rest.by_ref().take(limit).collect();
+    let cursor = rest.next().and_then(|_| page.keys().next_back().cloned());
+    (page, cursor)
 }
 
 fn sum_counts(
@@ -90,6 +124,24 @@ fn sum_counts(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_list_every_channel_once_and_end() {
+        let channels =
+            || ["a", "b", "c", "d"].map(|name| (name.to_owned(), ChannelClients::default())).into_iter().collect();
+        let names = |page: BTreeMap<String, ChannelClients>| page.into_keys().collect::<String>();
+        for (limit, cursor, expected, next) in [
+            (3, "", "abc", Some("c")),
+            (3, "c", "d", None),
+            (4, "", "abcd", None),
+            (2, "b", "cd", None),
+            (2, "d", "", None),
+            (1, "bb", "c", Some("c")),
+        ] {
+            let (page, found) = page_of(channels(), limit, cursor);
+            assert_eq!((&*names(page), found.as_deref()), (expected, next), "{limit} {cursor}");
+        }
+    }
 
     #[test]
     fn subscriber_counts_of_all_nodes_are_added() {

@@ -1,4 +1,5 @@
-//! The API key. It is checked before the body of a request is read, and accepted only where the server API is served.
+//! Who may call the server API: a caller with the API key, or with a session of the admin page. It is checked before the body of a
+//! request is read, and accepted only where the server API is served.
 
 use std::{
     borrow::Cow,
@@ -9,7 +10,7 @@ use std::{
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
-    http::header::{AUTHORIZATION, HeaderValue},
+    http::header::{AUTHORIZATION, COOKIE, HeaderValue},
     web::Data,
 };
 use percent_encoding::percent_decode_str;
@@ -18,8 +19,9 @@ use subtle::ConstantTimeEq;
 use super::ApiContext;
 use crate::{
     audit::{AuditEvent, AuditFields},
+    auth::AdminSession,
     http::{
-        HttpError, ListenerRole,
+        HttpError, ListenerRole, admin,
         connection::{CarriesApiKey, ClientCertificateName},
         forwarded,
         request_id::X_REQUEST_ID,
@@ -27,37 +29,46 @@ use crate::{
 };
 
 /// Who calls the server API, for the audit log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
     address: Option<IpAddr>,
     certificate: Option<ClientCertificateName>,
     request_id: Option<HeaderValue>,
+    by: Cow<'static, str>,
+    session: Option<AdminSession>,
 }
 
 impl Caller {
-    fn of(request: &HttpRequest) -> Self {
+    fn of(request: &HttpRequest, session: Option<AdminSession>) -> Self {
         let api = request.app_data::<Data<ApiContext>>();
         Self {
             address: api.map(|api| forwarded::client_address(request.head(), &api.config.current().server)),
             certificate: request.conn_data::<ClientCertificateName>().cloned(),
             request_id: request.headers().get(X_REQUEST_ID).cloned(),
+            by: session.as_ref().map_or(Cow::Borrowed("api_key"), |session| session.admin.cause().into()),
+            session,
         }
+    }
+
+    /// Returns the session of the admin page by which the caller is authorized; `None`: by the API key.
+    pub(super) fn admin_session(&self) -> Option<&AdminSession> {
+        self.session.as_ref()
     }
 
     /// Returns what the audit log says about the caller.
     pub(super) fn fields(&self) -> AuditFields<'_> {
         let certificate = self.certificate.as_ref().map(|name| &*name.0);
         let request = self.request_id.as_ref().and_then(|id| id.to_str().ok());
-        AuditFields { address: self.address, certificate, request, ..AuditFields::default() }
+        AuditFields { address: self.address, certificate, request, by: Some(&self.by), ..AuditFields::default() }
     }
 }
 
-/// Proof that a request carries the API key.
-pub(super) struct ValidApiKey {
+/// Proof that a request may use the server API: it carries the API key, or a session of the admin page and no key.
+pub(super) struct Authorized {
     pub(super) caller: Caller,
 }
 
-impl FromRequest for ValidApiKey {
+impl FromRequest for Authorized {
     type Error = HttpError;
     type Future = Ready<Result<Self, HttpError>>;
 
@@ -70,14 +81,25 @@ impl FromRequest for ValidApiKey {
     }
 }
 
-impl ValidApiKey {
-    /// Checks the API key of a request. One that has it does not count for the number of requests on its connection.
-    pub(super) fn check(request: &HttpRequest) -> Option<Self> {
-        (accepts_key(request) && has_valid_key(request)).then(|| {
-            request.extensions_mut().insert(CarriesApiKey);
-            Self { caller: Caller::of(request) }
-        })
+impl Authorized {
+    /// Checks the API key or the session of a request. One that has it does not count for the number of requests on its connection.
+    fn check(request: &HttpRequest) -> Option<Self> {
+        if check_key(request) {
+            return Some(Self { caller: Caller::of(request, None) });
+        }
+        let session = admin::session_of(request).filter(|_| accepts_key(request) && !has_key(request))?;
+        request.extensions_mut().insert(CarriesApiKey);
+        Some(Self { caller: Caller::of(request, Some(session)) })
     }
+}
+
+/// Checks the API key of a request. One that has it does not count for the number of requests on its connection.
+pub(super) fn check_key(request: &HttpRequest) -> bool {
+    let is_valid = accepts_key(request) && has_valid_key(request);
+    if is_valid {
+        request.extensions_mut().insert(CarriesApiKey);
+    }
+    is_valid
 }
 
 /// Returns whether the listener accepts the key: not the public one beside an internal one.
@@ -87,14 +109,19 @@ fn accepts_key(request: &HttpRequest) -> bool {
 
 fn record_refusal(request: &HttpRequest, reason: &str) {
     if let Some(api) = request.app_data::<Data<ApiContext>>() {
-        let (caller, path, reason) = (Caller::of(request), Some(request.path()), Some(reason));
-        api.audit.record(AuditEvent::Refused, AuditFields { path, reason, ..caller.fields() });
+        let (caller, path, reason) = (Caller::of(request, None), Some(request.path()), Some(reason));
+        api.audit.record(AuditEvent::Refused, AuditFields { path, reason, by: None, ..caller.fields() });
     }
 }
 
 fn refusal(request: &HttpRequest) -> &'static str {
     if query_keys(request.query_string()).next().is_some() && !takes_key_in_query(request) {
         "the API key is accepted in the URL only with api.key_in_query; send it as X-API-Key"
+    } else if !has_key(request)
+        && request.headers().contains_key(COOKIE)
+        && request.headers().contains_key(admin::PAGE_HEADER)
+    {
+        "the admin session has ended; log in again"
     } else {
         "the API key is missing or wrong; send it as X-API-Key"
     }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     ApiContext, ApiResponse,
     batch::{BatchResults, call_method, check_command_count},
-    key::ValidApiKey,
+    key::Authorized,
     request::{parse_object, parse_values},
 };
 use crate::http::{HttpError, RequestBody};
@@ -35,7 +35,7 @@ struct MethodReply {
 
 /// Answers `POST /api`. A body that is malformed somewhere is refused as a whole; of a well-formed one every call is answered.
 pub(super) async fn post_calls(
-    ValidApiKey { caller }: ValidApiKey,
+    Authorized { caller }: Authorized,
     RequestBody(body): RequestBody,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {

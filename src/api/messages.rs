@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     ApiContext, ApiResponse, body_limit,
-    key::{ValidApiKey, has_key},
+    key::{check_key, has_key},
     publish, request,
 };
 use crate::{
@@ -151,7 +151,7 @@ async fn authenticate_sender(
     channel: &str,
     api: &ApiContext,
 ) -> Result<Result<Option<Claims>, WireError>, HttpError> {
-    if ValidApiKey::check(request).is_some() {
+    if check_key(request) {
         return Ok(Ok(None));
     }
     user_body_limit(&api.config.current()).apply_to_request(request);

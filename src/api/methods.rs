@@ -8,7 +8,7 @@ use super::{
     ApiContext, ApiError, ApiResponse, audit, batch, channel_info, channels, connections,
     description::{ApiMethod, Handler},
     explain, history, info,
-    key::ValidApiKey,
+    key::Authorized,
     presence, publish, revocation, sessions,
 };
 use crate::{
@@ -60,7 +60,7 @@ impl FromRequest for RequestedMethod {
 
 /// Answers `POST /api/{method}`.
 pub(super) async fn post_method(
-    ValidApiKey { caller }: ValidApiKey,
+    Authorized { caller }: Authorized,
     RequestedMethod(method): RequestedMethod,
     RequestBody(body): RequestBody,
     api: Data<ApiContext>,

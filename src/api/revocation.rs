@@ -11,7 +11,6 @@ use super::{
     sessions::parse_end,
 };
 use crate::{
-    audit::AuditFields,
     broker::revoke_with_logins,
     clock::{FIRST_MILLISECONDS, NEVER, WallTime},
     protocol::{ErrorCode, WireError},
@@ -155,7 +154,7 @@ async fn revoke(
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
     let revocation = Revocation { target, issued_before, expires_at };
     let ApiContext { broker, config, revocations, audit, metrics, .. } = api;
-    let cause = AuditFields { by: Some("api_key"), ..caller.fields() };
+    let cause = caller.fields();
     let revoked =
         revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await;
     revoked.map_err(WireError::from)?;

@@ -21,11 +21,12 @@ use tokio::{
     time::sleep,
 };
 
-use super::{ApiContext, key::ValidApiKey, request::check_user};
+use super::{ApiContext, key::Authorized, request::check_user};
 use crate::{
+    auth::AdminSession,
     broker::{BrokerError, Inspection, NodeTrace, SurveyQuestion, TraceEvent, TraceQuery, TraceTarget, TracedEvent},
     channel::Channel,
-    http::HttpError,
+    http::{HttpError, admin},
     protocol::{ErrorCode, WireError},
 };
 
@@ -65,6 +66,8 @@ struct TraceRequest {
 /// A trace, from one question to the next.
 struct Trace {
     api: Data<ApiContext>,
+    /// The session of the admin page that it is sent to, with the request; `None`: to a caller with the API key.
+    session: Option<(AdminSession, HttpRequest)>,
     query: TraceQuery,
     /// When each node has answered last. A node that is silent for long is forgotten, so that the query does not grow.
     answered_at: HashMap<String, Instant>,
@@ -79,7 +82,7 @@ struct Trace {
 
 /// Answers `GET /v1/trace`.
 pub(super) async fn get_trace(
-    _: ValidApiKey,
+    Authorized { caller }: Authorized,
     request: HttpRequest,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
@@ -90,9 +93,18 @@ pub(super) async fn get_trace(
     let query = TraceQuery { id: uuid::Uuid::new_v4().to_string(), target, received: BTreeMap::new() };
     let now = Instant::now();
     let ends_at = now.checked_add(api.config.current().api.trace_duration);
-    let answered_at = HashMap::new();
-    let trace =
-        Trace { api, query, answered_at, ends_at, sent_at: now, has_begun: false, has_ended: false, _permit: permit };
+    let session = caller.admin_session().cloned().map(|session| (session, request));
+    let trace = Trace {
+        api,
+        session,
+        query,
+        answered_at: HashMap::new(),
+        ends_at,
+        sent_at: now,
+        has_begun: false,
+        has_ended: false,
+        _permit: permit,
+    };
     let stream = unfold(trace, |mut trace| async move {
         let frames = trace.next_frames().await?;
         Some((Ok::<_, Infallible>(frames), trace))
@@ -146,6 +158,9 @@ impl Trace {
             }
             if self.ends_at.is_some_and(|end| Instant::now() >= end) && !self.has_ended {
                 self.end(&mut frames, "api.trace_duration is over");
+            }
+            if self.session.as_ref().is_some_and(|(session, request)| !admin::is_valid(session, request)) {
+                self.end(&mut frames, "the admin session has ended");
             }
             if frames.is_empty() && self.sent_at.elapsed() >= KEEP_ALIVE {
                 frames.push_str(":\n\n");

@@ -66,7 +66,8 @@ audit_events! {
     Refreshed = "refreshed", Client;
     /// A credential, a page, a handshake or a request was refused; `reason` says why.
     Refused = "refused", Address;
-    /// A user logged in with a password. The token has the given `jti` and `sid`.
+    /// A user logged in with a password. The token has the given `jti` and `sid`. With the path `/admin/login`: somebody logged in to
+    /// the admin page; the session has the given `sid`.
     LoggedIn = "logged_in", None;
     /// A login failed, or was not tried because of earlier failures.
     LoginFailed = "login_failed", Address;
@@ -85,7 +86,7 @@ audit_events! {
     Revoked = "revoked", None;
     /// An identity provider reported a logout. What was revoked follows as `revoked`.
     BackChannelLogout = "back_channel_logout", None;
-    /// A call of the server API that changes something, but for publications.
+    /// A call of the server API that changes something, but for publications with the API key.
     ApiCall = "api_call", None;
     /// The audit log was opened at the start of the hub.
     Started = "started", None;
@@ -157,7 +158,7 @@ audit_fields! {
     origin: &'a str,
     /// Method of the server API.
     method: &'a str,
-    /// Who caused it: `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse`, `logins_per_user`, `users_file` or `connect_hook`.
+    /// Who caused it: `admin:NAME` (a user of `admin.users_file`), `admin` (the API key on the admin page), `api_key` (with `certificate`, if the internal listener asks for one), `logout`, `back_channel_logout`, `refresh_token_reuse`, `logins_per_user`, `users_file` or `connect_hook`.
     by: &'a str,
     /// Certificate of the caller of the server API (`server.internal_tls.client_ca`): its first DNS name, or else the SHA-256 of it.
     certificate: &'a str,

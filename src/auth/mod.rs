@@ -2,6 +2,7 @@
 //! login's hashing, the [`refusal_log`] and the fetching of [`KeySets`] is pure: keys and the clock are inputs, claims or a
 //! [`TokenError`] the result. No error and no log line contains a token.
 
+mod admin_sessions;
 mod claims;
 mod connect_hook;
 pub mod credentials;
@@ -41,6 +42,7 @@ use crate::{
     protocol::{Disconnect, Format},
 };
 
+pub use admin_sessions::{Admin, AdminSession, AdminSessions};
 pub use claims::{Capability, Claims, Grants, HookClaims, ServerSideSubscription, SubscriptionClaims};
 pub use connect_hook::{CONNECT_HOOK, ConnectGrant, ask_connect_hook};
 pub use ignored_claims::ignored_members;

@@ -249,6 +249,11 @@ impl Users {
         self.current.load().by_name.contains_key(sub)
     }
 
+    /// Returns whether the file has a user of this name with the password of this name ([`User::password_name`]).
+    pub fn has_password(&self, sub: &str, password_name: &str) -> bool {
+        self.current.load().by_name.get(sub).is_some_and(|user| user.password_name == password_name)
+    }
+
     /// Returns the user of this name, which is that of tokens, with `auth.user_prefix`.
     pub fn find(&self, name: &str) -> Option<Arc<User>> {
         self.current.load().by_name.get(name.strip_prefix(&self.prefix)?).cloned()

@@ -13,6 +13,7 @@ pub(super) fn start_error(error: &ServerStartError) -> String {
         ServerStartError::Bind { key, address, error } => bind_error(key, *address, error),
         ServerStartError::Tls { section, error } => format!("{section}: {}", certificate_error(error)),
         ServerStartError::Users(error) => format!("login.users_file: {}", users_file_error(error)),
+        ServerStartError::Admins(error) => format!("admin.users_file: {}", users_file_error(error)),
         ServerStartError::Workers(cause) => {
             format!("{error}; the system refused {cause}: raise its limits on threads and open files")
         }

@@ -75,6 +75,9 @@ fn render(
     let path = config.server.websocket_paths.first().map_or("/", String::as_str);
     let page = format!("{http}://{address}/");
     let mut rows = login_rows(config, &page, style);
+    if config.admin.enabled {
+        rows.push(("Admin", format!("{}://{}/admin, with the API key", api.scheme, api.address)));
+    }
     rows.extend([("API key", key.to_owned()), ("Token", validity)]);
     let table: String = rows.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
     let listen = where_to_listen(config, &page);

@@ -158,6 +158,12 @@ fn check_files(config: &Config, known: &[ConfigError], sources: &SettingSources)
             Err(bad) => add("login.users_file", advice::users_file_error(&bad)),
         }
     }
+    if let Some(path) = &config.admin.users_file {
+        let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        if let Err(bad) = Users::read(path, config, permissions) {
+            add("admin.users_file", advice::users_file_error(&bad));
+        }
+    }
     if config.broker.kind == BrokerKind::Redis
         && !is_known("broker.redis")
         && let Err(RedisConfigError { key, problem }) = RedisBroker::check_config(&config.broker.redis)

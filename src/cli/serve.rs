@@ -141,7 +141,7 @@ impl Signals {
     }
 }
 
-/// Reloads the certificate, the keys and the login file, and opens the audit log again. An error in one of them does not prevent the others from reloading.
+/// Reloads the certificate, the keys and the files of users, and opens the audit log again. An error in one of them does not prevent the others from reloading.
 fn reload_files(running: &RunningServer) {
     for (section, reloaded) in
         [("server.tls", running.reload_certificate()), ("server.internal_tls", running.reload_internal_certificate())]
@@ -158,11 +158,14 @@ fn reload_files(running: &RunningServer) {
     running.reopen_audit_log();
     // The server logs what has changed, and errors: it reloads changed files by itself, too.
     let _ = running.reload_keys();
-    match running.reload_users() {
-        Ok(true) => log::info!("reloaded login file"),
-        Ok(false) => {}
-        Err(error) => {
-            log::error!("login file reload failed, keeping the old users error={:?}", advice::users_file_error(&error))
+    for (file, reloaded) in [("login", running.reload_users()), ("admin", running.reload_admins())] {
+        match reloaded {
+            Ok(true) => log::info!("reloaded {file} file"),
+            Ok(false) => {}
+            Err(error) => log::error!(
+                "{file} file reload failed, keeping the old users error={:?}",
+                advice::users_file_error(&error)
+            ),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! binary and is the only source of defaults. These types mirror its sections. Every module may read them; none changes
 //! them. A reload replaces the whole configuration ([`LiveConfig`]).
 
+mod admin;
 mod auth;
 mod channels;
 mod error;
@@ -26,6 +27,7 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use admin::AdminConfig;
 pub use auth::{
     AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
     RequiredClaim, TicketBinding, url_without_secrets,
@@ -58,6 +60,7 @@ pub struct Config {
     pub login: LoginConfig,
     pub origins: OriginsConfig,
     pub web: WebConfig,
+    pub admin: AdminConfig,
     pub api: ApiConfig,
     pub channels: ChannelOptions,
     pub hooks: HooksConfig,

@@ -38,7 +38,7 @@ const REQUESTS_PER_TURN: u32 = 8;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// In the extensions of a request: it has carried the API key.
+/// In the extensions of a request: it has carried the API key, or a session of the admin page.
 #[derive(Clone, Copy, Debug)]
 pub struct CarriesApiKey;
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use actix_http::RequestHead;
 use actix_web::http::header::{HOST, HeaderMap, HeaderName};
 
+use super::ListenerRole;
 use crate::config::ServerConfig;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -21,12 +22,24 @@ pub fn client_address(head: &RequestHead, server: &ServerConfig) -> IpAddr {
 /// Returns the scheme that the client uses, `http` or `https`, to this server or to a proxy in front of it. Some proxies
 /// forward the scheme of the WebSocket's URL.
 pub fn client_scheme(head: &RequestHead, server: &ServerConfig) -> &'static str {
+    scheme_of(head, server, server.behind_tls || server.tls.cert.is_some())
+}
+
+/// Returns the scheme that the client of a listener of this role uses, as [`client_scheme`] does.
+pub fn client_scheme_at(role: ListenerRole, head: &RequestHead, server: &ServerConfig) -> &'static str {
+    match role {
+        ListenerRole::Internal => scheme_of(head, server, server.internal_tls.cert.is_some()),
+        ListenerRole::Sole | ListenerRole::Public => client_scheme(head, server),
+    }
+}
+
+fn scheme_of(head: &RequestHead, server: &ServerConfig, has_tls: bool) -> &'static str {
     let forwarded =
         server.is_trusted_proxy(peer_address(head)).then(|| single_value(&head.headers, &FORWARDED_PROTO)).flatten();
     match forwarded.map(str::to_ascii_lowercase).as_deref() {
         Some("https" | "wss") => "https",
         Some("http" | "ws") => "http",
-        _ if server.behind_tls || server.tls.cert.is_some() => "https",
+        _ if has_tls => "https",
         _ => "http",
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
-    login_attempt::{LoginFailure, check_password},
+    login_attempt::{LoginFailure, check_credential},
     login_tokens::{TokenPlace, login_limits, sign_access_token, token_response},
     request_source::RequestSource,
 };
@@ -49,10 +49,7 @@ pub(super) async fn login(
         )
     })?;
     source.origin_check.require_allowed()?;
-    if request.content_type() != "application/json" {
-        let message = "the Content-Type of a login must be application/json";
-        return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
-    }
+    require_json(&request)?;
     let LoginRequest { username, password, cookie: wants_cookie } = parse_login(&body.0)?;
     if wants_cookie {
         if !context.config.current().login.can_set_cookie(&context.config.current().auth.doors) {
@@ -66,7 +63,9 @@ pub(super) async fn login(
         return Err(HttpError::unauthorized("wrong user or password"));
     }
     let place = if wants_cookie { TokenPlace::Cookies } else { TokenPlace::Body };
-    let checked = check_password(users.clone(), &username, password, source.address, &context).await;
+    let (list, name) = (users.clone(), username.clone());
+    let verify = move || list.verify(&name, &password);
+    let checked = check_credential(&username, source.address, &context, verify).await;
     let failed = |reason| {
         // What is no user may be a password, typed into the wrong field.
         let user = Some(&*username).filter(|username| users.has(username));
@@ -92,6 +91,18 @@ pub(super) async fn login(
     let response = start_login(&user, place, &source, &context).await;
     context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
     response
+}
+
+/// Requires the media type that a form of another page cannot send without asking first.
+///
+/// # Errors
+/// 415.
+pub(super) fn require_json(request: &HttpRequest) -> Result<(), HttpError> {
+    if request.content_type() == "application/json" {
+        return Ok(());
+    }
+    let message = "the Content-Type of a login must be application/json";
+    Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message))
 }
 
 /// Gives the user the tokens of a new login.

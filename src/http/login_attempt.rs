@@ -3,7 +3,7 @@
 //! Where the broker connects instances, failures are counted there, and the table of this instance is a copy of what the broker
 //! has said last: it refuses what is delayed without a call, and decides alone while the broker does not answer.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use actix_web::web::{self, Data};
 use tokio::time::timeout;
@@ -11,17 +11,14 @@ use tokio::time::timeout;
 use super::{HttpContext, HttpError};
 use crate::{
     address::ClientAddress,
-    auth::{
-        login_backoff::LoginAttempt,
-        users::{User, Users},
-    },
+    auth::login_backoff::LoginAttempt,
     broker::{LoginFailureNames, SharedLoginAttempt},
 };
 
 /// Maximum time for which a login waits for the broker. Meanwhile it keeps others from being checked.
 const BROKER_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Why no password was checked.
+/// Why no credential was checked.
 pub(super) struct LoginFailure {
     /// The label of the metric.
     pub(super) outcome: &'static str,
@@ -34,41 +31,42 @@ impl LoginFailure {
     }
 }
 
-/// Checks a password, unless earlier failures delay that. Returns the user if it is right.
-pub(super) async fn check_password(
-    users: Arc<Users>,
-    username: &str,
-    password: String,
+/// Checks a credential for an account outside of the workers, unless earlier failures for the account from this address delay that.
+/// Returns what `verify` does: `None` if the credential is wrong.
+pub(super) async fn check_credential<T: Send + 'static>(
+    account: &str,
     address: ClientAddress,
     context: &Data<HttpContext>,
-) -> Result<Option<Arc<User>>, LoginFailure> {
+    verify: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Result<Option<T>, LoginFailure> {
     let backoff = &context.login_backoff;
-    let attempt = backoff.begin(context.clock.monotonic_now(), username, address).map_err(LoginFailure::delayed)?;
+    let attempt = backoff.begin(context.clock.monotonic_now(), account, address).map_err(LoginFailure::delayed)?;
     // No queue: a flood of logins would fill it, and each one costs a hash.
     let Ok(permit) = context.hashing_permits.clone().try_acquire_owned() else {
         backoff.withdraw(attempt);
         let error = HttpError::at_capacity("too many logins at the same time; try again soon");
         return Err(LoginFailure { outcome: "busy", error });
     };
-    let (username, context) = (username.to_owned(), context.clone());
+    let (account, context) = (account.to_owned(), context.clone());
     // A task of its own: the result is counted also if the client disconnects meanwhile.
     let checked = actix_rt::spawn(async move {
-        let names = context.failure_names.of(&username, address);
+        let names = context.failure_names.of(&account, address);
         let (attempt, shared) = begin_shared(attempt, &names, &context).await?;
         let hashing_context = context.clone();
         let checked = web::block(move || {
             let _permit = permit;
-            let user = users.verify(&username, &password);
-            if user.is_some() {
+            let verified = verify();
+            if verified.is_some() {
                 hashing_context.login_backoff.succeed(attempt);
             }
-            user
+            verified
         });
-        let user = checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })?;
-        if let Some(shared) = shared.filter(|_| user.is_some()) {
+        let verified =
+            checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })?;
+        if let Some(shared) = shared.filter(|_| verified.is_some()) {
             forgive_shared(shared, names, &context).await;
         }
-        Ok(user)
+        Ok(verified)
     });
     checked.await.unwrap_or_else(|_| Err(LoginFailure { outcome: "unavailable", error: HttpError::internal() }))
 }

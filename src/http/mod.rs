@@ -1,6 +1,7 @@
 //! HTTP: routes, the WebSocket handshake up to its 101, streams up to the head of their response, login, tickets, health and
 //! metrics. After that, `transport` and `session` take over.
 
+pub mod admin;
 mod admission;
 mod backchannel_logout;
 mod body;
@@ -41,7 +42,7 @@ use crate::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{
-        Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
+        AdminSessions, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
         login_backoff::{FailureNames, LoginBackoff},
         refusal_log::RefusalLog,
         users::Users,
@@ -86,6 +87,8 @@ pub struct HttpContext {
     pub refresh_tokens: RefreshTokens,
     /// The users of the login, if it is enabled.
     pub login_users: Option<Arc<Users>>,
+    /// The sessions of the admin page, if it is enabled.
+    pub admin_sessions: Option<Arc<AdminSessions>>,
     /// Delays logins after failed ones.
     pub login_backoff: LoginBackoff,
     /// Makes the names under which the broker counts failed logins.
@@ -126,8 +129,9 @@ pub struct HttpContext {
     pub metrics: Arc<Metrics>,
 }
 
-/// Maximum body of `POST /auth/login`, `/auth/refresh` and `/auth/logout`.
+/// Maximum body of `POST /auth/login`, `/auth/refresh`, `/auth/logout` and `/admin/login`.
 const MAX_LOGIN_BODY_BYTES: usize = 4096;
+const LOGIN_BODY: BodyLimit = BodyLimit { name: "bytes of a login", bytes: MAX_LOGIN_BODY_BYTES };
 
 /// Adds the routes that a listener of this role has: those of clients and users, health, and metrics. Their handlers take
 /// [`HttpContext`] from the application's data.
@@ -140,6 +144,9 @@ pub fn routes(context: &HttpContext, role: ListenerRole, service: &mut web::Serv
         .service(web::resource("/health/ready").route(web::get().to(health::ready)));
     if role.serves_operators() {
         service.service(web::resource("/metrics").route(web::get().to(health::metrics)));
+        if context.admin_sessions.is_some() {
+            admin::routes(service);
+        }
     }
 }
 
@@ -147,8 +154,7 @@ fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {
     for path in &context.config.current().server.websocket_paths {
         service.service(web::resource(path.as_str()).route(web::get().to(handshake::handshake)));
     }
-    let login_body = BodyLimit { name: "bytes of a login", bytes: MAX_LOGIN_BODY_BYTES };
-    let login = login_body.apply_to(web::resource("/login"));
+    let login = LOGIN_BODY.apply_to(web::resource("/login"));
     let logout_body = BodyLimit { name: "bytes of a logout", bytes: MAX_LOGIN_BODY_BYTES };
     let logout = logout_body.apply_to(web::resource("/logout"));
     let refresh_body = BodyLimit { name: "bytes of a refresh", bytes: MAX_LOGIN_BODY_BYTES };

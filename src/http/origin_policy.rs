@@ -77,6 +77,16 @@ impl OriginPolicy {
         }
     }
 
+    /// Returns whether a request is of a page that this server has served: its one `Origin` is `server.public_url`, or the scheme and
+    /// the host of the request. What `origins.allowed` lists does not count. `None`: no `Origin`.
+    pub fn is_same_origin(&self, head: &RequestHead, scheme: &str) -> Option<bool> {
+        let mut values = head.headers.get_all(&ORIGIN);
+        let value = values.next()?;
+        let origin = value.to_str().ok().and_then(Origin::parse).filter(|_| values.next().is_none());
+        let at_host = forwarded::request_host(head).and_then(|host| Origin::from_parts(scheme, host));
+        Some(origin.is_some() && (origin == at_host || origin == self.own))
+    }
+
     fn is_own(&self, origin: &Origin, head: &RequestHead) -> bool {
         match &self.own {
             Some(own) => own == origin,

@@ -166,6 +166,7 @@ fn build_app(
     + use<>,
 > {
     let (context, page, role) = (components.http.clone(), components.page.clone(), components.role);
+    let admin_page = components.admin_page.clone();
     App::new()
         .wrap(from_fn(http::unread_body::keep_until_answered))
         .wrap(from_fn(http::connection::limit_requests))
@@ -181,6 +182,9 @@ fn build_app(
             http::routes(&context, role, service);
             if role.serves_operators() {
                 api::routes(&context.config.current(), service);
+                if let Some(page) = &admin_page {
+                    page.routes(service);
+                }
             } else {
                 for path in ["/api", "/api/{method}", "/metrics"] {
                     service.route(path, web::to(http::error::only_internal));

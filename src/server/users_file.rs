@@ -1,13 +1,18 @@
-//! Watches the users file of the login, and ends the logins of users that it does not have any more or that have a new password.
+//! Watches the users files of the login and of the admin page, and ends the logins of users that the first does not have any more or
+//! that have a new password. The sessions of the admin page need no end: each request compares them with the file.
 
-use std::{sync::Weak, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
-use super::seen_files::{SeenFiles, stamp_of};
+use super::seen_files::{Reload, SeenFiles, stamp_of};
 use crate::{
     audit::AuditFields,
-    auth::users::{ChangedUser, UsersFileError},
+    auth::users::{ChangedUser, Users, UsersFileError},
     broker::{BrokerError, LoginSelection, revocation_of_login, revoke_until_stored},
     http::HttpContext,
     revocation::user_tag,
@@ -16,45 +21,78 @@ use crate::{
 /// Time until the next attempt to end logins, while the broker is unavailable.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks for changes every `login.users_file_interval`. Ends with the server.
-pub(super) async fn watch(context: Weak<HttpContext>) {
+/// Starts to look for changes every `login.users_file_interval`. Ends with the server.
+pub(super) fn watch(context: &Arc<HttpContext>) {
+    let (config, context) = (context.config.snapshot(), Arc::downgrade(context));
+    if config.login.users_file_interval.is_zero() {
+        return;
+    }
+    if config.login.users_file.is_some() {
+        actix_rt::spawn(watch_login(context.clone()));
+    }
+    if config.admin.users_file.is_some() {
+        actix_rt::spawn(watch_admins(context));
+    }
+}
+
+async fn watch_login(context: Weak<HttpContext>) {
     let mut seen = SeenFiles::default();
-    loop {
-        let Some(interval) = context.upgrade().map(|context| context.config.current().login.users_file_interval) else {
-            return;
-        };
-        sleep(interval).await;
-        let Some((context, users)) =
-            context.upgrade().and_then(|context| Some((context.clone(), context.login_users.clone()?)))
-        else {
-            return;
-        };
-        let (path, before) = (context.config.current().login.users_file.clone(), std::mem::take(&mut seen));
-        // A network drive may take long.
-        let look =
-            tokio::task::spawn_blocking(move || before.look(path.iter().map(stamp_of).collect(), || users.reload()));
-        let (after, reload) = look.await.unwrap_or_default();
-        seen = after;
-        if let Some(reload) = reload {
+    while let Some(context) = after_interval(&context).await {
+        let Some(users) = context.login_users.clone() else { return };
+        let path = context.config.current().login.users_file.clone();
+        if let Some(reload) = reload_if_changed(&mut seen, path, users).await {
             if reload.is_news {
-                log_reload(&reload.result, reload.is_first);
+                log_reload("login", &reload.result, reload.is_first);
             }
             let changed = reload.result.unwrap_or_default();
-            actix_rt::spawn(end_logins(std::sync::Arc::downgrade(&context), changed));
+            actix_rt::spawn(end_logins(Arc::downgrade(&context), changed));
         }
     }
 }
 
+async fn watch_admins(context: Weak<HttpContext>) {
+    let mut seen = SeenFiles::default();
+    while let Some(context) = after_interval(&context).await {
+        let Some(users) = context.admin_sessions.as_ref().and_then(|sessions| sessions.users().cloned()) else {
+            return;
+        };
+        let path = context.config.current().admin.users_file.clone();
+        if let Some(reload) = reload_if_changed(&mut seen, path, users).await.filter(|reload| reload.is_news) {
+            log_reload("admin", &reload.result, reload.is_first);
+        }
+    }
+}
+
+/// Waits for the next look; `None`: the server has ended.
+async fn after_interval(context: &Weak<HttpContext>) -> Option<Arc<HttpContext>> {
+    let interval = context.upgrade()?.config.current().login.users_file_interval;
+    sleep(interval).await;
+    context.upgrade()
+}
+
+async fn reload_if_changed(
+    seen: &mut SeenFiles,
+    path: Option<PathBuf>,
+    users: Arc<Users>,
+) -> Option<Reload<Vec<ChangedUser>, UsersFileError>> {
+    let before = std::mem::take(seen);
+    // A network drive may take long.
+    let look = tokio::task::spawn_blocking(move || before.look(path.iter().map(stamp_of).collect(), || users.reload()));
+    let (after, reload) = look.await.unwrap_or_default();
+    *seen = after;
+    reload
+}
+
 /// Logs what a reload of the users file has changed.
-fn log_reload(reloaded: &Result<Vec<ChangedUser>, UsersFileError>, is_first: bool) {
+fn log_reload(file: &str, reloaded: &Result<Vec<ChangedUser>, UsersFileError>, is_first: bool) {
     match reloaded {
         // Most likely what was read at the start.
         Ok(changed) if is_first && changed.is_empty() => {}
         Ok(changed) => {
             let removed = changed.iter().filter(|user| user.password_name.is_none()).count();
-            log::info!("reloaded login file removed={removed} new_passwords={}", changed.len() - removed);
+            log::info!("reloaded {file} file removed={removed} new_passwords={}", changed.len() - removed);
         }
-        Err(error) => log::error!("login file reload failed, keeping the old users error={:?}", error.to_string()),
+        Err(error) => log::error!("{file} file reload failed, keeping the old users error={:?}", error.to_string()),
     }
 }
 

@@ -80,6 +80,8 @@ export async function startHub(binary, { settings = {}, env = {}, config, users,
   const exited = new Promise((resolve) => child.once("close", (code, signal) => resolve({ code, signal })));
   const hub = {
     pid: child.pid,
+    /** The path of its users file, if it has one. */
+    usersFile: all["login.users_file"],
     /** Everything that it has printed to stdout and stderr. */
     output: "",
     /** Resolves with {code, signal} when the process has exited. */

@@ -52,6 +52,7 @@ pub(super) fn validate(config: &Config, environment: Environment) -> Vec<ConfigE
     listeners::check_listeners(config, environment, &mut errors);
     check_origins(config, &mut errors);
     check_login(config, environment, &mut errors);
+    check_admin(config, environment, &mut errors);
     check_durations(config, &mut errors);
     check_limits(config, &mut errors);
     check_verifications(&config.limits, &mut errors);
@@ -266,6 +267,20 @@ fn check_login(config: &Config, environment: Environment, errors: &mut ErrorColl
         login.token_ttl <= auth.max_ttl,
         "login.token_ttl",
         "must be at most auth.max_ttl; otherwise no token of the login would be accepted",
+    );
+}
+
+fn check_admin(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
+    let admin = &config.admin;
+    errors.require(
+        !admin.enabled || !config.api.key.is_empty() || environment == Environment::Development,
+        "admin.enabled",
+        "requires api.key, which logs in and from which the sessions are signed; generate it with: openssl rand -hex 32",
+    );
+    errors.require(
+        (SECOND..=30 * 86_400 * SECOND).contains(&admin.session_ttl),
+        "admin.session_ttl",
+        "must be at least 1s and at most 30d",
     );
 }
 

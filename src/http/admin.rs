@@ -1,0 +1,245 @@
+//! The admin page's login, and its sessions in requests. A session is in a cookie, which browsers send with every request to the hub,
+//! whatever page makes it. So a request has a session only if the admin page can have sent it: it has a header that pages of other
+//! origins cannot send, and no `Origin` but the page's own.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        Method,
+        header::{CACHE_CONTROL, COOKIE, HeaderValue, SET_COOKIE},
+    },
+    web::{self, Data},
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    HttpContext, HttpError, LOGIN_BODY, ListenerRole, RequestBody, forwarded,
+    login::require_json,
+    login_attempt::{LoginFailure, check_credential},
+    request_source::RequestSource,
+};
+use crate::{
+    audit::{AuditEvent, AuditFields},
+    auth::{Admin, AdminSession, AdminSessions, credentials, refusal_log::Refusal, users::MAX_PASSWORD_BYTES},
+    broker::{RevokeError, revoke_everywhere},
+};
+
+/// The header of every request of the page. A page of another origin may not send it without a CORS preflight, which the hub refuses.
+pub const PAGE_HEADER: &str = "x-wardcast-admin";
+const LOGIN_PATH: &str = "/admin/login";
+const LOGOUT_PATH: &str = "/admin/logout";
+
+/// The body of a login: a user and a password, or the API key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdminLogin {
+    username: Option<String>,
+    password: Option<String>,
+    api_key: Option<String>,
+}
+
+/// What somebody logs in with.
+enum AdminCredential {
+    Password { username: String, password: String },
+    ApiKey(String),
+}
+
+/// Adds the routes of the login.
+pub(super) fn routes(service: &mut web::ServiceConfig) {
+    let login = LOGIN_BODY.apply_to(web::resource(LOGIN_PATH));
+    service
+        .service(login.route(web::post().to(log_in)))
+        .service(web::resource(LOGOUT_PATH).route(web::post().to(log_out)))
+        .service(web::resource("/admin/session").route(web::get().to(get_session)));
+}
+
+/// Returns the valid admin session of a request that only the admin page can have sent.
+pub fn session_of(request: &HttpRequest) -> Option<AdminSession> {
+    let context = request.app_data::<Data<HttpContext>>()?;
+    let sessions = context.admin_sessions.as_ref()?;
+    require_admin_page(request, context).ok()?;
+    let cookies: Vec<&[u8]> = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes).collect();
+    let text = credentials::cookie_value(&cookies, cookie_name(scheme(request, context))).ok()??;
+    sessions.decode(text)
+}
+
+/// Returns whether a session is still valid, for responses that last.
+pub fn is_valid(session: &AdminSession, request: &HttpRequest) -> bool {
+    let context = request.app_data::<Data<HttpContext>>();
+    context.and_then(|context| context.admin_sessions.as_ref()).is_some_and(|sessions| sessions.is_valid(session))
+}
+
+/// Answers `POST /admin/login`. Failures count and delay as those of `POST /auth/login` do.
+async fn log_in(
+    source: RequestSource,
+    request: HttpRequest,
+    body: RequestBody,
+    context: Data<HttpContext>,
+) -> Result<HttpResponse, HttpError> {
+    let sessions = context.admin_sessions.clone().ok_or_else(HttpError::internal)?;
+    require_admin_page(&request, &context)?;
+    require_json(&request)?;
+    let credential = parse_login(&body.0)?;
+    // What is no user may be a password, typed into the wrong field.
+    let by = match &credential {
+        AdminCredential::Password { username, .. } => {
+            let is_user = sessions.users().is_some_and(|users| users.has(username));
+            is_user.then(|| format!("admin:{username}"))
+        }
+        AdminCredential::ApiKey(_) => Some("admin".to_owned()),
+    };
+    let failed = |reason| {
+        let fields = AuditFields { by: by.as_deref(), reason: Some(reason), ..source.fields(LOGIN_PATH) };
+        context.audit.record(AuditEvent::LoginFailed, fields);
+        let by = by.as_deref().unwrap_or("admin");
+        context.refusals.record(Refusal::Login(reason), format_args!("address={} by={by:?}", source.address));
+    };
+    let (account, verify) = verification(credential, sessions.clone());
+    let checked = check_credential(&account, source.address, &context, verify).await;
+    let admin = checked.map_err(|LoginFailure { outcome, error }| {
+        if outcome == "delayed" {
+            failed("delayed after earlier failures");
+        }
+        context.metrics.count_login(outcome);
+        error
+    })?;
+    let Some(admin) = admin else {
+        context.metrics.count_login("failed");
+        failed("wrong user, password or API key");
+        return Err(HttpError::unauthorized("wrong user, password or API key"));
+    };
+    context.metrics.count_login("succeeded");
+    let session = sessions.begin(admin).ok_or_else(HttpError::internal)?;
+    let by = session.admin.cause();
+    let fields = AuditFields {
+        by: Some(&by),
+        sid: Some(&session.id),
+        expires_at: Some(session.expires_at),
+        ..source.fields(LOGIN_PATH)
+    };
+    context.audit.record(AuditEvent::LoggedIn, fields);
+    let max_age = context.config.current().admin.session_ttl.as_secs();
+    let mut response = HttpResponse::Ok();
+    response.insert_header((SET_COOKIE, set_cookie(&sessions.encode(&session), max_age, scheme(&request, &context))));
+    Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(describe(&session)))
+}
+
+/// Returns the account to which failures count, which is none of `POST /auth/login`, and the check of a credential.
+fn verification(
+    credential: AdminCredential,
+    sessions: std::sync::Arc<AdminSessions>,
+) -> (String, Box<dyn FnOnce() -> Option<Admin> + Send>) {
+    match credential {
+        AdminCredential::Password { username, password } => {
+            let account = format!("\nadmin\n{username}");
+            let is_possible = password.len() <= MAX_PASSWORD_BYTES;
+            (account, Box::new(move || is_possible.then(|| sessions.check_password(&username, &password)).flatten()))
+        }
+        AdminCredential::ApiKey(key) => ("\napi_key".to_owned(), Box::new(move || sessions.check_api_key(&key))),
+    }
+}
+
+/// Answers `POST /admin/logout`: revokes the session on all nodes, and has the browser forget it.
+async fn log_out(
+    source: RequestSource,
+    request: HttpRequest,
+    context: Data<HttpContext>,
+) -> Result<HttpResponse, HttpError> {
+    require_admin_page(&request, &context)?;
+    let revoked = match session_of(&request) {
+        Some(session) => end_session(&session, &source, &context).await,
+        // It has ended already.
+        None => Ok(()),
+    };
+    let mut response = match revoked {
+        Ok(()) => HttpResponse::NoContent().finish(),
+        Err(error) => actix_web::ResponseError::error_response(&error),
+    };
+    // Also if the revocation has failed: this browser is to forget the session in any case.
+    if let Ok(cookie) = HeaderValue::from_str(&set_cookie("", 0, scheme(&request, &context))) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn end_session(session: &AdminSession, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
+    let by = session.admin.cause();
+    let fields = AuditFields { by: Some(&by), ..source.fields(LOGOUT_PATH) };
+    context.audit.record(AuditEvent::LoggedOut, AuditFields { sid: Some(&session.id), ..fields });
+    let cause = (&*context.audit, fields);
+    let revoked = revoke_everywhere(&*context.broker, vec![session.revocation()], cause, &context.metrics).await;
+    revoked.map_err(|error| match error {
+        RevokeError::Broker(_) => HttpError::unavailable("logging out is temporarily unavailable; try again soon"),
+        RevokeError::Unconfirmed(_) => {
+            HttpError::unavailable("logged out, but some instances have not confirmed it yet")
+        }
+    })
+}
+
+/// Answers `GET /admin/session`: the session of the request, or null, and whether users log in with a password.
+async fn get_session(request: HttpRequest, context: Data<HttpContext>) -> Result<HttpResponse, HttpError> {
+    let sessions = context.admin_sessions.as_ref().ok_or_else(HttpError::internal)?;
+    require_admin_page(&request, &context)?;
+    let body = json!({"has_users": sessions.users().is_some(), "session": session_of(&request).as_ref().map(describe)});
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(body))
+}
+
+/// Describes a session to its page.
+fn describe(session: &AdminSession) -> serde_json::Value {
+    json!({
+        "name": session.admin.name(),
+        "expires_at": session.expires_at.unix_seconds(),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Requires a request that only the admin page can have sent.
+fn require_admin_page(request: &HttpRequest, context: &HttpContext) -> Result<(), HttpError> {
+    if !request.headers().contains_key(PAGE_HEADER) {
+        return Err(HttpError::forbidden("only the admin page may send this: the header X-Wardcast-Admin is missing"));
+    }
+    let is_other_site = request.headers().get_all("sec-fetch-site").any(|site| site.as_bytes() != b"same-origin");
+    let is_same_origin = context.origin_policy.is_same_origin(request.head(), scheme(request, context));
+    // Browsers leave out the `Origin` of a GET to the page's own origin.
+    let may_lack_origin = *request.method() == Method::GET;
+    if is_other_site || !is_same_origin.unwrap_or(may_lack_origin) {
+        return Err(HttpError::forbidden(
+            "only the admin page of this hub may send this; behind a load balancer the hub must know its address: \
+             server.public_url, or the Host of the request and server.trusted_proxies",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the scheme by which the browser reaches the listener.
+fn scheme(request: &HttpRequest, context: &HttpContext) -> &'static str {
+    let role = request.app_data::<ListenerRole>().copied().unwrap_or(ListenerRole::Sole);
+    forwarded::client_scheme_at(role, request.head(), &context.config.current().server)
+}
+
+/// Returns the name of the cookie. No other host of the domain can set one with the prefix `__Host-`, which requires TLS (RFC 6265bis
+/// §4.1.3.2).
+fn cookie_name(scheme: &str) -> &'static str {
+    if scheme == "https" { "__Host-wardcast_admin" } else { "wardcast_admin" }
+}
+
+/// Formats a `Set-Cookie` value: not readable by scripts, not sent for pages of other sites, and over TLS only where there is TLS.
+fn set_cookie(text: &str, max_age: u64, scheme: &str) -> String {
+    let secure = if scheme == "https" { " Secure;" } else { "" };
+    format!("{}={text}; HttpOnly;{secure} SameSite=Strict; Path=/; Max-Age={max_age}", cookie_name(scheme))
+}
+
+/// Parses the body of a login. serde's error messages would quote the password.
+fn parse_login(body: &[u8]) -> Result<AdminCredential, HttpError> {
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let parsed: Option<AdminLogin> = is_object.then(|| serde_json::from_slice(body).ok()).flatten();
+    match parsed {
+        Some(AdminLogin { username: Some(username), password: Some(password), api_key: None }) => {
+            Ok(AdminCredential::Password { username, password })
+        }
+        Some(AdminLogin { username: None, password: None, api_key: Some(key) }) => Ok(AdminCredential::ApiKey(key)),
+        _ => Err(HttpError::bad_request("the body must be {\"username\":…,\"password\":…} or {\"api_key\":…}")),
+    }
+}
