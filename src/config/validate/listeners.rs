@@ -1,11 +1,9 @@
 //! The rules of `[server]`: addresses, TLS, and what a stop takes.
 
-use std::net::SocketAddr;
-
 use rustls_pki_types::ServerName;
 
 use super::ErrorCollector;
-use crate::config::{Config, Environment};
+use crate::config::{BindAddresses, Config, Environment, TrustedProxy};
 
 pub(super) fn check_listeners(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     check_public_listener(config, environment, errors);
@@ -25,23 +23,25 @@ fn check_public_listener(config: &Config, environment: Environment, errors: &mut
         "server.tls.ticket_keys",
         "requires server.tls.cert and server.tls.key: tickets resume TLS sessions with this instance",
     );
-    let (bind, loopback) = (server.bind, server.bind.ip().is_loopback());
-    errors.require(
-        loopback || environment == Environment::Production,
-        "server.bind",
-        format!(
-            "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
-             environment = \"production\" at the top of the file"
-        ),
-    );
-    errors.require(
-        loopback || tls || server.behind_tls,
-        "server.bind",
-        format!(
-            "other machines can reach {bind}, so tokens would be sent unencrypted; set server.tls.cert and server.tls.key, or \
-             server.behind_tls = true if a load balancer in front terminates TLS",
-        ),
-    );
+    for bind in server.bind.iter().filter(|bind| !bind.is_local()) {
+        errors.require(
+            environment == Environment::Production,
+            "server.bind",
+            format!(
+                "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
+                 environment = \"production\" at the top of the file"
+            ),
+        );
+        errors.require(
+            tls || server.behind_tls,
+            "server.bind",
+            format!(
+                "other machines can reach {bind}, so tokens would be sent unencrypted; set server.tls.cert and server.tls.key, or \
+                 server.behind_tls = true if a load balancer in front terminates TLS",
+            ),
+        );
+    }
+    check_overlaps("server.bind", &server.bind, errors);
     errors.require(
         server.websocket_paths.iter().all(|path| path.starts_with('/')) && !server.websocket_paths.is_empty(),
         "server.websocket_paths",
@@ -84,37 +84,54 @@ fn check_internal_listener(config: &Config, environment: Environment, errors: &m
         let problem = format!("{name:?} is neither a DNS name nor an IP address, as certificates have them");
         errors.add("server.internal_tls.client_names", problem);
     }
-    let Some(bind) = server.internal_bind else {
+    let Some(internal) = &server.internal_bind else {
         return errors.require(
             !has_certificate,
             "server.internal_tls",
             "is the certificate of the internal listener; set server.internal_bind, or server.tls for the public one",
         );
     };
-    errors.require(
-        !overlaps(server.bind, bind),
-        BIND,
-        format!("is the address of server.bind, {}; choose another port", server.bind),
-    );
-    errors.require(
-        bind.ip().is_loopback() || environment == Environment::Production,
-        BIND,
-        format!("development listens on loopback only, not on {bind}"),
-    );
-    errors.require(
-        bind.ip().is_loopback() || has_certificate || server.behind_tls,
-        BIND,
-        format!(
-            "other machines can reach {bind}, so the API key would be sent unencrypted; set server.internal_tls.cert and key, or \
-             server.behind_tls = true if only a network that you trust reaches it"
-        ),
-    );
+    for bind in internal.iter() {
+        errors.require(
+            !server.bind.iter().any(|public| public.overlaps(bind)),
+            BIND,
+            format!("{bind} is the address of server.bind, {}; choose another", server.bind),
+        );
+        errors.require(
+            bind.is_local() || environment == Environment::Production,
+            BIND,
+            format!("development listens on loopback only, not on {bind}"),
+        );
+        errors.require(
+            bind.is_local() || has_certificate || server.behind_tls,
+            BIND,
+            format!(
+                "other machines can reach {bind}, so the API key would be sent unencrypted; set server.internal_tls.cert and key, \
+                 or server.behind_tls = true if only a network that you trust reaches it"
+            ),
+        );
+    }
+    check_overlaps(BIND, internal, errors);
 }
 
-/// Returns whether two listeners cannot both have their addresses. Port 0 is any free port.
-fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
-    let is_same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() != 0 && one.port() == other.port() && is_same_host
+/// Checks that no address of a list stands for another one of it.
+fn check_overlaps(key: &str, addresses: &BindAddresses, errors: &mut ErrorCollector) {
+    for (at, address) in addresses.iter().enumerate() {
+        if let Some(earlier) = addresses.iter().take(at).find(|earlier| earlier.overlaps(address)) {
+            errors.add(key, format!("names {address} although it has {earlier}; remove one of them"));
+        }
+    }
+}
+
+/// Warns of Unix sockets of clients whose addresses the hub does not know.
+pub(super) fn unix_warning(config: &Config) -> Option<String> {
+    let server = &config.server;
+    let is_unix = server.bind.unix_paths().next().is_some();
+    (is_unix && !server.trusted_proxies.contains(&TrustedProxy::Unix)).then(|| {
+        "server.bind has a Unix socket, and server.trusted_proxies does not list \"unix\": all its clients share the limits of \
+         one address; add \"unix\" if a load balancer connects there that sets X-Forwarded-For"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
