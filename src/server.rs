@@ -19,13 +19,13 @@ use std::{io, sync::Arc, time::Duration};
 use actix_web::web::Data;
 use uuid::Uuid;
 
-use self::{
-    listening_socket::{ListenRules, ListeningSocket},
-    open_listener::OpenListener,
-};
 pub use self::{
     listening_socket::{ListenAddress, ListenError, ListenProblem},
     passed_sockets::{PassedSocketError, PassedSockets},
+};
+use self::{
+    listening_socket::{ListenRules, ListeningSocket},
+    open_listener::OpenListener,
 };
 use crate::{
     api,
@@ -186,6 +186,11 @@ impl RunningServer {
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.http().connection_limit.in_use()
+    }
+
+    /// Returns the number of hubs: one per worker of the public listener, for all of its addresses.
+    pub fn hubs(&self) -> usize {
+        self.http().hubs.count()
     }
 
     /// Reloads the certificate files and the ticket keys. Open connections keep the old certificate. Returns whether a certificate is

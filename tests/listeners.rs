@@ -41,8 +41,7 @@ async fn connect_unix(path: &str, hub: &TestHub, forwarded_for: Option<&str>) ->
     let stream = UnixStream::connect(path).await.map_err(|error| error.to_string())?;
     let headers: Vec<_> = forwarded_for.iter().map(|address| ("X-Forwarded-For", *address)).collect();
     let url = format!("ws://localhost{}", hub.path_for("ann"));
-    let mut client =
-        Client::connect_over(Box::new(stream), &url, &headers).await.map_err(|error| error.to_string())?;
+    let mut client = Client::connect_over(Box::new(stream), &url, &headers).await.map_err(|error| error.to_string())?;
     client.receive_connect_push().await;
     Ok(client)
 }
@@ -180,9 +179,10 @@ async fn wildcards_of_both_families_listen_side_by_side() {
 async fn internal_listener_may_be_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = socket_in(&directory);
-    let hub = start_hub_with(|config| config.server.internal_bind = Some(format!("unix:{path}").parse().unwrap())).await;
+    let hub =
+        start_hub_with(|config| config.server.internal_bind = Some(format!("unix:{path}").parse().unwrap())).await;
     let mut ann = hub.connect_subscriber("ann", "news").await;
-    let publish = ["publish", "news", "5", "--url", &format!("http://unix:{path}")].map(str::to_owned);
+    let publish = ["pub", "news", "5", "--url", &format!("http://unix:{path}")].map(str::to_owned);
     let published = actix_rt::task::spawn_blocking(move || {
         let arguments: Vec<&str> = publish.iter().map(String::as_str).collect();
         run(wardcast(&arguments).env("WARDCAST_API__KEY", API_KEY))

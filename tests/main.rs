@@ -57,6 +57,7 @@ mod origins;
 mod outbox;
 mod packages;
 mod passed_sockets;
+mod path_prefix;
 mod pipelining;
 mod proxies;
 mod slow_consumers;

@@ -95,7 +95,15 @@ fn service_manager_is_told_when_the_hub_listens_and_when_it_stops() {
         let length = socket.recv(&mut buffer).expect("a message");
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
-    let settings = ["--ephemeral", "--set", "server.bind=127.0.0.1:0", "--set", "server.drain=1s", "--set", "server.drain_delay=0s"];
+    let settings = [
+        "--ephemeral",
+        "--set",
+        "server.bind=127.0.0.1:0",
+        "--set",
+        "server.drain=1s",
+        "--set",
+        "server.drain_delay=0s",
+    ];
     let hub = Process::start(wardcast(&settings).env("NOTIFY_SOCKET", &path));
     assert_eq!(receive(), "READY=1");
     hub.signal(15);

@@ -23,7 +23,7 @@ use crate::support::{
 const SECRET: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a6978";
 
 /// Moves standard input and output to the descriptors 3 and 4, which are the sockets, and becomes the hub.
-const LAUNCH: &str = "exec 3<&0 4<&1 0</dev/null 1>&2; export LISTEN_PID=$$; exec \"$0\" \"$@\"";
+const LAUNCH: &str = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\"";
 
 /// A hub with these sockets, as systemd would start it.
 fn hub_with_sockets(names: &str, sockets: [Option<OwnedFd>; 2], settings: &[&str]) -> Command {
@@ -71,7 +71,12 @@ fn descriptor_of(listener: &TcpListener) -> OwnedFd {
 }
 
 /// Connects again and again, and counts the responses. Panics at the first connection that is refused or reset.
-fn start_load(address: SocketAddr, request: String, count: &Arc<AtomicUsize>, is_over: &Arc<AtomicBool>) -> JoinHandle<()> {
+fn start_load(
+    address: SocketAddr,
+    request: String,
+    count: &Arc<AtomicUsize>,
+    is_over: &Arc<AtomicBool>,
+) -> JoinHandle<()> {
     let (count, is_over) = (count.clone(), is_over.clone());
     actix_rt::spawn(async move {
         while !is_over.load(Ordering::Relaxed) {
@@ -87,7 +92,8 @@ fn start_load(address: SocketAddr, request: String, count: &Arc<AtomicUsize>, is
 #[actix_rt::test]
 async fn restart_with_a_passed_socket_refuses_no_connection() {
     let (listener, address) = listener();
-    let settings = ["server.bind=systemd:", "server.drain_delay=0s", "server.drain=2s", "limits.handshakes_per_second=0"];
+    let settings =
+        ["server.bind=systemd:", "server.drain_delay=0s", "server.drain=2s", "limits.handshakes_per_second=0"];
     let launch = || start(hub_with_sockets("wardcast.socket", [Some(descriptor_of(&listener)), None], &settings));
     let mut hub = launch();
     let (count, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -97,8 +103,7 @@ async fn restart_with_a_passed_socket_refuses_no_connection() {
         body.len()
     );
     let requests = [publish, raw::handshake(address, "/connection/websocket")];
-    let load: Vec<_> =
-        (0..8).map(|index| start_load(address, requests[index % 2].clone(), &count, &is_over)).collect();
+    let load: Vec<_> = (0..8).map(|index| start_load(address, requests[index % 2].clone(), &count, &is_over)).collect();
     let wait_for_more = async || {
         let before = count.load(Ordering::Relaxed);
         poll_until("the hub answers", async || count.load(Ordering::Relaxed) > before + 50).await;
@@ -123,14 +128,15 @@ async fn names_tell_which_listener_a_socket_is_for() {
     let path = directory.path().join("internal.sock");
     let unix = UnixListener::bind(&path).unwrap();
     let (listener, address) = listener();
-    let settings = ["server.bind=systemd:", "server.internal_bind=systemd:internal", "server.drain=1s", "server.drain_delay=0s"];
+    let settings =
+        ["server.bind=systemd:", "server.internal_bind=systemd:internal", "server.drain=1s", "server.drain_delay=0s"];
     let sockets = [Some(unix.try_clone().unwrap().into()), Some(descriptor_of(&listener))];
     let hub = start(hub_with_sockets("internal:public", sockets, &settings));
     assert_eq!(http::get(address, "/health/ready").send().await.status, 200);
     assert_eq!(http::get(address, "/metrics").send().await.status, 404, "they are on the internal listener");
     let url = format!("http://unix:{}", path.display());
     let publish = move || {
-        let arguments = ["publish", "news", "1", "--url", &url];
+        let arguments = ["pub", "news", "1", "--url", &url];
         run(crate::support::process::wardcast(&arguments).env("WARDCAST_API__KEY", API_KEY))
     };
     let published = spawn_blocking(publish).await.unwrap();

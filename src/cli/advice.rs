@@ -5,7 +5,12 @@ use std::{
     net::SocketAddr,
 };
 
-use crate::{audit::AuditError, auth::users::UsersFileError, certificate::CertificateError, server::{ListenAddress, ListenError, ServerStartError}};
+use crate::{
+    audit::AuditError,
+    auth::users::UsersFileError,
+    certificate::CertificateError,
+    server::{ListenAddress, ListenError, ServerStartError},
+};
 
 /// Returns the error with its remedy.
 pub(super) fn start_error(error: &ServerStartError) -> String {

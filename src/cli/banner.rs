@@ -72,8 +72,9 @@ fn render(
     let api = ApiAddress::new(config, public, internal);
     let address = reachable(public).map_or_else(String::new, authority);
     let key = config.api.key.expose();
-    let path = config.server.websocket_paths.first().map_or("/", String::as_str);
-    let page = format!("{http}://{address}/");
+    let prefix = &config.server.path_prefix;
+    let path = format!("{prefix}{}", config.server.websocket_paths.first().map_or("/", String::as_str));
+    let page = format!("{http}://{address}{prefix}/");
     let mut rows = login_rows(config, &page, style);
     rows.extend([("API key", key.to_owned()), ("Token", validity)]);
     if let [_, _, ..] | [ListenAddress::Unix(_)] = public {
@@ -122,10 +123,11 @@ struct ApiAddress<'a> {
     options: &'static str,
     scheme: &'static str,
     address: Option<&'a ListenAddress>,
+    path_prefix: &'a str,
 }
 
 impl<'a> ApiAddress<'a> {
-    fn new(config: &Config, public: &'a [ListenAddress], internal: &'a [ListenAddress]) -> Self {
+    fn new(config: &'a Config, public: &'a [ListenAddress], internal: &'a [ListenAddress]) -> Self {
         let (server, is_internal) = (&config.server, !internal.is_empty());
         let tls = if is_internal { &server.internal_tls.cert } else { &server.tls.cert };
         let (options, scheme) = match (tls.is_some(), is_internal && server.internal_tls.client_ca.is_some()) {
@@ -133,7 +135,12 @@ impl<'a> ApiAddress<'a> {
             (true, false) => (" --insecure", "https"),
             (true, true) => (" --insecure --cert CLIENT.pem --key CLIENT.key", "https"),
         };
-        Self { options, scheme, address: reachable(if is_internal { internal } else { public }) }
+        Self {
+            options,
+            scheme,
+            address: reachable(if is_internal { internal } else { public }),
+            path_prefix: &server.path_prefix,
+        }
     }
 }
 
@@ -143,7 +150,7 @@ impl fmt::Display for ApiAddress<'_> {
         if let ListenAddress::Unix(path) = address {
             write!(f, " --unix-socket {}", path.display())?;
         }
-        write!(f, "{} {}://{}", self.options, self.scheme, authority(address))
+        write!(f, "{} {}://{}{}", self.options, self.scheme, authority(address), self.path_prefix)
     }
 }
 
@@ -202,7 +209,8 @@ mod tests {
         secrets::fill_missing(&mut config, &DevelopmentSecrets::generate().unwrap());
         let (unix, tcp) =
             (ListenAddress::Unix("/run/hub.sock".into()), ListenAddress::Tcp(([127, 0, 0, 1], 8000).into()));
-        let banner = |addresses: &[ListenAddress]| render(&config, (addresses, &[]), &GeneratedSecrets::None, PLAIN).unwrap();
+        let banner =
+            |addresses: &[ListenAddress]| render(&config, (addresses, &[]), &GeneratedSecrets::None, PLAIN).unwrap();
         let only = banner(std::slice::from_ref(&unix));
         assert!(only.contains("curl --unix-socket /run/hub.sock http://localhost/api/publish "), "{only}");
         assert!(only.contains("Listens  unix:/run/hub.sock\n"), "{only}");
@@ -242,6 +250,15 @@ mod tests {
         assert!(
             internal.contains("curl http://127.0.0.1:8001/api/publish") && internal.contains("ws://127.0.0.1:8000")
         );
+        let prefix = banner(PLAIN, |config| config.server.path_prefix = "/realtime".to_owned());
+        for part in [
+            "Page     http://127.0.0.1:8000/realtime/",
+            r#" + "/realtime/connection/websocket?token="#,
+            "ws://127.0.0.1:8000/realtime/connection/websocket\n",
+            "curl http://127.0.0.1:8000/realtime/api/publish ",
+        ] {
+            assert!(prefix.contains(part), "no {part} in {prefix}");
+        }
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
         assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live\n"), "{path}");
     }

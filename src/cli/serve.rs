@@ -79,7 +79,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
 /// Writes where the hub listens, for the commands that talk to it.
 fn announce(file: &DevelopmentHubFile, config: &Config, running: &RunningServer) {
     let url = |tls: &Option<PathBuf>, addresses: &[ListenAddress]| {
-        addresses.first().map(|address| url_of(address, tls.is_some()))
+        addresses.first().map(|address| url_of(address, tls.is_some(), &config.server.path_prefix))
     };
     let Some(public) = url(&config.server.tls.cert, &running.addresses()) else { return };
     let internal = url(&config.server.internal_tls.cert, &running.internal_addresses());

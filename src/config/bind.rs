@@ -51,8 +51,7 @@ impl BindAddress {
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ip(one), Self::Ip(other)) => {
-                let is_same_host =
-                    one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+                let is_same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
                 let is_same_family = one.is_ipv4() == other.is_ipv4();
                 // Both wildcards may be in one list: then the one of IPv6 is for IPv6 only.
                 let are_both_families = one.ip().is_unspecified() && other.ip().is_unspecified() && !is_same_family;

@@ -26,8 +26,8 @@ pub use auth::{
     AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
     RequiredClaim, TicketBinding, url_without_secrets,
 };
-pub use bind::{BindAddress, BindAddresses};
 pub(crate) use bind::UNIX;
+pub use bind::{BindAddress, BindAddresses};
 pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
@@ -96,6 +96,7 @@ pub struct ServerConfig {
     pub unix_mode: u32,
     pub workers: usize,
     pub websocket_paths: Vec<String>,
+    pub path_prefix: String,
     pub behind_tls: bool,
     #[serde(deserialize_with = "value::optional_text")]
     pub public_url: Option<String>,

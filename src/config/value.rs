@@ -78,9 +78,9 @@ pub(super) fn file_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u3
 /// Parses an address or a network. An error quotes the text, which is not a secret.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from).ok();
-    address.or_else(|| text.parse().ok()).ok_or_else(|| {
-        format!("{text:?} is neither an address like \"10.0.0.1\" nor a network like \"10.0.0.0/8\"")
-    })
+    address
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| format!("{text:?} is neither an address like \"10.0.0.1\" nor a network like \"10.0.0.0/8\""))
 }
 
 /// Parses addresses and networks.

@@ -84,7 +84,10 @@ pub(super) trait ConnectionServiceFactory<C>:
     ServiceFactory<C, Config = (), Response = (), Error = (), InitError = ()>
 {
 }
-impl<C, F: ServiceFactory<C, Config = (), Response = (), Error = (), InitError = ()>> ConnectionServiceFactory<C> for F {}
+impl<C, F: ServiceFactory<C, Config = (), Response = (), Error = (), InitError = ()>> ConnectionServiceFactory<C>
+    for F
+{
+}
 
 /// Serves HTTP without TLS.
 fn over_plain<C: Connection, F, E>(components: &Components, http: F) -> impl ConnectionServiceFactory<C> + use<C, F, E>
@@ -154,6 +157,32 @@ fn build_app(
     + use<>,
 > {
     let (context, page, role) = (components.http.clone(), components.page.clone(), components.role);
+    let (prefix, outer_context) = (context.config.server.path_prefix.clone(), context.clone());
+    let routes = move |service: &mut web::ServiceConfig| {
+        // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others
+        // on.
+        if let Some(page) = page.as_ref().filter(|_| role.serves_clients()) {
+            page.routes(service);
+        }
+        http::routes(&context, role, service);
+        if role.serves_operators() {
+            api::routes(&context.config, service);
+        } else {
+            for path in ["/api", "/api/{method}", "/metrics"] {
+                service.route(path, web::to(http::error::only_internal));
+            }
+        }
+        let v1 = web::scope("/v1").configure(|service| {
+            api::v1_routes(&context.config, service);
+            if role.serves_operators() {
+                api::operator_routes(service);
+            }
+            if role.serves_clients() {
+                http::v1_routes(service);
+            }
+        });
+        service.service(http::cors::wrap(&context.origin_policy, v1));
+    };
     App::new()
         .wrap(from_fn(http::unread_body::keep_until_answered))
         .wrap(from_fn(http::connection::limit_requests))
@@ -161,29 +190,11 @@ fn build_app(
         .app_data(components.api.clone())
         .app_data(role)
         .configure(move |service| {
-            // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others
-            // on.
-            if let Some(page) = page.as_ref().filter(|_| role.serves_clients()) {
-                page.routes(service);
+            if prefix.is_empty() {
+                return routes(service);
             }
-            http::routes(&context, role, service);
-            if role.serves_operators() {
-                api::routes(&context.config, service);
-            } else {
-                for path in ["/api", "/api/{method}", "/metrics"] {
-                    service.route(path, web::to(http::error::only_internal));
-                }
-            }
-            let v1 = web::scope("/v1").configure(|service| {
-                api::v1_routes(&context.config, service);
-                if role.serves_operators() {
-                    api::operator_routes(service);
-                }
-                if role.serves_clients() {
-                    http::v1_routes(service);
-                }
-            });
-            service.service(http::cors::wrap(&context.origin_policy, v1));
+            http::path_prefix::routes_beside(&outer_context, role, service);
+            service.service(web::scope(&prefix).configure(routes));
         })
         .default_service(web::to(http::error::not_found))
 }

@@ -186,7 +186,9 @@ impl ListenRules<'_> {
             let opened = self.listen_on(address, addresses, passed).await?;
             for socket in &opened {
                 let exposed = socket.address.tcp().filter(|address| !address.ip().to_canonical().is_loopback());
-                exposed.map_or(Ok(()), |exposed| self.check_exposed(exposed)).map_err(|problem| self.problem(address, problem))?;
+                exposed
+                    .map_or(Ok(()), |exposed| self.check_exposed(exposed))
+                    .map_err(|problem| self.problem(address, problem))?;
             }
             sockets.extend(opened);
         }
@@ -236,7 +238,10 @@ impl ListenRules<'_> {
             match open_tcp(address, false) {
                 Ok(socket) => sockets.push(socket),
                 Err(error) if is_unavailable(&error) => {
-                    log::warn!("address of a host name not listened on host={host} address={address} error={:?}", error.to_string());
+                    log::warn!(
+                        "address of a host name not listened on host={host} address={address} error={:?}",
+                        error.to_string()
+                    );
                 }
                 Err(error) => return self.bind_error(address, Err(error)).map(|socket| vec![socket]),
             }
@@ -252,7 +257,11 @@ impl ListenRules<'_> {
         if self.environment == Environment::Development { Err(ListenProblem::Development(address)) } else { Ok(()) }
     }
 
-    fn bind_error(&self, address: SocketAddr, opened: io::Result<ListeningSocket>) -> Result<ListeningSocket, ListenError> {
+    fn bind_error(
+        &self,
+        address: SocketAddr,
+        opened: io::Result<ListeningSocket>,
+    ) -> Result<ListeningSocket, ListenError> {
         opened.map_err(|error| ListenError::Bind { key: self.key, address: ListenAddress::Tcp(address), error })
     }
 
@@ -263,14 +272,13 @@ impl ListenRules<'_> {
 
 /// Returns whether an error says that the machine does not have an address, or not its protocol.
 fn is_unavailable(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+    error.kind() == ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// Returns whether the list of an IPv6 wildcard has the one of IPv4, too: by default the first is for both.
 fn has_other_wildcard(address: SocketAddr, addresses: &BindAddresses) -> bool {
-    let is_other = |other: &BindAddress| {
-        matches!(other, BindAddress::Ip(other) if other.port() == address.port() && other.is_ipv4() && other.ip().is_unspecified())
-    };
+    let is_other = |other: &BindAddress| matches!(other, BindAddress::Ip(other) if other.port() == address.port() && other.is_ipv4() && other.ip().is_unspecified());
     address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && addresses.iter().any(is_other)
 }
 

@@ -10,7 +10,9 @@ use crate::config::BindAddress;
 
 /// A socket that was passed cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the service manager has passed socket {number} (\"{name}\"), which is no TCP or Unix socket that listens for streams: {error}")]
+#[error(
+    "the service manager has passed socket {number} (\"{name}\"), which is no TCP or Unix socket that listens for streams: {error}"
+)]
 pub struct PassedSocketError {
     /// Its number, from 1.
     number: usize,
@@ -93,5 +95,9 @@ fn take_socket(passed: &mut ListenFd, index: usize) -> io::Result<(ListenAddress
             (ListenAddress::Tcp(listener.local_addr()?), KernelListener::Tcp(listener))
         }
     };
-    if listener.as_socket().is_listener()? { Ok((address, listener)) } else { Err(io::Error::other("it does not listen")) }
+    if listener.as_socket().is_listener()? {
+        Ok((address, listener))
+    } else {
+        Err(io::Error::other("it does not listen"))
+    }
 }

@@ -81,9 +81,12 @@ impl fmt::Display for UnixUrlPath<'_> {
 }
 
 /// Returns the URL at which commands of this machine reach a hub.
-pub(in crate::cli) fn url_of(address: &ListenAddress, has_tls: bool) -> String {
+pub(in crate::cli) fn url_of(address: &ListenAddress, has_tls: bool, path_prefix: &str) -> String {
     let scheme = if has_tls { "https" } else { "http" };
-    format!("{scheme}://{address}")
+    match address {
+        ListenAddress::Tcp(address) => format!("{scheme}://{address}{path_prefix}"),
+        ListenAddress::Unix(path) => format!("{scheme}://{}", UnixUrlPath { path, base_path: path_prefix }),
+    }
 }
 
 impl Endpoint {
@@ -94,7 +97,7 @@ impl Endpoint {
     pub(in crate::cli) fn of_public_listener(config: &Config) -> Result<Self, String> {
         let server = &config.server;
         let tls = server.tls.cert.clone().map(ServerIdentity::Exactly);
-        let endpoint = Self::of_addresses("server.bind", &server.bind, tls)?;
+        let endpoint = Self::of_addresses("server.bind", &server.bind, tls, &server.path_prefix)?;
         Ok(Self { proxy: server.proxy_protocol.then(|| Box::new(config.clone())), ..endpoint })
     }
 
@@ -109,11 +112,16 @@ impl Endpoint {
             return Err(CLIENT_CERTIFICATE.to_owned());
         }
         let tls = server.internal_tls.cert.clone().map(ServerIdentity::Exactly);
-        Self::of_addresses("server.internal_bind", bind, tls)
+        Self::of_addresses("server.internal_bind", bind, tls, &server.path_prefix)
     }
 
     /// The first address that a client can know without the hub's log.
-    fn of_addresses(key: &str, bind: &BindAddresses, tls: Option<ServerIdentity>) -> Result<Self, String> {
+    fn of_addresses(
+        key: &str,
+        bind: &BindAddresses,
+        tls: Option<ServerIdentity>,
+        path_prefix: &str,
+    ) -> Result<Self, String> {
         let mut unknown = String::new();
         for address in bind.iter() {
             let (authority, target) = match address {
@@ -132,7 +140,7 @@ impl Endpoint {
                     continue;
                 }
             };
-            return Ok(Self { tls, authority, target, base_path: String::new(), proxy: None });
+            return Ok(Self { tls, authority, target, base_path: path_prefix.to_owned(), proxy: None });
         }
         Err(format!("{unknown}; name one: --url http://127.0.0.1:PORT, or --url http://unix:/run/wardcast/hub.sock"))
     }

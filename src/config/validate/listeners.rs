@@ -47,6 +47,12 @@ fn check_public_listener(config: &Config, environment: Environment, errors: &mut
         "server.websocket_paths",
         "must list at least one path, and each must begin with \"/\"",
     );
+    errors.require(
+        is_path_prefix(&server.path_prefix),
+        "server.path_prefix",
+        "must be empty, or begin with \"/\" and not end with it, like \"/realtime\"; between the slashes only letters, digits, \
+         '-', '_', '.' and '~'; at most 200 bytes, and not \"/health\"",
+    );
     errors.require(server.workers <= 512, "server.workers", "must be at most 512");
     errors.require(
         !server.proxy_protocol || !server.trusted_proxies.is_empty(),
@@ -114,6 +120,15 @@ fn check_internal_listener(config: &Config, environment: Environment, errors: &m
     check_overlaps(BIND, internal, errors);
 }
 
+fn is_path_prefix(prefix: &str) -> bool {
+    let is_segment = |segment: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        !["", ".", ".."].contains(&segment) && segment.bytes().all(is_allowed)
+    };
+    let segments = prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment));
+    prefix.is_empty() || (segments && prefix.len() <= 200 && prefix.split('/').nth(1) != Some("health"))
+}
+
 /// Checks that no address of a list stands for another one of it.
 fn check_overlaps(key: &str, addresses: &BindAddresses, errors: &mut ErrorCollector) {
     for (at, address) in addresses.iter().enumerate() {
@@ -165,6 +180,27 @@ mod tests {
                 config.server.internal_bind = Some(internal.parse().unwrap());
             });
             assert_eq!(found.contains("is the address of server.bind"), is_same, "{bind} {internal}: {found}");
+        }
+    }
+
+    #[test]
+    fn path_prefix_is_a_path_without_a_slash_at_its_end() {
+        for (prefix, is_valid) in [
+            ("", true),
+            ("/realtime", true),
+            ("/a/b-1.~_", true),
+            ("/", false),
+            ("realtime", false),
+            ("/realtime/", false),
+            ("/a//b", false),
+            ("/a/../b", false),
+            ("/{a}", false),
+            ("/a?b", false),
+            ("/a%20", false),
+            ("/health", false),
+        ] {
+            let found = errors(|config| config.server.path_prefix = prefix.to_owned());
+            assert_eq!(found.is_empty(), is_valid, "{prefix}: {found}");
         }
     }
 
