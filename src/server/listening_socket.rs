@@ -145,19 +145,24 @@ pub(super) struct ListeningSocket {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    id: FileId,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self { path: path.to_owned(), id: file_id(path)? })
     }
 
     /// Removes the file, unless another process has replaced it.
     fn remove(&self) {
-        let is_own = Self::of(&self.path).is_ok_and(|file| (file.device, file.inode) == (self.device, self.inode));
+        let is_own = file_id(&self.path).is_ok_and(|id| id == self.id);
         if is_own && let Err(error) = fs::remove_file(&self.path) {
             log::warn!("cannot remove the socket file path={:?} error={:?}", self.path, error.to_string());
         }
