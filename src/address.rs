@@ -2,8 +2,12 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
+
+/// Stands for the address of a client that has none: the peer of a Unix socket. All such clients are one for limits per address,
+/// as those behind a proxy are that is not trusted.
+pub const UNKNOWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// An IPv4 address, or an IPv6 network of 64 bits: a household gets a whole one, and so does an attacker for free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,11 +1,13 @@
 //! The composition root: creates every part of the server and passes each one what it needs; nothing is global. A
-//! server has a public listener, with a hub and two instances of the HTTP application per worker, perhaps an internal
-//! listener, and one broker.
+//! server has a public listener, with a hub per worker, and two instances of the HTTP application per worker and address, perhaps an
+//! internal listener, and one broker.
 
 mod client_certificates;
 mod key_files;
 mod listener;
+mod listening_socket;
 mod open_listener;
+mod passed_sockets;
 pub mod proxy;
 mod reload;
 mod seen_files;
@@ -13,13 +15,20 @@ mod stop;
 mod tls;
 mod users_file;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use actix_web::web::Data;
 use arc_swap::ArcSwap;
 use uuid::Uuid;
 
-use self::open_listener::OpenListener;
+pub use self::{
+    listening_socket::{ListenAddress, ListenError, ListenProblem},
+    passed_sockets::{PassedSocketError, PassedSockets},
+};
+use self::{
+    listening_socket::{ListenRules, ListeningSocket},
+    open_listener::OpenListener,
+};
 use crate::{
     api,
     audit::{AuditError, AuditLog},
@@ -32,7 +41,7 @@ use crate::{
     broker::{MeasuredBroker, SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
     certificate::CertificateError,
     clock::Clock,
-    config::{self, BrokerKind, Config, LiveConfig},
+    config::{self, BindAddresses, BrokerKind, Config, LiveConfig},
     connection_limit::{ConnectionLimit, KeyedLimit},
     hooks::{EventReporter, Hooks, events::EventService},
     http::{self, ListenerRole},
@@ -46,16 +55,9 @@ use crate::{
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerStartError {
-    /// The address is in use, not one of this machine, or not permitted.
-    #[error("cannot listen on {address} ({key}): {error}")]
-    Bind {
-        /// `server.bind` or `server.internal_bind`.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// The error of the operating system.
-        error: io::Error,
-    },
+    /// `server.bind` or `server.internal_bind`.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// `server.tls` or `server.internal_tls`.
     #[error("{section}: {error}")]
     Tls {
@@ -89,10 +91,6 @@ pub enum ServerStartError {
 
 /// A server that listens. Dropping it does not stop it; [`RunningServer::stop`] does.
 pub struct RunningServer {
-    /// The address of the public listener, with its actual port if `server.bind` has port 0.
-    pub address: SocketAddr,
-    /// The address of the internal listener, if there is one.
-    pub internal_address: Option<SocketAddr>,
     /// The metrics of this instance.
     pub metrics: Arc<Metrics>,
     public: OpenListener,
@@ -123,10 +121,20 @@ struct Components {
 /// # Errors
 /// [`ServerStartError`], written for the operator.
 pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, ServerStartError> {
+    start_with_sockets(config, clock, PassedSockets::default()).await
+}
+
+/// Starts a server that may listen on sockets which the service manager has passed.
+///
+/// # Errors
+/// [`ServerStartError`], written for the operator.
+pub async fn start_with_sockets(
+    config: Config,
+    clock: Clock,
+    mut passed: PassedSockets,
+) -> Result<RunningServer, ServerStartError> {
     let server = &config.server;
-    let public_socket = listener::listen("server.bind", server.bind)?;
-    let internal_socket =
-        server.internal_bind.map(|bind| listener::listen("server.internal_bind", bind)).transpose()?;
+    let (public_sockets, internal_sockets) = listen(&config, &mut passed).await?;
     let certificate = public_certificate(&server.tls, &clock)?;
     let internal_certificate = internal_certificate(&server.internal_tls)?;
     let components = Components::new(config, clock)?;
@@ -136,16 +144,47 @@ pub async fn start(config: Config, clock: Clock) -> Result<RunningServer, Server
     users_file::watch(&http.clone().into_inner());
     key_files::watch(&http.verifier, &config);
     let events = start_events(http)?;
-    let public = OpenListener::start(public_socket, components.clone(), certificate)?;
+    let public = OpenListener::start(public_sockets, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
-    let internal = internal_socket
-        .map(|socket| OpenListener::start(socket, internal_components, internal_certificate))
+    let internal = internal_sockets
+        .map(|sockets| OpenListener::start(sockets, internal_components, internal_certificate))
         .transpose()?;
-    let (address, internal_address) = (public.address, internal.as_ref().map(|internal| internal.address));
-    Ok(RunningServer { address, internal_address, metrics: http.metrics.clone(), public, internal, events, components })
+    Ok(RunningServer { metrics: http.metrics.clone(), public, internal, events, components })
+}
+
+/// Opens the sockets of both listeners, of the internal one if there is one.
+async fn listen(
+    config: &Config,
+    passed: &mut PassedSockets,
+) -> Result<(Vec<ListeningSocket>, Option<Vec<ListeningSocket>>), ListenError> {
+    let (server, environment) = (&config.server, config.environment);
+    let rules = |key, has_tls| ListenRules { key, has_tls, server, environment };
+    passed.reserve(server.bind.iter().chain(server.internal_bind.iter().flat_map(BindAddresses::iter)));
+    let public = rules("server.bind", server.tls.cert.is_some()).listen(&server.bind, passed).await?;
+    let internal = match &server.internal_bind {
+        None => None,
+        Some(bind) => {
+            let rules = rules("server.internal_bind", server.internal_tls.cert.is_some());
+            Some(rules.listen(bind, passed).await?)
+        }
+    };
+    for address in passed.addresses() {
+        log::warn!("passed socket not used, no systemd: address of the configuration names it address={address}");
+    }
+    Ok((public, internal))
 }
 
 impl RunningServer {
+    /// Returns what the public listener listens on.
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        self.public.addresses()
+    }
+
+    /// Returns what the internal listener listens on; nothing if there is none.
+    pub fn internal_addresses(&self) -> Vec<ListenAddress> {
+        self.internal.as_ref().map(OpenListener::addresses).unwrap_or_default()
+    }
+
     fn http(&self) -> &http::HttpContext {
         &self.components.http
     }
@@ -153,6 +192,11 @@ impl RunningServer {
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.http().connection_limit.in_use()
+    }
+
+    /// Returns the number of hubs: one per worker of the public listener, for all of its addresses.
+    pub fn hubs(&self) -> usize {
+        self.http().hubs.count()
     }
 
     /// Reloads the certificate files and the ticket keys. Open connections keep the old certificate. Returns whether a certificate is

@@ -144,7 +144,7 @@ async fn admin_page_is_served_where_the_server_api_is() {
         config.server.public_url = Some("https://hub.example.com".to_owned());
     })
     .await;
-    let internal = hub.running().internal_address.unwrap();
+    let internal = hub.internal_address();
     for path in ["/admin", "/admin/app.js", "/admin/session"] {
         assert_eq!(page_request("GET", hub.address, path).send().await.status, 404, "{path}");
         assert_eq!(page_request("GET", internal, path).send().await.status, 200, "{path}");

@@ -26,7 +26,7 @@ async fn start_hub_behind(redis: &RedisServer, addresses: Option<(SocketAddr, Op
     start_hub_on(redis, |config| {
         configure(config);
         if let Some((public, internal)) = addresses {
-            (config.server.bind, config.server.internal_bind) = (public, internal);
+            (config.server.bind, config.server.internal_bind) = (public.into(), internal.map(Into::into));
         }
     })
     .await
@@ -84,7 +84,7 @@ async fn rolling_restart_behind_haproxy_fails_no_publish_and_no_reconnect() {
     poll_until("all clients are connected", async || hubs.iter().map(TestHub::connections).sum::<usize>() == 20).await;
     for _ in 0..2 {
         let hub = hubs.remove(0);
-        let addresses = (hub.address, hub.running().internal_address);
+        let addresses = (hub.address, Some(hub.internal_address()));
         hub.stop().await;
         hubs.push(start_hub_behind(&redis, Some(addresses)).await);
         balancer.wait_for_ready_hubs(2).await;

@@ -134,7 +134,7 @@ fn certificate() -> Arc<rustls::ServerConfig> {
 
 async fn accept_tls(tcp: TcpStream, config: Arc<rustls::ServerConfig>) -> Result<(TlsSocket, Option<SocketAddr>), ()> {
     let peer = tcp.peer_addr().map_err(drop)?;
-    let socket = TlsSocket::accept(AcceptedConnection::new(tcp, peer), config).await.map_err(drop)?;
+    let socket = TlsSocket::accept(AcceptedConnection::new(tcp, Some(peer)), config).await.map_err(drop)?;
     Ok((socket, Some(peer)))
 }
 

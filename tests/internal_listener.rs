@@ -10,7 +10,7 @@ use tokio_rustls::TlsConnector;
 use wardcast::{
     clock::Clock,
     config::Config,
-    server::{self, ServerStartError},
+    server::{self, ListenError, ServerStartError},
 };
 
 use crate::support::{
@@ -28,7 +28,7 @@ async fn start_hub_with_internal_listener(change: impl FnOnce(&mut Config)) -> (
         change(config);
     })
     .await;
-    let internal = hub.running().internal_address.unwrap();
+    let internal = hub.internal_address();
     (hub, internal)
 }
 
@@ -293,9 +293,9 @@ async fn public_tls_is_separate_from_that_of_the_internal_listener() {
 async fn address_in_use_names_the_key_of_the_internal_listener() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = config();
-    config.server.internal_bind = Some(taken.local_addr().unwrap());
+    config.server.internal_bind = Some(taken.local_addr().unwrap().into());
     match server::start(config, Clock::default()).await.err().unwrap() {
-        ServerStartError::Bind { key, .. } => assert_eq!(key, "server.internal_bind"),
+        ServerStartError::Listen(ListenError::Bind { key, .. }) => assert_eq!(key, "server.internal_bind"),
         error => panic!("{error}"),
     }
 }

@@ -36,7 +36,7 @@ async fn health_and_metrics_report_a_running_hub() {
 async fn address_in_use_is_named_in_the_error() {
     let hub = start_hub().await;
     let mut taken = config();
-    taken.server.bind = hub.address;
+    taken.server.bind = hub.address.into();
     let refused = server::start(taken, Clock::default()).await.err().unwrap().to_string();
     assert!(refused.contains(&hub.address.to_string()), "{refused}");
 }

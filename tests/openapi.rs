@@ -79,7 +79,7 @@ async fn reference_is_only_where_the_api_is() {
     let hub = start_hub_with(|config| config.server.internal_bind = Some(([127, 0, 0, 1], 0).into())).await;
     for path in ["/v1/openapi.json", "/v1/reference", "/v1/reference.css"] {
         assert_eq!(http::get(hub.address, path).send().await.status, 404, "{path}");
-        let internal = hub.running().internal_address.unwrap();
+        let internal = hub.internal_address();
         assert_eq!(http::get(internal, path).send().await.status, 200, "{path}");
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use wardcast::{
     clock::{Clock, WallTime},
-    transport::{ClosePolicy, FlushOutcome, Outbox, PushError, Socket, TransportLimits},
+    transport::{ClosePolicy, FlushOutcome, KernelSocket, Outbox, PushError, Socket, TransportLimits},
 };
 
 use crate::support::PATIENCE;
@@ -303,8 +303,8 @@ impl AsyncWrite for BufferingSocket {
 }
 
 impl Socket for BufferingSocket {
-    fn tcp(&self) -> &TcpStream {
-        &self.tcp
+    fn kernel_socket(&self) -> KernelSocket<'_> {
+        KernelSocket::Tcp(&self.tcp)
     }
 
     fn buffered_bytes(&self) -> usize {

@@ -209,7 +209,7 @@ async fn next_hub_listens_on_the_address_while_the_old_one_closes_its_sessions()
     let session = hub.connect_raw("ann").await;
     let stopped = begin_stop(hub);
     wait_until_refused(address).await;
-    let next = start_hub_with(|config| config.server.bind = address).await;
+    let next = start_hub_with(|config| config.server.bind = address.into()).await;
     Client::connect(next.address, &path).await.unwrap().receive_connect_push().await;
     assert!(!stopped.is_finished());
     drop(session);

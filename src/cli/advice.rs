@@ -5,12 +5,23 @@ use std::{
     net::SocketAddr,
 };
 
-use crate::{audit::AuditError, auth::users::UsersFileError, certificate::CertificateError, server::ServerStartError};
+use crate::{
+    audit::AuditError,
+    auth::users::UsersFileError,
+    certificate::CertificateError,
+    server::{ListenAddress, ListenError, ServerStartError},
+};
 
 /// Returns the error with its remedy.
 pub(super) fn start_error(error: &ServerStartError) -> String {
     match error {
-        ServerStartError::Bind { key, address, error } => bind_error(key, *address, error),
+        ServerStartError::Listen(ListenError::Bind { key, address: ListenAddress::Tcp(address), error }) => {
+            bind_error(key, *address, error)
+        }
+        ServerStartError::Listen(ListenError::Bind { address: address @ ListenAddress::Unix(_), error, .. }) => {
+            format!("cannot listen on {address}: {}", unix_socket_error(error))
+        }
+        ServerStartError::Listen(ListenError::Address { .. }) => error.to_string(),
         ServerStartError::Tls { section, error } => format!("{section}: {}", certificate_error(error)),
         ServerStartError::Users(error) => format!("login.users_file: {}", users_file_error(error)),
         ServerStartError::Admins(error) => format!("admin.users_file: {}", users_file_error(error)),
@@ -41,6 +52,18 @@ fn bind_error(key: &str, address: SocketAddr, error: &io::Error) -> String {
             address.port()
         ),
         _ => format!("{begin}: {error}; set another address with --set {key}=127.0.0.1:8000"),
+    }
+}
+
+fn unix_socket_error(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "its directory does not exist; create it".to_owned(),
+        ErrorKind::PermissionDenied => {
+            "this user may not write to its directory, or not to the socket that is there; choose another directory, or remove the \
+             file"
+                .to_owned()
+        }
+        _ => format!("{error}; choose another path"),
     }
 }
 

@@ -143,6 +143,11 @@ pub(super) enum CliCommand {
         /// FIELD=VALUE for each field, or one JSON object
         fields: Vec<String>,
     },
+    /// Write the manual pages, one for each command, into a directory: man -l DIR/wardcast.1
+    Man {
+        /// The directory; it must exist
+        dir: PathBuf,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell

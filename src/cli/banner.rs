@@ -3,7 +3,6 @@
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
-    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
@@ -13,14 +12,14 @@ use crate::{
     auth::users,
     clock::format_duration,
     config::{Config, Door},
-    server::RunningServer,
+    server::{ListenAddress, RunningServer},
 };
 
 /// Prints the banner to stdout. It is not logged, because it contains secrets.
 pub(super) fn print(config: &Config, running: &RunningServer, generated: &GeneratedSecrets) -> Result<(), String> {
-    let addresses = (running.address, running.internal_address);
+    let addresses = (running.addresses(), running.internal_addresses());
     let is_plain = !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let text = render(config, addresses, generated, if is_plain { PLAIN } else { BOLD })?;
+    let text = render(config, (&addresses.0, &addresses.1), generated, if is_plain { PLAIN } else { BOLD })?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())
 }
@@ -53,7 +52,7 @@ const BOLD: Style = ("\x1b[1m", "\x1b[0m");
 
 fn render(
     config: &Config,
-    (address, internal): (SocketAddr, Option<SocketAddr>),
+    (public, internal): (&[ListenAddress], &[ListenAddress]),
     generated: &GeneratedSecrets,
     style: Style,
 ) -> Result<String, String> {
@@ -70,15 +69,21 @@ fn render(
     };
     let token = token.as_deref().unwrap_or("TOKEN");
     let (ws, http) = if config.server.tls.cert.is_some() { ("wss", "https") } else { ("ws", "http") };
-    let api = ApiAddress::new(config, address, internal);
+    let api = ApiAddress::new(config, public, internal);
+    let address = reachable(public).map_or_else(String::new, authority);
     let key = config.api.key.expose();
-    let path = config.server.websocket_paths.first().map_or("/", String::as_str);
-    let page = format!("{http}://{address}/");
+    let prefix = &config.server.path_prefix;
+    let path = format!("{prefix}{}", config.server.websocket_paths.first().map_or("/", String::as_str));
+    let page = format!("{http}://{address}{prefix}/");
     let mut rows = login_rows(config, &page, style);
-    if config.admin.enabled {
-        rows.push(("Admin", format!("{}://{}/admin, with the API key", api.scheme, api.address)));
+    if let Some(address) = api.address.filter(|_| config.admin.enabled) {
+        rows.push(("Admin", format!("{}://{}{prefix}/admin, with the API key", api.scheme, authority(address))));
     }
     rows.extend([("API key", key.to_owned()), ("Token", validity)]);
+    if let [_, _, ..] | [ListenAddress::Unix(_)] = public {
+        let listed: Vec<String> = public.iter().map(ListenAddress::to_string).collect();
+        rows.push(("Listens", listed.join(", ")));
+    }
     let table: String = rows.iter().map(|(name, value)| format!("  {name:<9}{value}\n")).collect();
     let listen = where_to_listen(config, &page);
     // The lines are for a page of the hub itself: its Content-Security-Policy and the browser's rules for local networks permit
@@ -106,29 +111,49 @@ Ctrl-C stops.
     ))
 }
 
-/// Where the server API is served, as curl needs it: with the options before the URL.
-struct ApiAddress {
-    options: &'static str,
-    scheme: &'static str,
-    address: SocketAddr,
+/// Returns the address that the printed commands name: one of TCP, if there is one.
+fn reachable(addresses: &[ListenAddress]) -> Option<&ListenAddress> {
+    addresses.iter().find(|address| address.tcp().is_some()).or(addresses.first())
 }
 
-impl ApiAddress {
-    fn new(config: &Config, public: SocketAddr, internal: Option<SocketAddr>) -> Self {
-        let server = &config.server;
-        let tls = internal.map_or(server.tls.cert.is_some(), |_| server.internal_tls.cert.is_some());
-        let (options, scheme) = match (tls, internal.is_some() && server.internal_tls.client_ca.is_some()) {
+/// Returns the host and port of an address in a URL. Those of a Unix socket are ignored.
+fn authority(address: &ListenAddress) -> String {
+    address.tcp().map_or_else(|| "localhost".to_owned(), |address| address.to_string())
+}
+
+/// Where the server API is served, as curl needs it: with the options before the URL.
+struct ApiAddress<'a> {
+    options: &'static str,
+    scheme: &'static str,
+    address: Option<&'a ListenAddress>,
+    path_prefix: &'a str,
+}
+
+impl<'a> ApiAddress<'a> {
+    fn new(config: &'a Config, public: &'a [ListenAddress], internal: &'a [ListenAddress]) -> Self {
+        let (server, is_internal) = (&config.server, !internal.is_empty());
+        let tls = if is_internal { &server.internal_tls.cert } else { &server.tls.cert };
+        let (options, scheme) = match (tls.is_some(), is_internal && server.internal_tls.client_ca.is_some()) {
             (false, _) => ("", "http"),
             (true, false) => (" --insecure", "https"),
             (true, true) => (" --insecure --cert CLIENT.pem --key CLIENT.key", "https"),
         };
-        Self { options, scheme, address: internal.unwrap_or(public) }
+        Self {
+            options,
+            scheme,
+            address: reachable(if is_internal { internal } else { public }),
+            path_prefix: &server.path_prefix,
+        }
     }
 }
 
-impl fmt::Display for ApiAddress {
+impl fmt::Display for ApiAddress<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}://{}", self.options, self.scheme, self.address)
+        let Some(address) = self.address else { return Ok(()) };
+        if let ListenAddress::Unix(path) = address {
+            write!(f, " --unix-socket {}", path.display())?;
+        }
+        write!(f, "{} {}://{}{}", self.options, self.scheme, authority(address), self.path_prefix)
     }
 }
 
@@ -176,8 +201,25 @@ mod tests {
         config.web.demo_page = true;
         change(&mut config);
         secrets::fill_missing(&mut config, &DevelopmentSecrets::generate().unwrap());
-        let internal = config.server.internal_bind;
-        render(&config, (([127, 0, 0, 1], 8000).into(), internal), &GeneratedSecrets::None, style).unwrap()
+        let address = |port: u16| ListenAddress::Tcp(([127, 0, 0, 1], port).into());
+        let internal: Vec<_> = config.server.internal_bind.iter().map(|_| address(8001)).collect();
+        render(&config, (&[address(8000)], &internal), &GeneratedSecrets::None, style).unwrap()
+    }
+
+    #[test]
+    fn commands_use_the_unix_socket_only_if_there_is_no_other_address() {
+        let mut config = Config::default();
+        secrets::fill_missing(&mut config, &DevelopmentSecrets::generate().unwrap());
+        let (unix, tcp) =
+            (ListenAddress::Unix("/run/hub.sock".into()), ListenAddress::Tcp(([127, 0, 0, 1], 8000).into()));
+        let banner =
+            |addresses: &[ListenAddress]| render(&config, (addresses, &[]), &GeneratedSecrets::None, PLAIN).unwrap();
+        let only = banner(std::slice::from_ref(&unix));
+        assert!(only.contains("curl --unix-socket /run/hub.sock http://localhost/api/publish "), "{only}");
+        assert!(only.contains("Listens  unix:/run/hub.sock\n"), "{only}");
+        let both = banner(&[unix, tcp]);
+        assert!(both.contains("curl http://127.0.0.1:8000/api/publish "), "{both}");
+        assert!(both.contains("Listens  unix:/run/hub.sock, 127.0.0.1:8000\n"), "{both}");
     }
 
     #[test]
@@ -211,6 +253,15 @@ mod tests {
         assert!(
             internal.contains("curl http://127.0.0.1:8001/api/publish") && internal.contains("ws://127.0.0.1:8000")
         );
+        let prefix = banner(PLAIN, |config| config.server.path_prefix = "/realtime".to_owned());
+        for part in [
+            "Page     http://127.0.0.1:8000/realtime/",
+            r#" + "/realtime/connection/websocket?token="#,
+            "ws://127.0.0.1:8000/realtime/connection/websocket\n",
+            "curl http://127.0.0.1:8000/realtime/api/publish ",
+        ] {
+            assert!(prefix.contains(part), "no {part} in {prefix}");
+        }
         let path = banner(PLAIN, |config| config.server.websocket_paths = vec!["/live".to_owned()]);
         assert!(path.contains(r#" + "/live?token="#) && path.contains("ws://127.0.0.1:8000/live\n"), "{path}");
     }

@@ -181,7 +181,7 @@ pub(super) fn check(inputs: &ConfigInputs) -> CommandResult {
         Environment::Development => "development",
         Environment::Production => "production",
     };
-    let listeners = match config.server.internal_bind {
+    let listeners = match &config.server.internal_bind {
         None => String::new(),
         Some(internal) => format!("; clients connect to {}, backends to {internal}", config.server.bind),
     };

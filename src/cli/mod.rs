@@ -17,6 +17,7 @@ mod publish;
 mod secrets;
 mod secrets_file;
 mod serve;
+mod service_manager;
 mod state_directory;
 mod tail;
 mod token;
@@ -26,6 +27,7 @@ mod users;
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -104,6 +106,7 @@ fn run(arguments: Arguments) -> CommandResult {
         CliCommand::Subscribe(arguments) => tail::subscribe(&inputs?, &arguments),
         CliCommand::Top(arguments) => top::show(&inputs?, &arguments),
         CliCommand::Api { hub, method, fields } => api_call::call(&inputs?, &hub, method.as_deref(), &fields),
+        CliCommand::Man { dir } => write_manual(&dir),
         CliCommand::Completions { shell } => Ok(completions(shell)),
     }
 }
@@ -121,6 +124,13 @@ fn completions(shell: clap_complete::Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "wardcast", &mut script);
     String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Writes the manual pages.
+fn write_manual(dir: &Path) -> CommandResult {
+    clap_mangen::generate_to(Arguments::command(), dir)
+        .map_err(|error| format!("{}: {error}; name a directory that this user can write to", dir.display()))?;
+    Ok(String::new())
 }
 
 /// Writes to stdout. A reader that stops early, like `head`, is not an error.

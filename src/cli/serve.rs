@@ -7,16 +7,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     VERSION, advice,
     banner::{self, GeneratedSecrets},
-    client::DevelopmentHubFile,
+    client::{DevelopmentHubFile, url_of},
     configuration::ConfigInputs,
     logging, machine,
     secrets::{self, DevelopmentSecrets},
+    service_manager::ServiceManager,
     state_directory::StateFileError,
 };
 use crate::{
     clock::Clock,
     config::{Config, Environment},
-    server::{self, RunningServer},
+    server::{self, ListenAddress, PassedSockets, RunningServer},
 };
 
 /// Runs a hub until SIGTERM or SIGINT. `ephemeral`: a development hub does not use the secrets of earlier runs, and does
@@ -40,17 +41,25 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         Environment::Development => complete_secrets(&mut config, inputs, ephemeral)?,
         Environment::Production => GeneratedSecrets::None,
     };
+    // Before the first thread, because it removes variables.
+    let names = std::env::var_os("LISTEN_FDNAMES");
+    let passed = PassedSockets::from_environment(names.as_deref()).map_err(|error| error.to_string())?;
+    let service_manager = ServiceManager::new(std::env::var_os("NOTIFY_SOCKET"));
     let system = actix_rt::System::new();
     system.block_on(async move {
         // Before the hub listens: without a handler, a signal would kill the process at once.
         let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
-        let running = server::start(config.clone(), clock).await.map_err(|error| advice::start_error(&error))?;
-        log::info!("server started address={} version={VERSION:?}", running.address);
-        if let Some(address) = running.internal_address {
+        let running = server::start_with_sockets(config.clone(), clock, passed).await;
+        let running = running.map_err(|error| advice::start_error(&error))?;
+        for address in running.addresses() {
+            log::info!("server started address={address} version={VERSION:?}");
+        }
+        for address in running.internal_addresses() {
             log::info!("server API served on the internal listener only address={address}");
         }
         let hub_file = inputs.hub_file.as_ref().filter(|_| environment == Environment::Development && !ephemeral);
         hub_file.iter().for_each(|file| announce(file, &config, &running));
+        service_manager.ready();
         if environment == Environment::Development {
             // The hub also runs without its stdout.
             if let Err(error) = banner::print(&config, &running, &generated) {
@@ -58,6 +67,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
             }
         }
         signals.wait_for_stop(&running, inputs, &config).await;
+        service_manager.stopping();
         log::info!("server stopping connections={}", running.connections());
         // A hub that is gone is recognised as such, too.
         hub_file.iter().for_each(|file| _ = file.remove());
@@ -68,9 +78,11 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
 
 /// Writes where the hub listens, for the commands that talk to it.
 fn announce(file: &DevelopmentHubFile, config: &Config, running: &RunningServer) {
-    let url = |tls: &Option<PathBuf>, address| format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
-    let public = url(&config.server.tls.cert, running.address);
-    let internal = running.internal_address.map(|address| url(&config.server.internal_tls.cert, address));
+    let url = |tls: &Option<PathBuf>, addresses: &[ListenAddress]| {
+        addresses.first().map(|address| url_of(address, tls.is_some(), &config.server.path_prefix))
+    };
+    let Some(public) = url(&config.server.tls.cert, &running.addresses()) else { return };
+    let internal = url(&config.server.internal_tls.cert, &running.internal_addresses());
     if let Err(error) = file.add(public.clone(), internal.unwrap_or(public)) {
         log::warn!("cannot tell commands where the hub listens error={:?}", error.to_string());
     }

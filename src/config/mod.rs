@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod bind;
 mod channels;
 mod error;
 mod hook_events;
@@ -14,17 +15,13 @@ mod load;
 mod print;
 mod reload;
 mod source;
+mod trusted_proxy;
 mod validate;
 mod value;
 mod weakness;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use admin::AdminConfig;
@@ -32,6 +29,8 @@ pub use auth::{
     AnonymousAccess, AuthConfig, Door, KeyConfig, KeyPurpose, KeySetsConfig, KeySource, LoginConfig, RejectMode,
     RequiredClaim, TicketBinding, url_without_secrets,
 };
+pub(crate) use bind::UNIX;
+pub use bind::{BindAddress, BindAddresses};
 pub use channels::{
     AllowSubscribe, ChannelAccess, ChannelOptions, DataFormat, DeltaType, Namespace, OptionOverrides, RecoveryMode,
 };
@@ -43,6 +42,7 @@ pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
 pub use print::print;
 pub use reload::{ConfigChange, ConfigOption, LiveConfig, OPTIONS, OptionEffect};
+pub use trusted_proxy::TrustedProxy;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
 pub use validate::{MAX_PASSWORD_BYTES, NO_OPEN_CHANNEL, opens_channels, warnings};
 pub use value::Secret;
@@ -89,22 +89,23 @@ impl Default for Config {
     }
 }
 
-/// `[server]`: the listener, and what applies to every connection.
+/// `[server]`: the listeners, and what applies to every connection.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ServerConfig {
-    #[serde(deserialize_with = "value::socket_address")]
-    pub bind: SocketAddr,
-    #[serde(deserialize_with = "value::optional_socket_address")]
-    pub internal_bind: Option<SocketAddr>,
+    pub bind: BindAddresses,
+    #[serde(deserialize_with = "bind::optional")]
+    pub internal_bind: Option<BindAddresses>,
+    #[serde(deserialize_with = "value::file_mode")]
+    pub unix_mode: u32,
     pub workers: usize,
     pub websocket_paths: Vec<String>,
+    pub path_prefix: String,
     pub behind_tls: bool,
     #[serde(deserialize_with = "value::optional_text")]
     pub public_url: Option<String>,
-    #[serde(deserialize_with = "value::networks")]
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Vec<TrustedProxy>,
     pub proxy_protocol: bool,
     #[serde(with = "value::duration")]
     pub drain: Duration,
@@ -121,10 +122,12 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Returns whether `trusted_proxies` contain `address`.
+    /// Returns whether `trusted_proxies` contain `address`, or the peers of Unix sockets if it is [`UNKNOWN_ADDRESS`].
+    ///
+    /// [`UNKNOWN_ADDRESS`]: crate::address::UNKNOWN_ADDRESS
     pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.trusted_proxies.iter().any(|network| network.contains(&address))
+        self.trusted_proxies.iter().any(|proxy| proxy.contains(address))
     }
 }
 

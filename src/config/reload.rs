@@ -90,6 +90,8 @@ config_options! {
     restart environment;
     reload namespaces;
     restart server.bind;
+    restart server.unix_mode;
+    restart server.path_prefix;
     restart server.internal_bind;
     restart server.workers;
     restart server.websocket_paths;
@@ -166,6 +168,9 @@ config_options! {
     restart api.replies_bytes;
     restart api.connections_page;
     restart api.connection_channels;
+    restart admin.enabled;
+    restart admin.users_file;
+    restart admin.session_ttl;
     restart api.traces;
     restart api.trace_duration;
     reload channels.allow_subscribe;
@@ -187,6 +192,10 @@ config_options! {
     reload channels.force_push_join_leave;
     reload channels.allowed_delta_types;
     reload channels.delta_publish;
+    reload channels.delivery_interval;
+    reload channels.conflate;
+    reload channels.conflate_by_tag;
+    reload channels.data_format;
     restart hooks.waiting;
     restart hooks.response_bytes;
     restart hooks.failures;
@@ -273,6 +282,8 @@ config_options! {
     reload limits.outbox_stall;
     reload limits.unsent_bytes;
     restart limits.hub_queue_bytes;
+    restart limits.paced_publications;
+    restart limits.paced_bytes;
     restart limits.history_bytes;
     reload limits.recovered_publications;
     reload limits.history_publications;

@@ -1,10 +1,6 @@
 //! Parsers for single values of the configuration: secrets, durations, and `""` for values that are not set.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -72,34 +68,25 @@ pub(super) fn optional_path<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     optional_text(deserializer).map(|text| text.map(PathBuf::from))
 }
 
-/// Parses the address of a listener. Host names are refused: a name may have several addresses.
-pub(super) fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    parse_socket_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+/// Parses the mode of a file in octal digits, like `"0660"`.
+pub(super) fn file_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777 && !text.starts_with('+'));
+    mode.ok_or_else(|| D::Error::custom(format!("{text:?} is not a file mode in octal digits, like \"0660\"")))
 }
 
-/// Parses the address of a listener; `""` means not set.
-pub(super) fn optional_socket_address<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<SocketAddr>, D::Error> {
-    optional_text(deserializer)?.map(|text| parse_socket_address(&text).map_err(D::Error::custom)).transpose()
+/// Parses an address or a network. An error quotes the text, which is not a secret.
+pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from).ok();
+    address
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| format!("{text:?} is neither an address like \"10.0.0.1\" nor a network like \"10.0.0.0/8\""))
 }
 
-fn parse_socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is not an address with a port, like \"127.0.0.1:8000\" or \"[::1]:8000\""))
-}
-
-/// Parses addresses and networks. An error quotes the text, which is not a secret.
+/// Parses addresses and networks.
 pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let read = |text: &String| {
-        let address = text.parse::<IpAddr>().map(IpNet::from).ok();
-        address.or_else(|| text.parse().ok()).ok_or_else(|| {
-            D::Error::custom(format!(
-                "{text:?} is neither an address like \"10.0.0.1\" nor a network like \"10.0.0.0/8\""
-            ))
-        })
-    };
-    Vec::<String>::deserialize(deserializer)?.iter().map(read).collect()
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| parse_network(text).map_err(D::Error::custom)).collect()
 }
 
 /// The same where a missing value has a meaning of its own.

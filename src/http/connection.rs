@@ -16,9 +16,7 @@ use actix_web::{
     http::{StatusCode, Version},
     middleware::Next,
 };
-use socket2::SockRef;
 use tokio::{
-    net::TcpStream,
     sync::{Notify, oneshot},
     task::yield_now,
 };
@@ -27,6 +25,7 @@ use super::{
     request_id::{self, X_REQUEST_ID},
     stop::StopWatch,
 };
+use crate::transport::KernelSocket;
 
 /// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
 /// connections.
@@ -36,7 +35,7 @@ const MAX_REQUESTS: u32 = 200;
 /// ends, and closes the connection.
 const REQUESTS_PER_TURN: u32 = 8;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// In the extensions of a request: it has carried the API key, or a session of the admin page.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +86,9 @@ pub struct ConnectionSetup {
 
 impl ConnectionSetup {
     /// Prepares an accepted connection: sets its kernel timeout, and the data by which its requests are limited.
-    pub fn prepare(&self, tcp: &TcpStream, stop: StopWatch, data: &mut Extensions) {
+    pub fn prepare(&self, socket: KernelSocket<'_>, stop: StopWatch, data: &mut Extensions) {
         // Fails only when the client has already disconnected.
-        let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        let _ = socket.set_unacknowledged_timeout(UNACKNOWLEDGED_TIMEOUT);
         let (last_response, (note, noted)) = (Rc::<Notify>::default(), oneshot::channel());
         self.accepted.replace(Some((last_response.clone(), note)));
         let end = RefCell::new(Some(ConnectionEnd { last_response, noted }));

@@ -2,13 +2,13 @@
 //! used only when the peer is one of `server.trusted_proxies`; actix-web's `connection_info()` uses them for every
 //! peer.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use actix_http::RequestHead;
 use actix_web::http::header::{HOST, HeaderMap, HeaderName};
 
 use super::ListenerRole;
-use crate::config::ServerConfig;
+use crate::{address::UNKNOWN_ADDRESS, config::ServerConfig};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -50,7 +50,7 @@ pub fn request_host(head: &RequestHead) -> Option<&str> {
 }
 
 fn peer_address(head: &RequestHead) -> IpAddr {
-    head.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical())
+    head.peer_addr.map_or(UNKNOWN_ADDRESS, |peer| peer.ip().to_canonical())
 }
 
 /// Returns the client's address from `X-Forwarded-For`. Each proxy appends the address of its peer, so the list is read
@@ -72,8 +72,11 @@ fn forwarded_address(headers: &HeaderMap, server: &ServerConfig) -> Option<IpAdd
     }
 }
 
-/// Parses an address, with or without a port: some proxies append one.
+/// Parses an address, with or without a port: some proxies append one. nginx names a peer of a Unix socket `unix:`.
 fn parse_address(entry: &str) -> Option<IpAddr> {
+    if entry == "unix:" {
+        return Some(UNKNOWN_ADDRESS);
+    }
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
     let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());
     bare.parse::<IpAddr>().ok().or_else(with_port).map(|address| address.to_canonical())

@@ -79,12 +79,14 @@ fn add_cookies(
     refresh: Option<(String, Duration)>,
     config: &Config,
 ) {
-    let cookie = &config.auth.cookie;
-    let access = set_cookie_value(cookie, access_token, "/", max_age);
+    let (cookie, prefix) = (&config.auth.cookie, &config.server.path_prefix);
+    // A `__Host-` name requires the path "/" (RFC 6265bis §4.1.3.2). Any other is sent only to where it is needed.
+    let path_of = |path: String| if cookie.starts_with("__Host-") { "/".to_owned() } else { path };
+    // Without a slash at its end, so that the prefix itself is included.
+    let all = if prefix.is_empty() { "/" } else { prefix };
+    let access = set_cookie_value(cookie, access_token, &path_of(all.to_owned()), max_age);
     let refresh = refresh.map(|(token, max_age)| {
-        // A `__Host-` name requires the path "/" (RFC 6265bis §4.1.3.2). Any other is sent only to where it is needed.
-        let path = if cookie.starts_with("__Host-") { "/" } else { "/auth" };
-        set_cookie_value(&refresh_cookie(cookie), &token, path, max_age)
+        set_cookie_value(&refresh_cookie(cookie), &token, &path_of(format!("{prefix}/auth")), max_age)
     });
     for value in [Some(access), refresh].into_iter().flatten() {
         if let Ok(value) = HeaderValue::from_str(&value) {

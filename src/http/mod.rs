@@ -20,6 +20,7 @@ mod login_attempt;
 mod login_tokens;
 mod logout;
 pub mod origin_policy;
+pub mod path_prefix;
 mod refresh;
 pub mod request_id;
 mod request_source;
@@ -139,15 +140,20 @@ pub fn routes(context: &HttpContext, role: ListenerRole, service: &mut web::Serv
     if role.serves_clients() {
         client_routes(context, service);
     }
-    service
-        .service(web::resource("/health/live").route(web::get().to(health::live)))
-        .service(web::resource("/health/ready").route(web::get().to(health::ready)));
+    health_routes(service);
     if role.serves_operators() {
         service.service(web::resource("/metrics").route(web::get().to(health::metrics)));
         if context.admin_sessions.is_some() {
             admin::routes(service);
         }
     }
+}
+
+/// Adds the routes of health checks.
+pub fn health_routes(service: &mut web::ServiceConfig) {
+    service
+        .service(web::resource("/health/live").route(web::get().to(health::live)))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)));
 }
 
 fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {

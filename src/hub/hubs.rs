@@ -83,6 +83,11 @@ impl Hubs {
         self.hubs.rcu(|hubs| hubs.iter().cloned().chain([(sender.clone(), hub.clone())]).collect::<Vec<_>>());
     }
 
+    /// Returns the number of hubs that have started: one per worker.
+    pub fn count(&self) -> usize {
+        self.hubs.load().len()
+    }
+
     /// Returns whether there are hubs and all of them answer. The health check needs this because a panic ends a hub
     /// without a trace.
     pub async fn all_respond(&self) -> bool {

@@ -10,6 +10,7 @@ use super::{
     Hub, HubLimits, SessionControl, SessionKey,
     fanout::MAX_RUN,
     paced_queue::{PACE_INTERVAL, PacedQueue},
+    pacing::Paces,
 };
 use crate::config::Config;
 
@@ -76,6 +77,8 @@ impl Handler<ApplyConfig> for Hub {
     fn handle(&mut self, ApplyConfig { config, has_new_rules }: ApplyConfig, ctx: &mut Self::Context) {
         self.limits = HubLimits::from(&config.limits);
         self.liveness.set_limits(&config.limits);
+        // A channel that has subscribers keeps its pace.
+        self.paces = Paces::new(&config);
         if has_new_rules {
             // Those that wait from an earlier reload are among them.
             self.rules_checks.postponed.clear();

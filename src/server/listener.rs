@@ -1,11 +1,11 @@
-//! What a listener serves. A TCP connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
-//! after a handshake to a session. `ws` and `wss` use the same services over different byte streams.
+//! What a listener serves. A connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
+//! after a handshake to a session. `ws` and `wss` use the same services over different byte streams. Each address of a listener
+//! has a service of its own in each worker.
 
 use std::{
-    cell::OnceCell,
-    io,
-    net::{SocketAddr, TcpListener},
-    rc::Rc,
+    cell::{OnceCell, RefCell},
+    net::SocketAddr,
+    rc::{Rc, Weak},
     time::Duration,
 };
 
@@ -23,43 +23,30 @@ use actix_web::{
     web,
 };
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
-use super::{Components, ServerStartError, client_certificates, proxy, tls::TlsAcceptor};
+use super::{Components, client_certificates, proxy, tls::TlsAcceptor};
 use crate::{
     api,
     auth::Admission,
     http::{self, HttpContext, connection::ClientCertificateName, handover::HttpSocket},
     session,
-    transport::{AcceptedConnection, Socket, TlsSocket},
+    transport::{AcceptedConnection, ClientStream, Socket, TlsSocket},
 };
 
-/// Connections that the kernel queues until they are accepted.
-pub(super) const BACKLOG: i32 = 4096;
 /// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an
 /// unauthenticated connection.
 pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the listening socket of a configuration key.
-pub(super) fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServerStartError> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error| ServerStartError::Bind { key, address, error })
-}
-
 /// The service for `ws` and `http`.
-pub(super) fn plain_service(components: &Components) -> impl ConnectionServiceFactory + use<> {
+pub(super) fn plain_service<C: Connection>(components: &Components) -> impl ConnectionServiceFactory<C> + use<C> {
     over_plain(components, connection_service::<AcceptedConnection>(components))
 }
 
 /// The service for `wss` and `https`.
-pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) -> impl ConnectionServiceFactory + use<> {
+pub(super) fn tls_service<C: Connection>(
+    components: &Components,
+    tls: rustls::ServerConfig,
+) -> impl ConnectionServiceFactory<C> + use<C> {
     over_tls(components, tls, connection_service::<TlsSocket>(components))
 }
 
@@ -68,7 +55,7 @@ pub(super) fn tls_service(components: &Components, tls: rustls::ServerConfig) ->
 pub(super) async fn queued_service(
     components: &Components,
     tls: Option<rustls::ServerConfig>,
-) -> Result<BoxService<TcpStream, (), ()>, ()> {
+) -> Result<BoxService<ClientStream, (), ()>, ()> {
     Ok(match tls {
         None => boxed::service(plain_http_service(components).new_service(()).await?),
         Some(tls) => boxed::service(tls_http_service(components, tls).new_service(()).await?),
@@ -76,30 +63,34 @@ pub(super) async fn queued_service(
 }
 
 /// The service for `http`, without handshakes.
-pub(super) fn plain_http_service(components: &Components) -> impl ConnectionServiceFactory + use<> {
+pub(super) fn plain_http_service<C: Connection>(components: &Components) -> impl ConnectionServiceFactory<C> + use<C> {
     over_plain(components, http_service(components))
 }
 
 /// The service for `https`, without handshakes.
-pub(super) fn tls_http_service(
+pub(super) fn tls_http_service<C: Connection>(
     components: &Components,
     tls: rustls::ServerConfig,
-) -> impl ConnectionServiceFactory + use<> {
+) -> impl ConnectionServiceFactory<C> + use<C> {
     over_tls(components, tls, http_service(components))
 }
 
-/// Handles TCP connections.
-pub(super) trait ConnectionServiceFactory:
-    ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>
+/// A connection as the acceptor hands it over: of TCP, of a Unix socket, or either.
+pub(super) trait Connection: Into<ClientStream> + 'static {}
+impl<C: Into<ClientStream> + 'static> Connection for C {}
+
+/// Handles connections.
+pub(super) trait ConnectionServiceFactory<C>:
+    ServiceFactory<C, Config = (), Response = (), Error = (), InitError = ()>
 {
 }
-impl<F: ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()>> ConnectionServiceFactory
+impl<C, F: ServiceFactory<C, Config = (), Response = (), Error = (), InitError = ()>> ConnectionServiceFactory<C>
     for F
 {
 }
 
-/// Serves HTTP over plain TCP.
-fn over_plain<F, E>(components: &Components, http: F) -> impl ConnectionServiceFactory + use<F, E>
+/// Serves HTTP without TLS.
+fn over_plain<C: Connection, F, E>(components: &Components, http: F) -> impl ConnectionServiceFactory<C> + use<C, F, E>
 where
     F: ServiceFactory<
             (HttpSocket<AcceptedConnection>, Option<SocketAddr>),
@@ -112,17 +103,17 @@ where
     accept(components)
         .map(|socket: AcceptedConnection| {
             let peer = socket.peer();
-            (HttpSocket::new(socket), Some(peer))
+            (HttpSocket::new(socket), peer)
         })
         .and_then(http.map_err(|_| ()))
 }
 
 /// Serves HTTP over TLS.
-fn over_tls<F, E>(
+fn over_tls<C: Connection, F, E>(
     components: &Components,
     tls: rustls::ServerConfig,
     http: F,
-) -> impl ConnectionServiceFactory + use<F, E>
+) -> impl ConnectionServiceFactory<C> + use<C, F, E>
 where
     F: ServiceFactory<
             (HttpSocket<TlsSocket>, Option<SocketAddr>),
@@ -136,19 +127,19 @@ where
         .and_then(TlsAcceptor::new(tls, components.http.metrics.clone()))
         .map(|socket: TlsSocket| {
             let peer = socket.connection().peer();
-            (HttpSocket::new(socket), Some(peer))
+            (HttpSocket::new(socket), peer)
         })
         .and_then(http.map_err(|_| ()))
 }
 
 /// Finds the client address of a connection: from its socket, or on a listener for clients from the PROXY header of a trusted
 /// proxy.
-fn accept(
+fn accept<C: Connection>(
     components: &Components,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<> {
+) -> impl ServiceFactory<C, Config = (), Response = AcceptedConnection, Error = (), InitError = ()> + use<C> {
     let HttpContext { config, metrics, .. } = &**components.http;
     let (config, metrics, may_have_header) = (config.snapshot(), metrics.clone(), components.role.serves_clients());
-    fn_service(move |stream: TcpStream| {
+    fn_service(move |stream: C| {
         let (config, metrics) = (config.clone(), metrics.clone());
         async move { proxy::accept(stream, may_have_header, &config.server, &metrics).await.ok_or(()) }
     })
@@ -167,6 +158,35 @@ fn build_app(
 > {
     let (context, page, role) = (components.http.clone(), components.page.clone(), components.role);
     let admin_page = components.admin_page.clone();
+    let (prefix, outer_context) = (context.config.current().server.path_prefix.clone(), context.clone());
+    let routes = move |service: &mut web::ServiceConfig| {
+        // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others
+        // on.
+        if let Some(page) = page.as_ref().filter(|_| role.serves_clients()) {
+            page.routes(service);
+        }
+        http::routes(&context, role, service);
+        if role.serves_operators() {
+            api::routes(&context.config.current(), service);
+            if let Some(page) = &admin_page {
+                page.routes(service);
+            }
+        } else {
+            for path in ["/api", "/api/{method}", "/metrics"] {
+                service.route(path, web::to(http::error::only_internal));
+            }
+        }
+        let v1 = web::scope("/v1").configure(|service| {
+            api::v1_routes(&context.config.current(), service);
+            if role.serves_operators() {
+                api::operator_routes(service);
+            }
+            if role.serves_clients() {
+                http::v1_routes(service);
+            }
+        });
+        service.service(http::cors::wrap(&context.origin_policy, v1));
+    };
     App::new()
         .wrap(from_fn(http::unread_body::keep_until_answered))
         .wrap(from_fn(http::connection::limit_requests))
@@ -174,39 +194,34 @@ fn build_app(
         .app_data(components.api.clone())
         .app_data(role)
         .configure(move |service| {
-            // Before the WebSocket routes: at `/` the page handles requests without an upgrade and passes the others
-            // on.
-            if let Some(page) = page.as_ref().filter(|_| role.serves_clients()) {
-                page.routes(service);
+            if prefix.is_empty() {
+                return routes(service);
             }
-            http::routes(&context, role, service);
-            if role.serves_operators() {
-                api::routes(&context.config.current(), service);
-                if let Some(page) = &admin_page {
-                    page.routes(service);
-                }
-            } else {
-                for path in ["/api", "/api/{method}", "/metrics"] {
-                    service.route(path, web::to(http::error::only_internal));
-                }
-            }
-            let v1 = web::scope("/v1").configure(|service| {
-                api::v1_routes(&context.config.current(), service);
-                if role.serves_operators() {
-                    api::operator_routes(service);
-                }
-                if role.serves_clients() {
-                    http::v1_routes(service);
-                }
-            });
-            service.service(http::cors::wrap(&context.origin_policy, v1));
+            http::path_prefix::routes_beside(&outer_context, role, service);
+            service.service(web::scope(&prefix).configure(routes));
         })
         .default_service(web::to(http::error::not_found))
 }
 
 type UpgradeRequest<T> = (actix_http::Request, actix_codec::Framed<HttpSocket<T>, actix_http::h1::Codec>);
 
-/// Starts sessions on the sockets of one worker.
+thread_local! {
+    /// What the sessions of this worker share, as long as a service uses it: the worker has one hub for all addresses.
+    static WORKER_SERVICES: RefCell<Weak<session::Services>> = const { RefCell::new(Weak::new()) };
+}
+
+/// Returns what the sessions of the calling worker share. Starts its hub, unless a service of another address has.
+fn worker_services(components: &Components) -> Rc<session::Services> {
+    WORKER_SERVICES.with_borrow_mut(|shared| {
+        shared.upgrade().unwrap_or_else(|| {
+            let services = Rc::new(components.start_worker());
+            *shared = Rc::downgrade(&services);
+            services
+        })
+    })
+}
+
+/// Starts sessions on the sockets of one address and one worker.
 struct SessionStarter(OnceCell<Rc<session::Services>>);
 
 impl SessionStarter {
@@ -243,7 +258,7 @@ fn connection_service<T: ByteStream>(
             let (components, starter) = (components.clone(), starter.clone());
             async move {
                 let app = Rc::new(build_app(&components).into_factory().new_service(AppConfig::default()).await?);
-                starter.0.get_or_init(|| Rc::new(components.start_worker()));
+                starter.0.get_or_init(|| worker_services(&components));
                 Ok::<_, ()>(fn_service(move |(request, framed): UpgradeRequest<T>| {
                     let (app, starter) = (app.clone(), starter.clone());
                     async move {
@@ -322,7 +337,7 @@ where
                 if let Some(certificate) = socket.client_certificate() {
                     data.insert(ClientCertificateName(client_certificates::name_of(certificate)));
                 }
-                setup.prepare(socket.tcp(), at_connect.stop.watch(), data);
+                setup.prepare(socket.kernel_socket(), at_connect.stop.watch(), data);
             });
         })
         .graceful_shutdown_signal(move || end.end_signal(at_end.stop.watch()))

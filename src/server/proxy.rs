@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    net::TcpStream,
     time::timeout,
 };
 
 use super::listener::REQUEST_HEAD_TIMEOUT;
-use crate::{config, metrics::Metrics, transport::AcceptedConnection};
+use crate::{
+    address::UNKNOWN_ADDRESS,
+    config,
+    metrics::Metrics,
+    transport::{AcceptedConnection, ClientStream},
+};
 
 /// The start of every header. No HTTP request and no TLS hello starts with it.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -46,22 +50,29 @@ pub enum ProxyHeaderError {
 /// Accepts a connection: finds its client address, from the PROXY header if there must be one. `None` closes the
 /// connection.
 pub(super) async fn accept(
-    mut stream: TcpStream,
+    stream: impl Into<ClientStream>,
     may_have_header: bool,
     server: &config::ServerConfig,
     metrics: &Metrics,
 ) -> Option<AcceptedConnection> {
-    // Fails only when the client has already disconnected.
-    let peer = stream.peer_addr().ok()?;
-    let _ = stream.set_nodelay(true);
-    if !may_have_header || !server.proxy_protocol || !server.is_trusted_proxy(peer.ip()) {
+    let mut stream = stream.into();
+    let peer = match &stream {
+        ClientStream::Tcp(tcp) => {
+            let _ = tcp.set_nodelay(true);
+            // Fails only when the client has already disconnected.
+            Some(tcp.peer_addr().ok()?)
+        }
+        ClientStream::Unix(_) => None,
+    };
+    let address = peer.map_or(UNKNOWN_ADDRESS, |peer| peer.ip());
+    if !may_have_header || !server.proxy_protocol || !server.is_trusted_proxy(address) {
         return Some(AcceptedConnection::new(stream, peer));
     }
     match timeout(REQUEST_HEAD_TIMEOUT, read_header(&mut stream)).await.unwrap_or(Err(ProxyHeaderError::Timeout)) {
-        Ok(source) => Some(AcceptedConnection::new(stream, source.unwrap_or(peer))),
+        Ok(source) => Some(AcceptedConnection::new(stream, source.or(peer))),
         Err(error) => {
             metrics.proxy_headers_refused.inc();
-            log::debug!("refused connection of a trusted proxy peer={peer} error={:?}", error.to_string());
+            log::debug!("refused connection of a trusted proxy peer={address} error={:?}", error.to_string());
             None
         }
     }

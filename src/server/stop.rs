@@ -34,6 +34,10 @@ impl RunningServer {
         let deadline = Instant::now() + drain;
         stop.enter(StopPhase::Draining);
         actix_rt::time::sleep(drain_delay).await;
+        if self.public.leave_passed_sockets().await {
+            // So that no handshake of a connection that was accepted just before is refused.
+            actix_rt::time::sleep(FIRST_REQUEST_TIME).await;
+        }
         stop.enter(StopPhase::Closing);
         let queued = self.public.close().await;
         let closed_at = Instant::now();

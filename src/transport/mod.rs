@@ -7,6 +7,7 @@
 
 mod assembler;
 mod blocked;
+mod client_stream;
 mod closing;
 mod header;
 mod inbound;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use crate::config;
 
+pub use client_stream::{ClientStream, KernelSocket};
 pub use closing::ClosePolicy;
 pub use inbound::{Inbound, InboundEvent};
 pub use outbox::{CloseCause, FlushOutcome, Outbox, PushError};

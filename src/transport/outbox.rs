@@ -32,7 +32,7 @@ use super::{
     Socket, TransportLimits,
     blocked::Blocked,
     closing::{ClosePhase, ClosePolicy},
-    socket, write_gate,
+    write_gate,
 };
 use crate::clock::{Clock, NEVER, WallTime};
 
@@ -86,7 +86,8 @@ impl Outbox {
     /// # Errors
     /// The connection has ended.
     pub fn new(socket: impl Socket, limits: &TransportLimits) -> io::Result<Arc<Self>> {
-        socket::set_socket_options(socket.tcp(), limits)?;
+        socket.kernel_socket().set_buffering(limits.unsent_bytes)?;
+        socket.kernel_socket().set_unacknowledged_timeout(limits.unacknowledged_timeout)?;
         Ok(Arc::new(Self(Mutex::new(OutboxState {
             socket: Box::new(socket),
             queue: VecDeque::new(),
@@ -456,7 +457,7 @@ impl OutboxState {
         self.tls_buffered_bytes = 0;
         self.phase = self.phase.closed();
         // This wakes the tasks that read and write, too.
-        socket::abort(self.socket.tcp());
+        self.socket.kernel_socket().abort();
     }
 
     /// Writes as much as the socket accepts, with the waiting task's waker if there is one. Outside of tokio's budget,

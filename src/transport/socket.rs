@@ -1,27 +1,25 @@
-//! The byte streams below a WebSocket: TCP, here, and TLS. Both give access to the TCP connection.
+//! The byte streams below a WebSocket: plain, here, and TLS. Both give access to the kernel's socket.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use actix_rt::net::{ActixStream, Ready};
 use rustls_pki_types::CertificateDer;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::TransportLimits;
+use super::{ClientStream, KernelSocket};
 
 /// A connection's byte stream. It never leaves its worker, but must be `Send` because actix messages are.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The TCP connection, for socket options and for aborting.
-    fn tcp(&self) -> &TcpStream;
+    /// The kernel's socket, for socket options and for aborting.
+    fn kernel_socket(&self) -> KernelSocket<'_>;
 
     /// Bytes that the stream has accepted and the kernel has not.
     fn buffered_bytes(&self) -> usize;
@@ -32,21 +30,22 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     }
 }
 
-/// A TCP connection with the address of its client: the peer, or the address that a trusted proxy names instead.
+/// A connection with the address of its client: the peer, or the address that a trusted proxy names instead. `None`: the peer of
+/// a Unix socket.
 #[derive(Debug)]
 pub struct AcceptedConnection {
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: ClientStream,
+    peer: Option<SocketAddr>,
 }
 
 impl AcceptedConnection {
     /// Creates a connection whose client has the address `peer`.
-    pub fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { stream, peer }
+    pub fn new(stream: impl Into<ClientStream>, peer: Option<SocketAddr>) -> Self {
+        Self { stream: stream.into(), peer }
     }
 
     /// The address of the client.
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 }
@@ -95,8 +94,8 @@ impl ActixStream for AcceptedConnection {
 }
 
 impl Socket for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn kernel_socket(&self) -> KernelSocket<'_> {
+        KernelSocket::Tcp(self)
     }
 
     fn buffered_bytes(&self) -> usize {
@@ -105,31 +104,11 @@ impl Socket for TcpStream {
 }
 
 impl Socket for AcceptedConnection {
-    fn tcp(&self) -> &TcpStream {
-        &self.stream
+    fn kernel_socket(&self) -> KernelSocket<'_> {
+        self.stream.kernel_socket()
     }
 
     fn buffered_bytes(&self) -> usize {
         0
     }
-}
-
-/// Sets the socket options of a connection: small frames leave at once (TCP_NODELAY), the kernel buffers little that it
-/// cannot send (TCP_NOTSENT_LOWAT), and it gives up a peer that acknowledges nothing (TCP_USER_TIMEOUT).
-///
-/// By default the kernel buffers megabytes for a peer that does not read, and no limit of the server counts them: a
-/// slow reader was found after 3.8 s instead of 1.2 s, and a thousand of them would cost gigabytes.
-pub(super) fn set_socket_options(tcp: &TcpStream, limits: &TransportLimits) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
-    socket.set_tcp_notsent_lowat(limits.unsent_bytes)?;
-    socket.set_tcp_user_timeout(Some(limits.unacknowledged_timeout))
-}
-
-/// Ends a connection at once and drops the bytes that wait in the kernel. The shutdown wakes the task that reads. With
-/// a linger of zero, the close that follows sends a reset instead of keeping megabytes for a peer that does not read.
-pub(super) fn abort(tcp: &TcpStream) {
-    let socket = SockRef::from(tcp);
-    let _ = socket.set_linger(Some(Duration::ZERO));
-    let _ = socket.shutdown(std::net::Shutdown::Both);
 }

@@ -13,13 +13,10 @@ use actix_rt::net::{ActixStream, Ready};
 use bytes::{Buf, BytesMut};
 use rustls::{HandshakeKind, ServerConfig, server::UnbufferedServerConnection};
 use rustls_pki_types::CertificateDer;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    AcceptedConnection, Socket,
+    AcceptedConnection, KernelSocket, Socket,
     tls_records::{TlsError, TlsRecords},
 };
 
@@ -119,7 +116,7 @@ impl TlsSocket {
         // the token has ended.
         while is_idle
             && !self.outgoing.is_empty()
-            && let Ok(sent @ 1..) = self.connection.tcp().try_write(&self.outgoing)
+            && let Ok(sent @ 1..) = self.connection.kernel_socket().try_write(&self.outgoing)
         {
             self.remove_sent(sent);
         }
@@ -151,7 +148,7 @@ impl Drop for TlsSocket {
     fn drop(&mut self) {
         let may_answer = self.records.has_peer_closed() && !self.has_sent_close && self.outgoing.is_empty();
         if may_answer && self.records.close(&mut self.outgoing).is_ok() {
-            let _ = self.connection.tcp().try_write(&self.outgoing);
+            let _ = self.connection.kernel_socket().try_write(&self.outgoing);
         }
     }
 }
@@ -236,8 +233,8 @@ impl ActixStream for TlsSocket {
 }
 
 impl Socket for TlsSocket {
-    fn tcp(&self) -> &TcpStream {
-        self.connection.tcp()
+    fn kernel_socket(&self) -> KernelSocket<'_> {
+        self.connection.kernel_socket()
     }
 
     fn buffered_bytes(&self) -> usize {
@@ -259,7 +256,7 @@ mod tests {
     use rustls_pki_types::PrivateKeyDer;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -282,7 +279,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
-        let accepted = TlsSocket::accept(AcceptedConnection::new(accepted, peer), Arc::new(server));
+        let accepted = TlsSocket::accept(AcceptedConnection::new(accepted, Some(peer)), Arc::new(server));
         let (client, server) = join(connector.connect("localhost".try_into().unwrap(), tcp), accepted).await;
         (client.unwrap(), server.unwrap())
     }

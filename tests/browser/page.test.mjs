@@ -41,6 +41,28 @@ test("the page connects in every way to send a token that a browser supports and
     assertNoProblems(page);
   }));
 
+test("the page below a path prefix logs in, connects, publishes and keeps its cookies to the prefix", () =>
+  withHub({ settings: { "server.path_prefix": "/realtime" } }, async (hub) => {
+    hub.prefix = "/realtime";
+    const page = await openDemoPage(hub);
+    await page.locator("#step-identity summary").click();
+    await page.locator("input[name=storage][value=cookie]").check();
+    await logIn(page);
+    const cookies = await page.context().cookies();
+    assert.deepEqual(cookies.map(({ name, path }) => [name, path]).sort(), [["wardcast_token", "/realtime"], ["wardcast_token_refresh", "/realtime/auth"]]);
+    await connect(page);
+    await subscribe(page, "news");
+    await publish(hub, "news", { from: "the backend" });
+    await waitForPublication(page, '{"from":"the backend"}');
+    await page.reload();
+    await page.getByRole("button", { name: "Log out" }).waitFor();
+    // The browser follows the prefix without its slash to the page.
+    await page.goto(`http://${hub.address}/realtime`);
+    await page.locator("#version", { hasText: "v" }).waitFor();
+    assert.equal(new URL(page.url()).pathname, "/realtime/");
+    assertNoProblems(page);
+  }));
+
 test("a disabled way to send the token shows the reason, and the page uses another one", () =>
   withHub({ settings: { "auth.doors": '["query"]' } }, async (hub) => {
     const page = await openDemoPage(hub);

@@ -80,7 +80,7 @@ export async function openTab(url, { expects = null, ...options } = {}) {
 
 /** Opens the demo page at the address that the terminal prints, which contains the login. */
 export async function openDemoPage(hub, options) {
-  const page = await openTab(`http://${hub.address}/#login=demo:${encodeURIComponent(PASSWORD)}`, options);
+  const page = await openTab(`http://${hub.address}${hub.prefix ?? ""}/#login=demo:${encodeURIComponent(PASSWORD)}`, options);
   await page.locator("#version", { hasText: "v" }).waitFor();
   return page;
 }
@@ -140,7 +140,7 @@ export const assertNoProblems = (page) => assert.deepEqual(page.problems, []);
 
 /** Publishes with the server API. */
 export async function publish(hub, channel, data) {
-  const answer = await fetch(`http://${hub.address}/api/publish`, {
+  const answer = await fetch(`${hub.api}/api/publish`, {
     method: "POST",
     headers: { "x-api-key": hub.key },
     body: JSON.stringify({ channel, data }),

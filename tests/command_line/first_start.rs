@@ -245,8 +245,8 @@ async fn first_hub_in_production_works_as_documented() {
     fs::write(format!("{folder}/wardcast.toml"), format!("{text}\n{}", adapt(&settings))).unwrap();
     let listeners = format!("; clients connect to 127.0.0.1:{port}, backends to 127.0.0.1:{internal_port}");
     assert_eq!(shell(check).stdout, VALID.to_owned() + &listeners);
-    let unit =
-        include_str!("../../docs/deploying.md").lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/"));
+    let unit = include_str!("../../config/systemd/wardcast.service");
+    let unit = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/"));
     let start = adapt(&format!("exec {}", unit.unwrap().replacen("wardcast", binary, 1)));
     let hub = Process::start(std::process::Command::new("sh").args(["-c", &start]).env_clear());
     hub.wait_for_log("server started");

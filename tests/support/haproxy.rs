@@ -99,7 +99,7 @@ fn configuration((address, internal): (SocketAddr, SocketAddr), hubs: &[&TestHub
             "bind :8001" => writeln!(text, "    bind {internal}").unwrap(),
             discovery @ (DISCOVERY | INTERNAL_DISCOVERY) => {
                 for (number, hub) in hubs.iter().enumerate() {
-                    let internal = hub.running().internal_address.expect("server.internal_bind");
+                    let internal = hub.internal_address();
                     let server = if discovery == DISCOVERY { hub.address } else { internal };
                     writeln!(text, "    server hub{number} {server}").unwrap();
                 }

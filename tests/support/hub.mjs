@@ -113,6 +113,8 @@ export async function startHub(binary, { settings = {}, env = {}, config, users,
   });
   const find = (pattern) => hub.output.match(pattern)?.[1];
   hub.address = find(/wss?:\/\/([^/\s]+)\//);
+  /** The base URL of the server API, with the path prefix. */
+  hub.api = find(/curl .*?(https?:\/\/\S+)\/api\/publish/);
   hub.token = find(/token=([\w.-]+)/);
   hub.key = find(/X-API-Key: ([^']+)'/);
   hub.password = find(/#login=demo:(\w+)/);

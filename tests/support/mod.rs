@@ -29,7 +29,7 @@ use wardcast::{
     auth::{Signer, users::UserClaims},
     clock::Clock,
     config::{AllowSubscribe, AuthConfig, BrokerKind, ChannelAccess, Config, Secret},
-    server::{self, RunningServer},
+    server::{self, ListenAddress, RunningServer},
 };
 
 use self::{
@@ -68,7 +68,10 @@ pub async fn start_hub_with(change: impl FnOnce(&mut Config)) -> TestHub {
     change(&mut config);
     let clock = Clock::default();
     let running = server::start(config.clone(), clock.clone()).await.unwrap_or_else(|error| panic!("{error}"));
-    TestHub { address: running.address, clock, config, running: Some(running) }
+    let address = running.addresses().iter().find_map(ListenAddress::tcp);
+    // A hub without one listens on Unix sockets only.
+    let address = address.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
+    TestHub { address, clock, config, running: Some(running) }
 }
 
 /// Starts a hub on this Redis and waits until it is connected.
@@ -135,6 +138,11 @@ pub fn trust_loopback_proxy(config: &mut Config) {
 }
 
 impl TestHub {
+    /// The address of the internal listener.
+    pub fn internal_address(&self) -> SocketAddr {
+        self.running().internal_addresses()[0].tcp().expect("server.internal_bind")
+    }
+
     /// A token that is valid for an hour by the hub's clock.
     pub fn token(&self, user: &str) -> String {
         self.token_for(user, Duration::from_secs(3600))

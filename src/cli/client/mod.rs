@@ -13,7 +13,7 @@ use std::{future::Future, path::PathBuf, time::Duration};
 pub(super) use self::{
     api::ApiClient,
     development_hub::{DevelopmentHubFile, RunningHub},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, url_of},
     http::{HttpClient, HttpResponse},
     server_identity::ServerIdentity,
     websocket::{Received, WebSocketClient},

@@ -1,11 +1,9 @@
 //! The rules of `[server]`: addresses, TLS, and what a stop takes.
 
-use std::net::SocketAddr;
-
 use rustls_pki_types::ServerName;
 
 use super::ErrorCollector;
-use crate::config::{Config, Environment};
+use crate::config::{BindAddresses, Config, Environment, TrustedProxy};
 
 pub(super) fn check_listeners(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     check_public_listener(config, environment, errors);
@@ -25,27 +23,35 @@ fn check_public_listener(config: &Config, environment: Environment, errors: &mut
         "server.tls.ticket_keys",
         "requires server.tls.cert and server.tls.key: tickets resume TLS sessions with this instance",
     );
-    let (bind, loopback) = (server.bind, server.bind.ip().is_loopback());
-    errors.require(
-        loopback || environment == Environment::Production,
-        "server.bind",
-        format!(
-            "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
-             environment = \"production\" at the top of the file"
-        ),
-    );
-    errors.require(
-        loopback || tls || server.behind_tls,
-        "server.bind",
-        format!(
-            "other machines can reach {bind}, so tokens would be sent unencrypted; set server.tls.cert and server.tls.key, or \
-             server.behind_tls = true if a load balancer in front terminates TLS",
-        ),
-    );
+    for bind in server.bind.iter().filter(|bind| !bind.is_local()) {
+        errors.require(
+            environment == Environment::Production,
+            "server.bind",
+            format!(
+                "development listens on loopback only, not on {bind}; for other machines set WARDCAST_ENV=production, or \
+                 environment = \"production\" at the top of the file"
+            ),
+        );
+        errors.require(
+            tls || server.behind_tls,
+            "server.bind",
+            format!(
+                "other machines can reach {bind}, so tokens would be sent unencrypted; set server.tls.cert and server.tls.key, or \
+                 server.behind_tls = true if a load balancer in front terminates TLS",
+            ),
+        );
+    }
+    check_overlaps("server.bind", &server.bind, errors);
     errors.require(
         server.websocket_paths.iter().all(|path| path.starts_with('/')) && !server.websocket_paths.is_empty(),
         "server.websocket_paths",
         "must list at least one path, and each must begin with \"/\"",
+    );
+    errors.require(
+        is_path_prefix(&server.path_prefix),
+        "server.path_prefix",
+        "must be empty, or begin with \"/\" and not end with it, like \"/realtime\"; between the slashes only letters, digits, \
+         '-', '_', '.' and '~'; at most 200 bytes, and not \"/health\"",
     );
     errors.require(server.workers <= 512, "server.workers", "must be at most 512");
     errors.require(
@@ -84,37 +90,63 @@ fn check_internal_listener(config: &Config, environment: Environment, errors: &m
         let problem = format!("{name:?} is neither a DNS name nor an IP address, as certificates have them");
         errors.add("server.internal_tls.client_names", problem);
     }
-    let Some(bind) = server.internal_bind else {
+    let Some(internal) = &server.internal_bind else {
         return errors.require(
             !has_certificate,
             "server.internal_tls",
             "is the certificate of the internal listener; set server.internal_bind, or server.tls for the public one",
         );
     };
-    errors.require(
-        !overlaps(server.bind, bind),
-        BIND,
-        format!("is the address of server.bind, {}; choose another port", server.bind),
-    );
-    errors.require(
-        bind.ip().is_loopback() || environment == Environment::Production,
-        BIND,
-        format!("development listens on loopback only, not on {bind}"),
-    );
-    errors.require(
-        bind.ip().is_loopback() || has_certificate || server.behind_tls,
-        BIND,
-        format!(
-            "other machines can reach {bind}, so the API key would be sent unencrypted; set server.internal_tls.cert and key, or \
-             server.behind_tls = true if only a network that you trust reaches it"
-        ),
-    );
+    for bind in internal.iter() {
+        errors.require(
+            !server.bind.iter().any(|public| public.overlaps(bind)),
+            BIND,
+            format!("{bind} is the address of server.bind, {}; choose another", server.bind),
+        );
+        errors.require(
+            bind.is_local() || environment == Environment::Production,
+            BIND,
+            format!("development listens on loopback only, not on {bind}"),
+        );
+        errors.require(
+            bind.is_local() || has_certificate || server.behind_tls,
+            BIND,
+            format!(
+                "other machines can reach {bind}, so the API key would be sent unencrypted; set server.internal_tls.cert and key, \
+                 or server.behind_tls = true if only a network that you trust reaches it"
+            ),
+        );
+    }
+    check_overlaps(BIND, internal, errors);
 }
 
-/// Returns whether two listeners cannot both have their addresses. Port 0 is any free port.
-fn overlaps(one: SocketAddr, other: SocketAddr) -> bool {
-    let is_same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() != 0 && one.port() == other.port() && is_same_host
+fn is_path_prefix(prefix: &str) -> bool {
+    let is_segment = |segment: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        !["", ".", ".."].contains(&segment) && segment.bytes().all(is_allowed)
+    };
+    let segments = prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment));
+    prefix.is_empty() || (segments && prefix.len() <= 200 && prefix.split('/').nth(1) != Some("health"))
+}
+
+/// Checks that no address of a list stands for another one of it.
+fn check_overlaps(key: &str, addresses: &BindAddresses, errors: &mut ErrorCollector) {
+    for (at, address) in addresses.iter().enumerate() {
+        if let Some(earlier) = addresses.iter().take(at).find(|earlier| earlier.overlaps(address)) {
+            errors.add(key, format!("names {address} although it has {earlier}; remove one of them"));
+        }
+    }
+}
+
+/// Warns of Unix sockets of clients whose addresses the hub does not know.
+pub(super) fn unix_warning(config: &Config) -> Option<String> {
+    let server = &config.server;
+    let is_unix = server.bind.unix_paths().next().is_some();
+    (is_unix && !server.trusted_proxies.contains(&TrustedProxy::Unix)).then(|| {
+        "server.bind has a Unix socket, and server.trusted_proxies does not list \"unix\": all its clients share the limits of \
+         one address; add \"unix\" if a load balancer connects there that sets X-Forwarded-For"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -148,6 +180,27 @@ mod tests {
                 config.server.internal_bind = Some(internal.parse().unwrap());
             });
             assert_eq!(found.contains("is the address of server.bind"), is_same, "{bind} {internal}: {found}");
+        }
+    }
+
+    #[test]
+    fn path_prefix_is_a_path_without_a_slash_at_its_end() {
+        for (prefix, is_valid) in [
+            ("", true),
+            ("/realtime", true),
+            ("/a/b-1.~_", true),
+            ("/", false),
+            ("realtime", false),
+            ("/realtime/", false),
+            ("/a//b", false),
+            ("/a/../b", false),
+            ("/{a}", false),
+            ("/a?b", false),
+            ("/a%20", false),
+            ("/health", false),
+        ] {
+            let found = errors(|config| config.server.path_prefix = prefix.to_owned());
+            assert_eq!(found.is_empty(), is_valid, "{prefix}: {found}");
         }
     }
 

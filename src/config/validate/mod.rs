@@ -208,6 +208,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warnings.extend(issuers::audience_warnings(config));
+    warnings.extend(listeners::unix_warning(config));
     warnings
 }
 

@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 use tokio::time::timeout;
 
 use crate::{
+    address::UNKNOWN_ADDRESS,
     metrics::Metrics,
     transport::{AcceptedConnection, TlsSocket},
 };
@@ -68,7 +69,7 @@ impl Service<AcceptedConnection> for TlsAcceptorService {
     fn call(&self, connection: AcceptedConnection) -> Self::Future {
         let (config, metrics, handshake) = (self.config.clone(), self.metrics.clone(), self.handshakes.get());
         Box::pin(async move {
-            let peer = connection.peer();
+            let peer = connection.peer().map_or(UNKNOWN_ADDRESS, |peer| peer.ip());
             let accepted = timeout(HANDSHAKE_TIMEOUT, TlsSocket::accept(connection, config)).await;
             drop(handshake);
             let outcome = match &accepted {
