@@ -200,12 +200,12 @@ async fn end_of_a_session_by_the_hub_is_recorded_with_the_code_and_reason_that_t
     let line = audited.wait_for("disconnected", 2).await;
     assert_fields(&line, json!({"user": "ann", "code": 3500, "reason": reason}));
 
-    let mut fay = hub.connect_sdk(&hub.token_for("fay", std::time::Duration::from_secs(1))).await;
+    let mut fay = hub.connect_sdk(&hub.token_for("fay", std::time::Duration::from_secs(3))).await;
     assert_eq!(fay.wait_for_close().await.0, Some(3005));
     drop(fay);
     let line = audited.wait_for("disconnected", 3).await;
     assert_fields(&line, json!({"user": "fay", "code": 3005}));
-    assert!((0.0..3.0).contains(&line["seconds"].as_f64().unwrap()), "{line}");
+    assert!((0.0..6.0).contains(&line["seconds"].as_f64().unwrap()), "{line}");
 
     // Those who were never let in have no end.
     let mut nobody = hub.connect_without_token().await;

@@ -2,9 +2,12 @@
 //! trusted proxy may choose it, so that one id leads through the logs of proxy, hub and backend; from anybody else it would be
 //! text of a stranger in the logs.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use actix_http::RequestHead;
@@ -48,11 +51,14 @@ fn is_valid(id: &[u8]) -> bool {
     (1..=MAX_ID_BYTES).contains(&id.len()) && id.iter().all(is_allowed)
 }
 
-/// Returns an id that no other request has: random for the process, and a number.
+/// Returns an id that no other request has: random for the process, and a keyed hash of a number, which tells nobody how many
+/// requests there are.
 fn create() -> HeaderValue {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| getrandom::u64().unwrap_or_default());
+    static PROCESS: LazyLock<(u64, RandomState)> =
+        LazyLock::new(|| (getrandom::u64().unwrap_or_default(), RandomState::new()));
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let id = format!("{:016x}-{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed));
+    let (process, key) = &*PROCESS;
+    let id = format!("{process:016x}-{:016x}", key.hash_one(NEXT.fetch_add(1, Ordering::Relaxed)));
     HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 

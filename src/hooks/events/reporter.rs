@@ -194,8 +194,10 @@ impl EventReporter {
         if state.queue.len() >= self.max_queued {
             state.has_lost_ends |= matches!(what, ReportedChange::Ended(_));
             // The outbox learns of this session with all others.
-            state.has_lost_ends |= matches!(what, ReportedChange::Opened);
-            return self.count_dropped(state, 1);
+            let is_opened = matches!(what, ReportedChange::Opened);
+            state.has_lost_ends |= is_opened;
+            let is_event = !is_opened || self.tells(EventType::Connect);
+            return self.count_dropped(state, usize::from(is_event));
         }
         state.queue.push_back(Report { session, time, what });
         self.due.notify_one();
