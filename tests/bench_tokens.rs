@@ -13,7 +13,7 @@ fn assert_nothing_closed(report: &Value, name: &str) {
 
 #[actix_rt::test]
 async fn revoke_counts_the_closed_sessions_and_times_those_that_stay() {
-    let report = report(bench("revoke -n 40 --stalled 0 --others 5 --rate 40 --margin 0.3")).await;
+    let report = report(bench("revoke -n 40 --stalled 0 --others 5 --rate 40 --margin 1")).await;
     assert_eq!(report["token_end_answer"], r#"{"result":{}}"#, "{report}");
     assert_eq!(report["connections_closed"], json!({"close 3500 token revoked": 40}), "{report}");
     assert_eq!(["token_end_late", "token_end_open"].map(|name| count(&report, name)), [0; 2], "{report}");
