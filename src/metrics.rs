@@ -94,7 +94,7 @@ metrics! {
     reading_pauses: Counter = "reading_paused", "Times that a client's commands had to wait until it had read the replies to earlier ones";
     refused_bus_messages: Family<ReasonLabel, Counter> = "bus_refused", "Redis messages dropped as malformed or foreign, by reason";
     broker_up: Gauge = "broker_up", "1 while the broker is available, otherwise 0";
-    broker_seconds: SecondsBy<OperationLabel> = "broker_seconds", "Durations of calls of Redis that somebody waits for, by operation, failures included";
+    broker_seconds: SecondsBy<OperationLabel> = "broker_seconds", "Durations of the calls of Redis on which a client or a caller of the server API waits, by operation, failures included";
     broker_reconnects: Counter = "broker_reconnects", "Times that the Redis subscription connection was re-established";
     gaps: Family<OutcomeLabel, Counter> = "gaps", "Gaps in channels with positioned subscriptions, by outcome: filled from the history, told to the clients, or publications that the broker has lost";
     nodes: Gauge = "nodes", "Nodes that this node knows to be alive, itself included";

@@ -66,8 +66,8 @@ audit_events! {
     Refreshed = "refreshed", Client;
     /// A credential, a page, a handshake or a request was refused; `reason` says why.
     Refused = "refused", Address;
-    /// A user logged in with a password. The token has the given `jti` and `sid`. With the path `/admin/login`: somebody logged in to
-    /// the admin page; the session has the given `sid`.
+    /// A user logged in with a password. The token has the given `jti` and `sid`. With the path `/admin/login`: an admin logged in to
+    /// the admin page, and the session has the given `sid`.
     LoggedIn = "logged_in", None;
     /// A login failed, or was not tried because of earlier failures.
     LoginFailed = "login_failed", Address;

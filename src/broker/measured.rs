@@ -1,4 +1,5 @@
-//! Measures how long the calls of another broker take that somebody waits for (`wardcast_broker_seconds`).
+//! Measures the duration of another broker's calls (`wardcast_broker_seconds`): of those on which a client or a caller of the server
+//! API waits.
 
 use std::{
     sync::Arc,

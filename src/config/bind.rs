@@ -197,7 +197,7 @@ impl<'de> Deserialize<'de> for BindAddresses {
     }
 }
 
-/// Reads the addresses of a listener; `""` and `[]` mean that there is none.
+/// Reads the addresses of a listener. With `""` or `[]` there is no such listener.
 pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BindAddresses>, D::Error> {
     match TextOrList::deserialize(deserializer)? {
         TextOrList::Text(text) if text.is_empty() => Ok(None),

@@ -39,7 +39,7 @@ struct AdminLogin {
     api_key: Option<String>,
 }
 
-/// What somebody logs in with.
+/// What an admin logs in with.
 enum AdminCredential {
     Password { username: String, password: String },
     ApiKey(String),
@@ -125,7 +125,7 @@ async fn log_in(
     Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(describe(&session)))
 }
 
-/// Returns the account to which failures count, which is none of `POST /auth/login`, and the check of a credential.
+/// Returns the check of a credential, and the account for which its failures count. `POST /auth/login` counts for other accounts.
 fn verification(
     credential: AdminCredential,
     sessions: std::sync::Arc<AdminSessions>,

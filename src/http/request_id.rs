@@ -51,8 +51,8 @@ fn is_valid(id: &[u8]) -> bool {
     (1..=MAX_ID_BYTES).contains(&id.len()) && id.iter().all(is_allowed)
 }
 
-/// Returns an id that no other request has: random for the process, and a keyed hash of a number, which tells nobody how many
-/// requests there are.
+/// Returns an id that no other request has: random for the process, and a keyed hash of the number of the
+/// request, so that a client cannot tell how many requests there are.
 fn create() -> HeaderValue {
     static PROCESS: LazyLock<(u64, RandomState)> =
         LazyLock::new(|| (getrandom::u64().unwrap_or_default(), RandomState::new()));

@@ -177,7 +177,7 @@ mod tests {
         let add = |waiting: &mut WaitingClients<u32>, of, client| {
             waiting.add(address(of), client, 6, |_| false, is_suspected)
         };
-        assert!(!add(&mut waiting, 3, 20), "nobody knows yet that they are suspected");
+        assert!(!add(&mut waiting, 3, 20), "no address is known to be suspected yet");
         assert_eq!(waiting.take(false, is_suspected), None);
         assert!(add(&mut waiting, 3, 20) && !add(&mut waiting, 2, 13));
         assert_eq!(waiting.take(false, is_suspected), Some(20));

@@ -53,8 +53,8 @@ impl<'a> Batch<'a> {
         self.deliveries.iter().rfind(|delivery| delivery.publication().is_some())
     }
 
-    /// Returns which deliveries subscribers with these options receive if nothing is conflated and nobody is excluded. Their filter
-    /// notes all comparisons.
+    /// Returns for each delivery whether subscribers with these options receive it, apart from conflation and from excluded clients. The
+    /// filter notes all its comparisons.
     pub(super) fn received_with(&self, options: &DeliveryOptions) -> Vec<bool> {
         self.deliveries.iter().map(|delivery| delivery.is_received_with(options)).collect()
     }
