@@ -38,7 +38,7 @@ use crate::{
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
-    broker::{MeasuredBroker, SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
+    broker::{SharedBroker, UserLimit, memory::MemoryBroker, redis::RedisBroker},
     certificate::CertificateError,
     clock::Clock,
     config::{self, BindAddresses, BrokerKind, Config, LiveConfig},
@@ -468,7 +468,7 @@ fn start_broker(
             let queue_bytes = config.limits.hub_queue_bytes;
             let redis = &config.broker.redis;
             let broker = RedisBroker::start(redis, queue_bytes, hubs.clone(), clock.clone(), metrics.clone())?;
-            (MeasuredBroker::new(broker, metrics), redis.linger)
+            (broker, redis.linger)
         }
     };
     let subscriptions = BrokerSubscriptions::new(broker.clone(), linger);

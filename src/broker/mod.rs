@@ -9,7 +9,6 @@ mod explanation;
 mod history;
 mod inspection;
 mod logins;
-mod measured;
 pub mod memory;
 mod node_info;
 mod presence;
@@ -45,7 +44,6 @@ pub use self::{
         NodeChannel, OwnedPosition,
     },
     logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, revocation_of_login, revoke_with_logins},
-    measured::MeasuredBroker,
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere, revoke_until_stored},
