@@ -299,22 +299,29 @@ async fn ends_above_the_queue_of_the_node_are_dropped_and_counted_while_the_brok
     leave(hub.connect("ann").await).await;
     backend.wait_for_events(PATH, 1).await;
     redis.freeze();
-    // The first one is taken from the queue and waits for Redis, and perhaps a few more.
-    let mut clients = Vec::new();
-    for _ in 0..20 {
-        clients.push(hub.connect("ann").await);
-    }
-    for client in clients {
-        leave(client).await;
-    }
     let dropped = async || hub.metric("wardcast_hook_events_total{outcome=\"dropped\"}").await;
-    poll_until("dropped events", async || dropped().await >= 10.0).await;
+    // Whenever a call fails, what waits leaves the queue for the next one: on a busy machine fewer are dropped.
+    let mut ends = 1;
+    while dropped().await < 10.0 {
+        assert!(ends < 1000, "hardly any were dropped");
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(hub.connect("ann").await);
+        }
+        for client in clients {
+            leave(client).await;
+        }
+        ends += 20;
+    }
     redis.resume();
     hub.wait_for_broker(true).await;
     leave(hub.connect("last").await).await;
     poll_until("the end after the outage", async || backend.events(PATH).iter().any(|event| event["user"] == "last"))
         .await;
-    poll_until("all are told or counted", async || backend.events(PATH).len() as f64 + dropped().await >= 22.0).await;
+    poll_until("all are told or counted", async || {
+        backend.events(PATH).len() as f64 + dropped().await >= f64::from(ends + 1)
+    })
+    .await;
 }
 
 /// The first code block of a language in docs/hooks.md.

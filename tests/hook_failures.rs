@@ -39,6 +39,27 @@ async fn failing_backend_is_not_called_for_a_pause_and_then_once() {
     }
 }
 
+/// The hook has its answer at once then, without waiting for anything.
+#[actix_rt::test]
+async fn subscriptions_are_answered_at_once_while_the_hook_is_paused() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| config.hooks.failures = 1).await;
+    let mut ann = hub.connect("ann").await;
+    backend.answer("/subscribe", Answer::Raw(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_vec()));
+    for _ in 0..3 {
+        assert_eq!(ann.subscribe_with("ask:1", json!({})).await["error"]["code"], 100);
+    }
+    // Commands after those of the group are handled, too.
+    let subscribe = |id| json!({"id": id, "subscribe": {"channel": format!("ask:{id}")}}).to_string();
+    ann.send_text(&format!("{}\n{}\n{}", subscribe(1), subscribe(2), json!({"id": 3, "ping": {}}))).await;
+    for id in 1..=2 {
+        let reply = ann.receive().await;
+        assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(id), &json!(100)));
+    }
+    assert_eq!(ann.receive().await, json!({"id": 3, "ping": {}}));
+    assert_eq!(backend.calls("/subscribe").len(), 1);
+}
+
 /// Each of these may be an answer to what one client has sent.
 #[actix_rt::test]
 async fn answers_that_one_client_may_cause_do_not_pause_the_hook_for_others() {

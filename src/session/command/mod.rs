@@ -178,8 +178,10 @@ impl Session {
 
     /// Answers what did not begin with a message, then goes on with messages.
     pub(super) fn finish_then_continue(&mut self, outcome: CommandOutcome, ctx: &mut Context<Self>) {
-        let _ = self.finish_or_wait(outcome, ctx);
-        self.flush();
+        // The answer may have put commands back, and nothing else would have them handled.
+        if !self.finish_or_wait(outcome, ctx) {
+            self.process_commands(ctx);
+        }
     }
 
     /// Answers now if the outcome is ready. Otherwise answers later and goes on with messages then; returns whether it has to
