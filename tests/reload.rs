@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 use wardcast::config::{AllowSubscribe, ChannelAccess, Config, Namespace};
 
-use crate::support::{Client, TestHub, deny_by_default, poll_until, raw, start_hub_with, trust_loopback_proxy};
+use crate::support::{
+    Client, TestHub, allow_any_rate, deny_by_default, poll_until, raw, start_hub_with, trust_loopback_proxy,
+};
 
 /// A namespace in which users may subscribe and publish.
 fn namespace(name: &str) -> Namespace {
@@ -136,12 +138,38 @@ async fn limits_apply_to_the_next_use() {
     let _second = hub.connect_to(&hub.path_for("bob"), &[("X-Forwarded-For", "192.0.2.1")]).await;
     assert_eq!(status("192.0.2.1").await, 429, "connections_per_address");
     assert_eq!(status("192.0.2.2").await, 503, "connections");
+    reload(&hub, |config| config.limits.connections_per_user = 1);
+    assert_eq!(status("192.0.2.3").await, 429, "connections_per_user");
     reload(&hub, |config| config.limits.handshakes_per_second = 1);
     let mut statuses = Vec::new();
     for _ in 0..20 {
         statuses.push(status("192.0.2.3").await);
     }
     assert!(statuses.starts_with(&[101, 101]) && statuses.contains(&429), "a burst of two: {statuses:?}");
+}
+
+#[actix_rt::test]
+async fn pace_of_delivery_applies_to_channels_that_get_their_first_subscriber_then() {
+    let hub = start_hub_with(allow_any_rate).await;
+    // Sessions of all workers: what begins after the reload would have the new configuration in any case.
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(hub.connect("ann").await);
+    }
+    reload(&hub, |config| {
+        config.channels.delivery_interval = Duration::from_secs(1);
+        config.channels.conflate = true;
+    });
+    for client in &mut clients {
+        client.subscribe("news").await;
+    }
+    for number in 1..=3 {
+        hub.publish("news", json!(number)).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive_publication().await, json!(1));
+        assert_eq!(client.receive_publication().await, json!(3));
+    }
 }
 
 #[actix_rt::test]

@@ -189,6 +189,17 @@ mod tests {
     }
 
     #[test]
+    fn trace_that_nobody_asks_for_ends_with_the_next_event() {
+        let traces = Traces::default();
+        traces.collect(query("1", 0), "node");
+        let asked_at = Instant::now().checked_sub(MAX_SILENCE).unwrap();
+        traces.running.lock().values_mut().for_each(|trace| trace.asked_at = asked_at);
+        assert!(traces.is_active());
+        traces.note(&event("ann", "a"));
+        assert!(!traces.is_active() && traces.running.lock().is_empty());
+    }
+
+    #[test]
     fn events_above_the_limit_are_dropped_and_counted_and_traces_above_theirs_refused() {
         let traces = Traces::default();
         traces.collect(query("1", 0), "node");
