@@ -76,9 +76,9 @@ pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
     ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, KeepPredicate, Reauthorize, RecoveryRequest,
-    RefusalBuilder, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach,
-    SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionRenewal,
-    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
+    RefusalBuilder, RefusedSubscribe, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe,
+    SubscribeEach, SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions,
+    SubscriptionRenewal, SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.
