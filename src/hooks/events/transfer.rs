@@ -10,6 +10,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -108,7 +109,7 @@ impl Transfer {
             if self.reporter.take_lost_ends() {
                 self.lanes.iter_mut().for_each(|lane| lane.stores_again = Some(true));
             }
-            (0..EVENT_LANES).for_each(|lane| self.store_again(lane));
+            self.store_again().await;
             let is_stopping = *stopping.borrow() > StopStage::Running;
             if is_stopping && interval.is_none() {
                 self.reporter.vacate_at_once();
@@ -192,17 +193,26 @@ impl Transfer {
         }
     }
 
-    /// Has all sessions and channels of a lane stored again, if that is due, before anything else that is reported. Earlier calls come
-    /// first: while they fail, nothing is added.
-    fn store_again(&mut self, lane: usize) {
-        if !self.lanes[lane].calls.is_empty() {
+    /// Has all sessions and channels stored again in the lanes in which that is due, before anything else that is reported. Earlier calls
+    /// come first: while they fail, nothing is added.
+    async fn store_again(&mut self) {
+        let is_due = |lane: &LaneTransfer| lane.stores_again.is_some() && lane.calls.is_empty();
+        if !self.lanes.iter().any(is_due) {
             return;
         }
-        let Some(forgets_others) = self.lanes[lane].stores_again.take() else { return };
-        let forget = OutboxEntry { event: None, change: OutboxChange::ForgetSessions };
-        let entries = Some(forget).filter(|_| forgets_others).into_iter().chain(self.reporter.all_entries(lane));
-        let entries: Vec<OutboxEntry> = entries.collect();
-        entries.into_iter().for_each(|entry| self.lanes[lane].add(entry));
+        let open = self.reporter.open_state();
+        for number in 0..EVENT_LANES {
+            let lane = &mut self.lanes[number];
+            if !is_due(lane) {
+                continue;
+            }
+            let forgets_others = lane.stores_again.take() == Some(true);
+            let forget = OutboxEntry { event: None, change: OutboxChange::ForgetSessions };
+            let entries = Some(forget).filter(|_| forgets_others).into_iter();
+            entries.chain(self.reporter.entries_of(&open, number)).for_each(|entry| lane.add(entry));
+            // Many sessions take a while to encode.
+            yield_now().await;
+        }
     }
 
     /// Appends the events of a lost node. What could not be appended is tried again at the next renewal, here or on another node.
