@@ -338,6 +338,32 @@ async fn token_counts_before_the_hook_and_a_refused_one_is_not_asked_about() {
 }
 
 #[actix_rt::test]
+async fn token_sent_in_a_disabled_way_counts_as_none() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| {
+        config.auth.doors = vec![Door::Header];
+        config.hooks.connect_in_handshake = true;
+    })
+    .await;
+    backend.answer_json("/connect", json!({"result": {"user": "bob"}}));
+    let is_bob = async |client: &mut Client| client.subscribe_with("#bob", json!({})).await["subscribe"] == json!({});
+    for token in [hub.token("ann"), hub.forged_token("ann")] {
+        let mut by_query = Client::connect_with(hub.address, &format!("/socket?token={token}"), &[]).await.unwrap();
+        by_query.receive_connect_push().await;
+        assert!(is_bob(&mut by_query).await);
+    }
+    assert_eq!(backend.calls("/connect").len(), 2);
+    let hub = start(&backend, |config| config.auth.doors = vec![Door::Header]).await;
+    for token in [hub.token("ann"), hub.forged_token("ann")] {
+        let mut by_command = hub.connect_without_token().await;
+        let connected = by_command.request(json!({"id": 1, "connect": {"token": token}})).await;
+        assert!(connected["connect"].is_object(), "{connected}");
+        assert!(is_bob(&mut by_command).await);
+    }
+    assert_eq!(backend.calls("/connect").len(), 4);
+}
+
+#[actix_rt::test]
 async fn session_ends_with_its_expiry_its_user_limit_and_a_revocation() {
     let backend = Backend::start().await;
     let hub = start(&backend, |config| config.limits.connections_per_user = 1).await;
