@@ -187,9 +187,13 @@ impl Session {
 
     /// Has the hub end the subscriptions that the claims of the session, or the rules of channels, do not allow any more.
     pub(super) fn end_forbidden_subscriptions(&self, claims: Arc<Claims>) {
-        let permissions = self.services.permissions.clone();
+        let (permissions, is_json) = (self.services.permissions.clone(), self.format.is_json());
         let keep = move |channel: &Channel, source: &SubscriptionSource| {
             let may_be_subscribed = || permissions.may_be_subscribed(&claims.user, channel).is_ok();
+            if is_json && permissions.channel_options(channel).is_ok_and(|options| options.has_binary_data()) {
+                // The rules were reloaded. As when it subscribes: the connection cannot carry the data.
+                return false;
+            }
             let is_personal = || permissions.personal_channels(&claims.user).any(|personal| personal == *channel);
             match source {
                 SubscriptionSource::Client | SubscriptionSource::Restored => {
