@@ -223,14 +223,10 @@ impl Session {
             self.unauthenticated_permits = None;
             self.report_begin();
             self.apply_token_expiry();
-            self.update_hub(&claims, self.warn_at());
+            self.update_renewer();
+            let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
+            self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at: self.warn_at(), user, token });
         }
-    }
-
-    /// Tells the hub who the session is, and when it is to send the next warning of the session's end.
-    pub(super) fn update_hub(&self, claims: &Claims, warn_at: WallTime) {
-        let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
-        self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at, user, token });
     }
 
     /// Returns how the expiry of the session is sent to the client. A client without a token can refresh nothing: the hub asks the

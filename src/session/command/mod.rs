@@ -30,7 +30,7 @@ use self::{
     buffer::BufferedCommand,
     hooks::{Approval, HookQuestion},
 };
-pub(super) use self::{buffer::CommandBuffer, subscribe_group::SubscribeGroup};
+pub(super) use self::{buffer::CommandBuffer, hooks::ask_hook, subscribe_group::SubscribeGroup};
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
