@@ -85,6 +85,34 @@ async fn cookie_of_the_backend_is_the_credential_of_an_sdk_session() {
 }
 
 #[actix_rt::test]
+async fn cookies_of_the_hub_itself_are_not_forwarded_to_the_backend() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| {
+        config.auth.cookie = "__Host-token".to_owned();
+        config.hooks.connect.headers.push("x-other".to_owned());
+    })
+    .await;
+    backend.answer_json("/connect", json!({"result": {"user": "ann"}}));
+    let origin = format!("http://{}", hub.address);
+    let own = ["wardcast_admin=secret", "__Host-wardcast_admin=secret", "__Host-token_refresh=secret"];
+    let [admin, admin_over_tls, refresh] = own;
+    let cases = [
+        (format!("session=abc; {admin}; other=\"x\"; {admin_over_tls}"), vec!["session=abc; other=\"x\""]),
+        (format!("{refresh};{admin};session=abc; x_wardcast_admin=1"), vec!["session=abc; x_wardcast_admin=1"]),
+        (format!(" {refresh} ; ; wardcast_admin = secret"), vec![]),
+        ("a=1;b=wardcast_admin=2;  c".to_owned(), vec!["a=1;b=wardcast_admin=2;  c"]),
+    ];
+    for (number, (sent, expected)) in cases.iter().enumerate() {
+        let headers = [("Origin", origin.as_str()), ("Cookie", sent), ("X-Other", "wardcast_admin=1")];
+        let mut ann = Client::connect_with(hub.address, "/connection/websocket", &headers).await.unwrap();
+        ann.request(connect()).await;
+        let calls = backend.calls("/connect");
+        let call = &calls[number];
+        assert_eq!((&call.headers("cookie"), call.headers("x-other")), (expected, vec!["wardcast_admin=1"]), "{sent}");
+    }
+}
+
+#[actix_rt::test]
 async fn protobuf_client_connects_and_calls_rpc_through_the_backend() {
     let backend = Backend::start().await;
     let hub = start(&backend, |_| ()).await;
@@ -307,6 +335,32 @@ async fn token_counts_before_the_hook_and_a_refused_one_is_not_asked_about() {
     assert_eq!(refreshed["refresh"]["expires"], true, "{refreshed}");
     bob.send(json!({"id": 6, "refresh": {"token": hub.token("ann")}})).await;
     assert_eq!(bob.wait_for_close().await.0, Some(3500));
+}
+
+#[actix_rt::test]
+async fn token_sent_in_a_disabled_way_counts_as_none() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| {
+        config.auth.doors = vec![Door::Header];
+        config.hooks.connect_in_handshake = true;
+    })
+    .await;
+    backend.answer_json("/connect", json!({"result": {"user": "bob"}}));
+    let is_bob = async |client: &mut Client| client.subscribe_with("#bob", json!({})).await["subscribe"] == json!({});
+    for token in [hub.token("ann"), hub.forged_token("ann")] {
+        let mut by_query = Client::connect_with(hub.address, &format!("/socket?token={token}"), &[]).await.unwrap();
+        by_query.receive_connect_push().await;
+        assert!(is_bob(&mut by_query).await);
+    }
+    assert_eq!(backend.calls("/connect").len(), 2);
+    let hub = start(&backend, |config| config.auth.doors = vec![Door::Header]).await;
+    for token in [hub.token("ann"), hub.forged_token("ann")] {
+        let mut by_command = hub.connect_without_token().await;
+        let connected = by_command.request(json!({"id": 1, "connect": {"token": token}})).await;
+        assert!(connected["connect"].is_object(), "{connected}");
+        assert!(is_bob(&mut by_command).await);
+    }
+    assert_eq!(backend.calls("/connect").len(), 4);
 }
 
 #[actix_rt::test]

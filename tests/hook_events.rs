@@ -92,6 +92,23 @@ async fn backend_gets_what_begins_and_ends_in_order() {
 }
 
 #[actix_rt::test]
+async fn any_success_accepts_events_and_keeps_the_connection() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, &[EventType::Disconnect], |_| ()).await;
+    let answers = [
+        "204 No Content\r\n\r\n",
+        "202 Accepted\r\ncontent-length: 2\r\n\r\n{}",
+        "201 Created\r\ncontent-length: 0\r\n\r\n",
+    ];
+    for number in 0..9 {
+        backend.answer(PATH, Answer::Kept(format!("HTTP/1.1 {}", answers[number % 3]).into_bytes()));
+        drop(hub.connect("ann").await);
+        backend.wait_for_events(PATH, number + 1).await;
+    }
+    assert_eq!((backend.connections(), backend.calls(PATH).len()), (1, 9));
+}
+
+#[actix_rt::test]
 async fn end_by_the_server_has_code_and_reason_and_only_the_wanted_events_are_sent() {
     let backend = Backend::start().await;
     let hub = start(&backend, &[EventType::Disconnect, EventType::Unsubscribe], |_| ()).await;

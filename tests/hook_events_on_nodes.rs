@@ -113,6 +113,30 @@ async fn killed_node_and_backend_that_is_down_lose_no_end_and_keep_the_order_of_
 }
 
 #[actix_rt::test]
+async fn ends_of_a_killed_node_are_told_although_the_node_that_was_telling_them_has_died_too() {
+    let backend = Backend::start().await;
+    let (redis, mut nodes) = start::<2>(&backend, r#"["connect", "disconnect"]"#).await;
+    let (_client, greeting) = nodes[0].connect_with_claims(json!({"sub": "ann", "exp": 3600})).await;
+    backend.wait_for_events(PATH, 1).await;
+    let server = &redis.form.masters()[0];
+    let keys = server.run::<Vec<String>>(&["KEYS", "wardcast:{events-*}:sessions:*"]).await;
+    let (lane, killed) = keys[0].split_once(":sessions:").unwrap();
+    let now: (i64, i64) = server.run(&["TIME"]).await;
+    let until = now.0 * 1000 + 4000;
+    let fields = [format!("taker:{killed}"), "dead".to_owned(), format!("taken until:{killed}"), until.to_string()];
+    let state = format!("{lane}:state");
+    let command: Vec<&str> = ["HSET", &state].into_iter().chain(fields.iter().map(String::as_str)).collect();
+    server.run::<()>(&command).await;
+    nodes[0].kill();
+    let events = backend.wait_for_events(PATH, 2).await;
+    assert_eq!((&events[1]["client"], &events[1]["reason"]), (&greeting["client"], &json!("the node was lost")));
+    assert!(events[1]["time"].as_i64().unwrap() >= until, "{events:?}");
+    let fields = async || server.run::<Vec<String>>(&["HKEYS", &state]).await;
+    poll_until("the killed node is forgotten", async || !fields().await.iter().any(|field| field.ends_with(killed)))
+        .await;
+}
+
+#[actix_rt::test]
 async fn channel_is_occupied_and_vacated_once_for_all_nodes_also_if_one_is_killed() {
     let backend = Backend::start().await;
     let (_redis, mut nodes) = start::<3>(&backend, r#"["occupied", "vacated"]"#).await;

@@ -78,6 +78,26 @@ async fn answers_that_one_client_may_cause_do_not_pause_the_hook_for_others() {
     assert_eq!(bob.request(rpc(1, "x")).await, json!({"id": 1, "rpc": {}}));
 }
 
+#[actix_rt::test]
+async fn connection_is_kept_after_an_error_whose_body_ends_soon_and_no_answer_waits_for_that() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| config.hooks.failures = 1000).await;
+    let mut ann = hub.connect("ann").await;
+    let response = |length: usize, sent: usize| {
+        let head = format!("HTTP/1.1 500 Oops\r\ncontent-length: {length}\r\n\r\n");
+        Answer::Kept([head.into_bytes(), vec![b'x'; sent]].concat())
+    };
+    // The last two are no whole body, and one that is too long to be read for nothing.
+    for (length, sent, connections) in [(0, 0, 1), (1000, 1000, 1), (10, 5, 1), (200_000, 200_000, 2), (0, 0, 3)] {
+        backend.answer("/rpc", response(length, sent));
+        for id in 1..=if connections == 1 && length == sent { 3 } else { 1 } {
+            assert_eq!(ann.request(rpc(id, "x")).await["error"]["code"], 100);
+        }
+        assert_eq!(backend.connections(), connections, "{length} {sent}");
+    }
+    assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"status\"}").await, 9.0);
+}
+
 /// The backend is slow for so many, and works.
 #[actix_rt::test]
 async fn calls_that_wait_for_others_too_long_are_error_111_and_do_not_pause_the_hook() {

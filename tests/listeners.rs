@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::UnixStream;
+use tokio::{io::AsyncWriteExt, net::UnixStream};
 use wardcast::{
     clock::Clock,
     config::Config,
@@ -145,6 +145,23 @@ async fn peers_of_a_unix_socket_share_the_limits_of_one_address_unless_their_pro
         assert_eq!(second.is_ok(), is_trusted, "{trusted:?}: {:?}", second.err());
         let refused = connect_unix(&path, &hub, Some("192.0.2.1")).await;
         assert!(refused.is_err_and(|error| error.contains("429")), "{trusted:?}");
+    }
+}
+
+#[actix_rt::test]
+async fn trusted_proxy_on_a_unix_socket_chooses_request_ids() {
+    for (trusted, is_trusted) in [(vec!["0.0.0.0/0"], false), (vec!["unix"], true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let _hub = start_hub_with(|config| {
+            bind_unix(config, &directory);
+            config.server.trusted_proxies = trusted.iter().map(|proxy| proxy.parse().unwrap()).collect();
+        })
+        .await;
+        let mut stream = UnixStream::connect(socket_in(&directory)).await.unwrap();
+        let request = b"GET /health/live HTTP/1.1\r\nHost: hub\r\nX-Request-Id: edge-1\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let response = http::receive(&mut stream).await;
+        assert_eq!(response.header("x-request-id") == Some("edge-1"), is_trusted, "{trusted:?} {response:?}");
     }
 }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wardcast::config::{AllowSubscribe, ChannelAccess, Config, Namespace};
+use wardcast::config::{AllowSubscribe, ChannelAccess, Config, DataFormat, Namespace};
 
 use crate::support::{
-    Client, TestHub, allow_any_rate, deny_by_default, poll_until, raw, start_hub_with, trust_loopback_proxy,
+    Client, TestHub, allow_any_rate, deny_by_default, poll_until, protobuf::ProtobufClient, raw, start_hub_with,
+    trust_loopback_proxy,
 };
 
 /// A namespace in which users may subscribe and publish.
@@ -93,6 +94,21 @@ async fn new_namespace_and_new_permissions_apply_to_the_next_command_of_an_open_
     expect_unsubscribe(&mut client, "chat:1").await;
     client.publish("news:1", json!(1)).await;
     assert_eq!(client.receive_publication().await, json!(1));
+}
+
+#[actix_rt::test]
+async fn channel_that_becomes_binary_ends_the_subscriptions_of_json_clients_only() {
+    let hub = start_hub_of(&["doc"]).await;
+    let mut json_client = hub.connect("ann").await;
+    let path = hub.path_for("bob").replace('?', "?format=protobuf&");
+    let mut binary = ProtobufClient::connect(hub.address, &path, &[]).await.unwrap();
+    json_client.subscribe("doc:1").await;
+    binary.receive().await.push.and_then(|push| push.connect).expect("a connect push");
+    binary.subscribe("doc:1").await;
+    reload(&hub, |config| config.namespaces[0].channels.data_format = DataFormat::Binary);
+    expect_unsubscribe(&mut json_client, "doc:1").await;
+    assert_eq!(error_code(&mut json_client, json!({"id": 7, "subscribe": {"channel": "doc:1"}})).await, 108);
+    hub.wait_for_channels(&[("doc:1", 1)]).await;
 }
 
 #[actix_rt::test]

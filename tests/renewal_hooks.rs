@@ -24,6 +24,7 @@ async fn start(backend: &Backend, change: impl FnOnce(&mut Config)) -> TestHub {
         backend.configure(&mut config.hooks.refresh, "/refresh");
         backend.configure(&mut config.hooks.subscribe, "/subscribe");
         backend.configure(&mut config.hooks.sub_refresh, "/sub_refresh");
+        backend.configure(&mut config.hooks.rpc, "/rpc");
         config.hooks.failures = 1000;
         config.auth.refresh_margin = Duration::from_secs(300);
         let mut channels = config.channels.clone();
@@ -101,6 +102,48 @@ async fn session_goes_on_while_the_backend_says_so() {
     hub.clock.advance(Duration::from_secs(86_400));
     published(&hub, "news", &mut ann, 9).await;
     assert_eq!(backend.calls("/refresh").len(), 4);
+}
+
+/// A session handles nothing while its client waits for an `rpc`.
+#[actix_rt::test]
+async fn pending_command_holds_up_neither_question_nor_answer() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let (mut ann, mut bob) = (connect(&hub, &backend).await, subscribe(&hub, &backend).await);
+    backend.answer("/rpc", Answer::Silence);
+    for client in [&mut ann, &mut bob] {
+        client.send(json!({"id": 5, "rpc": {"method": "slow"}})).await;
+    }
+    backend.wait_for_calls("/rpc", 2).await;
+    for (number, asked, ended) in [(1, 460, 145), (2, 310, 150)] {
+        for path in ["/refresh", "/sub_refresh"] {
+            backend
+                .answer_json(path, json!({"result": {"expire_at": after(&hub, asked + LIFETIME), "info": number + 1}}));
+        }
+        hub.clock.advance(Duration::from_secs(asked as u64));
+        for hook in ["refresh", "sub_refresh"] {
+            wait_for_outcome(&hub, hook, "answered", f64::from(number)).await;
+        }
+        // The second time the end about which the backend was asked has passed, and the answers have reached the hub.
+        for pause in [ended, 0] {
+            published(&hub, "news", &mut ann, number).await;
+            published(&hub, "ask:1", &mut bob, number).await;
+            hub.clock.advance(Duration::from_secs(pause));
+        }
+    }
+    // Then the session knows its new end, and asks again before it.
+    backend.answer_json("/rpc", json!({"result": {}}));
+    for client in [&mut ann, &mut bob] {
+        assert_eq!(client.receive().await, json!({"id": 5, "rpc": {}}));
+    }
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    ann.subscribe("ask:2").await;
+    let found = hub.call_api("presence", json!({"channel": "ask:2"})).await;
+    let members: Vec<&Value> = found["result"]["presence"].as_object().unwrap().values().collect();
+    assert_eq!(members[0]["conn_info"], 3);
+    backend.answer_json("/refresh", json!({"result": {"expired": true}}));
+    hub.clock.advance(Duration::from_secs(400));
+    assert_eq!(ann.wait_for_close().await.0, Some(3005));
 }
 
 #[actix_rt::test]

@@ -7,8 +7,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{
-    API_KEY, Client, PATIENCE, TestHub, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with, stream,
+use crate::{
+    hooks,
+    support::{
+        API_KEY, Client, PATIENCE, TestHub, backend::Backend, http, poll_until, redis::RedisServer, start_hub_on,
+        start_hub_with, stream,
+    },
 };
 
 /// A trace that is being read.
@@ -89,6 +93,28 @@ async fn trace_of_a_user_shows_what_happens_on_another_node() {
         (&events[1]["channel"], &events[2]["code"], &events[4]["code"]),
         (&json!("news"), &json!(103), &json!(3503))
     );
+}
+
+/// The commands of a group are handled again when the hook has answered.
+#[actix_rt::test]
+async fn refused_subscribe_commands_are_told_once_each_also_beside_questions_to_the_hook() {
+    let backend = Backend::start().await;
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    let hub = hooks::start(&backend, |_| ()).await;
+    let mut ann = hub.connect("ann").await;
+    let mut trace = Trace::begin(&hub, "user=ann").await;
+    let channels = ["$one", "ask:1", "$two", "news", "$three"];
+    let commands = (1..).zip(channels).map(|(id, channel)| json!({"id": id, "subscribe": {"channel": channel}}));
+    let lines: Vec<String> = commands.map(|command| command.to_string()).collect();
+    ann.send_text(&lines.join("\n")).await;
+    for id in 1..=5 {
+        assert_eq!(ann.receive().await["id"], id);
+    }
+    ann.request(json!({"id": 6, "unsubscribe": {"channel": "news"}})).await;
+    trace.read_until("\"event\":\"unsubscribed\"").await;
+    let (events, refused) = (trace.events(), |event: &&Value| event["event"] == "subscribe_refused");
+    let of_channels: Vec<&Value> = events.iter().filter(refused).map(|event| &event["channel"]).collect();
+    assert_eq!(of_channels, ["$one", "$two", "$three"], "{events:?}");
 }
 
 #[actix_rt::test]

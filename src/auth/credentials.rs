@@ -228,6 +228,20 @@ pub fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a s
     Ok(found)
 }
 
+/// Returns a `Cookie` header without the cookies that have one of these names; `None` if it has no others.
+pub fn without_cookies<'a>(header: &'a [u8], names: &[&str]) -> Option<Cow<'a, [u8]>> {
+    let is_kept = |pair: &&[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        !names.iter().any(|other| other.as_bytes() == name)
+    };
+    let pairs = || header.split(|byte| *byte == b';');
+    if pairs().all(|pair| is_kept(&pair)) {
+        return Some(Cow::Borrowed(header));
+    }
+    let kept: Vec<&[u8]> = pairs().filter(is_kept).map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).collect();
+    (!kept.is_empty()).then(|| Cow::Owned(kept.join(&b"; "[..])))
+}
+
 /// Returns all tokens and tickets in the query string. A duplicate parameter counts twice: a proxy before the hub may have looked
 /// at the other one.
 fn query_credentials<'a>(query: &'a str, doors: &[Door]) -> Result<Vec<(Door, Credential<'a>)>, CredentialError> {

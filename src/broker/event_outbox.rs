@@ -158,6 +158,10 @@ pub trait EventOutbox: Send + Sync {
     /// Renews the registration of this node in a lane.
     fn renew(&self, lane: usize) -> BrokerFuture<Renewal>;
 
+    /// Leases the takeover of a lost node in a lane, or renews the lease. Returns whether this node may take it over: no other node may
+    /// for three intervals. `false` also if the node has registered again or is forgotten.
+    fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool>;
+
     /// Reads a part of what a lost node has stored in a lane.
     fn read_lost(&self, lane: usize, node: &str, from: LostCursor) -> BrokerFuture<LostPage>;
 

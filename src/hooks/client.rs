@@ -4,14 +4,15 @@
 use std::{
     net::SocketAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode,
-    body::Incoming,
+    HeaderMap, Request, StatusCode,
+    body::{Body, Incoming},
     client::conn::http1::{self, SendRequest},
     header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
 };
@@ -38,6 +39,11 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long an unused connection is kept: less than the servers of most backends keep theirs (Node and uvicorn 5 s), so that a
 /// request seldom meets a connection that its server is closing.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
+
+/// Maximum bytes of a body that are read only to keep the connection. Above it, the connection is closed.
+const MAX_DRAINED_BYTES: usize = 64 * 1024;
+/// Maximum time for that.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a call of a hook has no valid answer.
 #[derive(Debug, thiserror::Error)]
@@ -117,14 +123,52 @@ pub(super) struct HookClient {
     endpoint: HookEndpoint,
     tls: Option<TlsConnector>,
     max_bytes: usize,
-    /// Unused connections, each with the time of its last use. There are never more than calls at the same time.
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    idle: Arc<IdleConnections>,
+}
+
+/// Unused connections, each with the time of its last use. There are hardly more than calls at the same time.
+#[derive(Default)]
+struct IdleConnections(Mutex<Vec<(Connection, Instant)>>);
+
+impl IdleConnections {
+    /// Returns the one that was used last.
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.0.lock();
+        idle.retain(|(connection, used)| used.elapsed() < KEEP_ALIVE && !connection.is_closed());
+        idle.pop().map(|(connection, _)| connection)
+    }
+
+    fn add(&self, connection: Connection) {
+        self.0.lock().push((connection, Instant::now()));
+    }
+
+    /// Adds a connection when a body that does not matter has been read to its end, if that is soon. The caller does not wait.
+    fn add_after(self: Arc<Self>, mut body: Incoming, connection: Connection) {
+        if body.is_end_stream() {
+            return self.add(connection);
+        }
+        actix_rt::spawn(async move {
+            let drained = async {
+                let mut bytes = 0;
+                while let Some(frame) = body.frame().await {
+                    bytes += frame.ok()?.data_ref().map_or(0, Bytes::len);
+                    if bytes > MAX_DRAINED_BYTES {
+                        return None;
+                    }
+                }
+                Some(())
+            };
+            if let Ok(Some(())) = timeout(DRAIN_TIMEOUT, drained).await {
+                self.add(connection);
+            }
+        });
+    }
 }
 
 impl HookClient {
     pub(super) fn new(endpoint: HookEndpoint, ca: Option<&Path>, max_bytes: usize) -> Result<Self, CertificateError> {
         let tls = endpoint.is_https.then(|| certificate::tls_connector(ca)).transpose()?;
-        Ok(Self { endpoint, tls, max_bytes, idle: Mutex::default() })
+        Ok(Self { endpoint, tls, max_bytes, idle: Arc::default() })
     }
 
     pub(super) fn endpoint(&self) -> &HookEndpoint {
@@ -133,7 +177,7 @@ impl HookClient {
 
     /// Posts JSON, and returns the body of the response.
     pub(super) async fn post(&self, body: &Bytes, headers: &HeaderMap) -> Result<Bytes, HookError> {
-        while let Some(connection) = self.take_idle() {
+        while let Some(connection) = self.idle.take() {
             match self.exchange(connection, body, headers).await {
                 Ok(response) => return Ok(response),
                 Err(ExchangeError::Failed(error)) => return Err(error),
@@ -145,13 +189,6 @@ impl HookClient {
             ExchangeError::Failed(error) => error,
             ExchangeError::Unsent => HookError::Connect(std::io::ErrorKind::ConnectionReset.into()),
         })
-    }
-
-    /// Returns the unused connection that was used last.
-    fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock();
-        idle.retain(|(connection, used)| used.elapsed() < KEEP_ALIVE && !connection.is_closed());
-        idle.pop().map(|(connection, _)| connection)
     }
 
     async fn exchange(
@@ -166,8 +203,13 @@ impl HookClient {
             Some(_) => ExchangeError::Unsent,
             None => ExchangeError::Failed(error.into_error().into()),
         })?;
-        let bytes = self.read_body(response).await.map_err(ExchangeError::Failed)?;
-        self.idle.lock().push((connection, Instant::now()));
+        let (status, body) = (response.status(), response.into_body());
+        if status != StatusCode::OK {
+            self.idle.clone().add_after(body, connection);
+            return Err(ExchangeError::Failed(HookError::Status(status)));
+        }
+        let bytes = self.read_body(body).await.map_err(ExchangeError::Failed)?;
+        self.idle.add(connection);
         Ok(bytes)
     }
 
@@ -197,11 +239,8 @@ impl HookClient {
     }
 
     /// Reads the body of a response, up to the limit.
-    async fn read_body(&self, response: Response<Incoming>) -> Result<Bytes, HookError> {
-        if response.status() != StatusCode::OK {
-            return Err(HookError::Status(response.status()));
-        }
-        let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    async fn read_body(&self, mut body: Incoming) -> Result<Bytes, HookError> {
+        let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             if bytes.len() + data.len() > self.max_bytes {

@@ -20,13 +20,14 @@ pub struct TooManyHeaderBytes;
 
 impl ForwardedHeaders {
     /// Takes the headers with these names.
-    pub(super) fn collect<'a, V: Iterator<Item = &'a [u8]>>(
+    pub(super) fn collect<V: Iterator<Item: AsRef<[u8]>>>(
         names: &[String],
         values: impl Fn(&str) -> V,
     ) -> Result<Self, TooManyHeaderBytes> {
         let (mut headers, mut bytes) = (Vec::new(), 0);
         for name in names {
             for value in values(name) {
+                let value = value.as_ref();
                 bytes += name.len() + value.len();
                 if bytes > MAX_BYTES {
                     return Err(TooManyHeaderBytes);

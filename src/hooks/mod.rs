@@ -79,7 +79,7 @@ impl Hooks {
     ///
     /// # Errors
     /// If they are too long to be kept for a connection.
-    pub fn collect_headers<'a, V: Iterator<Item = &'a [u8]>>(
+    pub fn collect_headers<V: Iterator<Item: AsRef<[u8]>>>(
         &self,
         values: impl Fn(&str) -> V,
     ) -> Result<ForwardedHeaders, TooManyHeaderBytes> {

@@ -27,6 +27,8 @@ use crate::{
 
 /// The header of every request of the page. A page of another origin may not send it without a CORS preflight, which the hub refuses.
 pub const PAGE_HEADER: &str = "x-wardcast-admin";
+/// The names of the cookie with the session: over TLS, and without it.
+pub(super) const COOKIE_NAMES: [&str; 2] = ["__Host-wardcast_admin", "wardcast_admin"];
 const LOGIN_PATH: &str = "/admin/login";
 const LOGOUT_PATH: &str = "/admin/logout";
 
@@ -222,7 +224,8 @@ fn scheme(request: &HttpRequest, context: &HttpContext) -> &'static str {
 /// Returns the name of the cookie. No other host of the domain can set one with the prefix `__Host-`, which requires TLS (RFC 6265bis
 /// §4.1.3.2).
 fn cookie_name(scheme: &str) -> &'static str {
-    if scheme == "https" { "__Host-wardcast_admin" } else { "wardcast_admin" }
+    let [with_tls, without_tls] = COOKIE_NAMES;
+    if scheme == "https" { with_tls } else { without_tls }
 }
 
 /// Formats a `Set-Cookie` value: not readable by scripts, not sent for pages of other sites, and over TLS only where there is TLS.

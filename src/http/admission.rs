@@ -3,6 +3,7 @@
 //! nor a call of the backend.
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,8 +18,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    HttpContext, HttpError, StopPhase, forwarded,
+    HttpContext, HttpError, StopPhase, admin, forwarded,
     handshake::{HandshakeRefusal, refuse},
+    login_tokens::refresh_cookie,
     origin_policy::{OriginCheck, record_refusal as record_origin_refusal},
     request_id::id_of,
     stream::SEC_FETCH_SITE,
@@ -249,9 +251,19 @@ fn collect_hook_headers(
     if context.hooks.forwarded_headers().iter().any(is_withheld) {
         record_origin_refusal(context, OriginRefusal::ForwardedOfUnlistedOrigin, request.head());
     }
+    if context.hooks.forwarded_headers().is_empty() {
+        return Ok(ForwardedHeaders::default());
+    }
+    // The hub's own credentials are none of the backend's business, and an admin's session would let it act as the admin.
+    let refresh_cookie = refresh_cookie(&context.config.current().auth.cookie);
+    let own_cookies: Vec<&str> = admin::COOKIE_NAMES.into_iter().chain([refresh_cookie.as_str()]).collect();
     let values = |name: &str| {
-        let is_forwarded = is_forwarded(name);
-        request.headers().get_all(name).filter(move |_| is_forwarded).map(|value| value.as_bytes())
+        let (is_forwarded, has_cookies, own_cookies) = (is_forwarded(name), name == "cookie", &own_cookies);
+        let sent = request.headers().get_all(name).filter(move |_| is_forwarded).map(|value| value.as_bytes());
+        sent.filter_map(move |value| match has_cookies {
+            true => credentials::without_cookies(value, own_cookies),
+            false => Some(Cow::Borrowed(value)),
+        })
     };
     let collected = context.hooks.collect_headers(values);
     collected.map_err(|error| HttpError::bad_request(error.to_string()).into())

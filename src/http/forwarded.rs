@@ -15,8 +15,13 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 
 /// Returns the address of the client: the peer of the connection, or the address that trusted proxies forward.
 pub fn client_address(head: &RequestHead, server: &ServerConfig) -> IpAddr {
-    let peer = peer_address(head);
-    if server.is_trusted_proxy(peer) { forwarded_address(&head.headers, server).unwrap_or(peer) } else { peer }
+    let forwarded = comes_from_trusted_proxy(head, server).then(|| forwarded_address(&head.headers, server)).flatten();
+    forwarded.unwrap_or_else(|| peer_address(head))
+}
+
+/// Returns whether the peer of the connection is one of `server.trusted_proxies`.
+pub(super) fn comes_from_trusted_proxy(head: &RequestHead, server: &ServerConfig) -> bool {
+    server.is_trusted_proxy(peer_address(head))
 }
 
 /// Returns the scheme that the client uses, `http` or `https`, to this server or to a proxy in front of it. Some proxies
@@ -35,7 +40,7 @@ pub fn client_scheme_at(role: ListenerRole, head: &RequestHead, server: &ServerC
 
 fn scheme_of(head: &RequestHead, server: &ServerConfig, has_tls: bool) -> &'static str {
     let forwarded =
-        server.is_trusted_proxy(peer_address(head)).then(|| single_value(&head.headers, &FORWARDED_PROTO)).flatten();
+        comes_from_trusted_proxy(head, server).then(|| single_value(&head.headers, &FORWARDED_PROTO)).flatten();
     match forwarded.map(str::to_ascii_lowercase).as_deref() {
         Some("https" | "wss") => "https",
         Some("http" | "ws") => "http",

@@ -17,7 +17,7 @@ use actix_web::{
     web::Data,
 };
 
-use super::HttpContext;
+use super::{HttpContext, forwarded::comes_from_trusted_proxy};
 
 /// The header, in requests and responses.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,7 +41,7 @@ fn chosen_by_proxy(request: &ServiceRequest) -> Option<HeaderValue> {
     let mut ids = request.headers().get_all(X_REQUEST_ID);
     let (Some(id), None) = (ids.next(), ids.next()) else { return None };
     let context = request.app_data::<Data<HttpContext>>()?;
-    let is_trusted = context.config.current().server.is_trusted_proxy(request.head().peer_addr?.ip());
+    let is_trusted = comes_from_trusted_proxy(request.head(), &context.config.current().server);
     (is_trusted && is_valid(id.as_bytes())).then(|| id.clone())
 }
 

@@ -12,7 +12,7 @@ use actix::{Actor, Recipient};
 use uuid::Uuid;
 
 use super::{
-    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionDetails, SessionKey,
+    CloseReason, Hub, KeepAlive, Register, SessionControl, SessionDetails, SessionKey, SessionRenewer,
     timing_wheel::{TICK, Tick},
 };
 use crate::{
@@ -22,9 +22,9 @@ use crate::{
     transport::Outbox,
 };
 
-/// Change of the wall clock against the monotonic clock from which on it counts as a jump.
 /// When a session whose mailbox was full is told again that its token expires.
 const WARNING_RETRY: Duration = Duration::from_secs(1);
+/// Change of the wall clock against the monotonic clock from which on it counts as a jump.
 const CLOCK_JUMP: Duration = Duration::from_millis(500);
 
 /// A session, as the hub knows it.
@@ -128,10 +128,14 @@ impl HubSession {
         self.outbox.incomplete_since().is_some_and(|since| now.saturating_duration_since(since) >= max_message_age)
     }
 
-    /// Has the client warned of the expiry of its token when it is time, once.
-    fn warn_of_expiry(&mut self, wall_now: WallTime) {
+    /// Has the client warned of the expiry of its token when it is time, or the backend asked about the session, once.
+    fn warn_of_expiry(&mut self, wall_now: WallTime, renewer: impl FnOnce() -> Option<Arc<dyn SessionRenewer>>) {
         if wall_now >= self.warn_at {
             let expires_at = self.outbox.expires_at();
+            if renewer().is_some_and(|renewer| renewer.renew_session(expires_at)) {
+                self.warn_at = NEVER;
+                return;
+            }
             let is_sent = self.controls.try_send(SessionControl::WarnOfExpiry(expires_at)).is_ok();
             // A session whose mailbox is full waits for the broker or for the backend.
             let again_at = wall_now.saturating_add(WARNING_RETRY);
@@ -291,7 +295,7 @@ impl Hub {
         if let Err(ended) = session.outbox.check_token(wall_now) {
             return self.handle_push_error(key, ended);
         }
-        session.warn_of_expiry(wall_now);
+        session.warn_of_expiry(wall_now, || self.renewers.of(key).cloned());
         if wall_now >= session.first_subscription_warning {
             self.warn_of_subscription_expiries(key, wall_now);
         }

@@ -55,7 +55,7 @@ pub struct Register {
     pub outbox: Arc<Outbox>,
     /// How it is kept alive at first.
     pub keep_alive: KeepAlive,
-    /// When it is sent [`SessionControl::WarnOfExpiry`], or [`NEVER`](crate::clock::NEVER).
+    /// When it is sent [`SessionControl::WarnOfExpiry`], or the backend is asked about it, or [`NEVER`](crate::clock::NEVER).
     pub warn_at: WallTime,
     /// Its user and what names its token, if it is authenticated already.
     pub owner: Option<(Arc<str>, TokenIdentity)>,
@@ -78,7 +78,7 @@ pub struct UpdateSession {
     pub key: SessionKey,
     /// How it is kept alive from now on.
     pub keep_alive: KeepAlive,
-    /// When it is sent [`SessionControl::WarnOfExpiry`], or [`NEVER`](crate::clock::NEVER).
+    /// When it is sent [`SessionControl::WarnOfExpiry`], or the backend is asked about it, or [`NEVER`](crate::clock::NEVER).
     pub warn_at: WallTime,
     /// Its user.
     pub user: Arc<str>,
@@ -114,15 +114,16 @@ pub enum SessionControl {
     Unsubscribe(Channel),
     /// End the subscriptions that the rules of channels do not allow any more, because they have been reloaded.
     CheckRules,
-    /// Warn the client that its token expires at this time, if it has brought no other one meanwhile; or ask the backend about a session
-    /// of the connect hook.
+    /// Warn the client that its token expires at this time, if it has brought no other one meanwhile.
     WarnOfExpiry(WallTime),
-    /// Ask the backend about a subscription that its hook has allowed.
-    RenewSubscription {
-        /// The channel.
-        channel: Channel,
-        /// When the subscription expires.
+    /// Note that the backend has extended the session. Outbox and hub know it already.
+    ApplyRenewal {
+        /// The end about which the backend was asked.
+        asked: WallTime,
+        /// The new one.
         expires_at: WallTime,
+        /// Raw JSON that replaces what other clients see of the user.
+        info: Option<Bytes>,
     },
     /// Warn the client that the token of a subscription expires.
     WarnOfSubscriptionExpiry {

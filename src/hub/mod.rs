@@ -24,6 +24,7 @@ mod presence;
 mod recent_ends;
 mod registry;
 mod reload;
+mod renewal;
 mod revocation;
 mod session_details;
 mod subscription;
@@ -46,6 +47,7 @@ use self::{
     recent_ends::{RecentEnds, SubscriptionEnd},
     registry::Registry,
     reload::RulesChecks,
+    renewal::Renewers,
     revocation::RevokedSessions,
     subscription::{CatchUpBuffer, ChannelState, FilterTracks},
     timing_wheel::TimingWheel,
@@ -72,13 +74,14 @@ pub use messages::{
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use recent_ends::NoteRefusedSubscription;
+pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer};
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
     ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, KeepPredicate, Reauthorize, RecoveryRequest,
-    RefusalBuilder, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach,
-    SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionRenewal,
-    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
+    RefusalBuilder, RefusedSubscribe, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe,
+    SubscribeEach, SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions,
+    SubscriptionRenewal, SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.
@@ -103,6 +106,7 @@ pub struct Hub {
     traces: Arc<Traces>,
     paced_controls: PacedControls,
     rules_checks: RulesChecks,
+    renewers: Renewers,
     write_gate: Rc<WriteGate>,
     limits: HubLimits,
     /// Gets what the operator's backend is told.
@@ -172,6 +176,7 @@ impl Hub {
             traces: hubs.traces(),
             paced_controls: PacedControls::default(),
             rules_checks: RulesChecks::default(),
+            renewers: Renewers::default(),
             limits: HubLimits::from(&config.limits),
             events,
         };
@@ -189,6 +194,7 @@ impl Hub {
             event.reason = Some(cause.map_or("the connection was lost".to_owned(), |cause| cause.reason.into()));
         });
         let user = self.registry.user(key).cloned();
+        self.renewers.remove(key);
         if let Some((session, _)) = self.registry.remove(key) {
             self.note_session_end(&session, user);
         }

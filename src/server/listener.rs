@@ -5,7 +5,8 @@
 use std::{
     cell::{OnceCell, RefCell},
     net::SocketAddr,
-    rc::{Rc, Weak},
+    rc::Rc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -211,18 +212,18 @@ thread_local! {
 }
 
 /// Returns what the sessions of the calling worker share. Starts its hub, unless a service of another address has.
-fn worker_services(components: &Components) -> Rc<session::Services> {
+fn worker_services(components: &Components) -> Arc<session::Services> {
     WORKER_SERVICES.with_borrow_mut(|shared| {
         shared.upgrade().unwrap_or_else(|| {
-            let services = Rc::new(components.start_worker());
-            *shared = Rc::downgrade(&services);
+            let services = Arc::new(components.start_worker());
+            *shared = Arc::downgrade(&services);
             services
         })
     })
 }
 
 /// Starts sessions on the sockets of one address and one worker.
-struct SessionStarter(OnceCell<Rc<session::Services>>);
+struct SessionStarter(OnceCell<Arc<session::Services>>);
 
 impl SessionStarter {
     /// Starts a session, unless the worker has no hub: then it refuses handshakes, too.

@@ -187,9 +187,13 @@ impl Session {
 
     /// Has the hub end the subscriptions that the claims of the session, or the rules of channels, do not allow any more.
     pub(super) fn end_forbidden_subscriptions(&self, claims: Arc<Claims>) {
-        let permissions = self.services.permissions.clone();
+        let (permissions, is_json) = (self.services.permissions.clone(), self.format.is_json());
         let keep = move |channel: &Channel, source: &SubscriptionSource| {
             let may_be_subscribed = || permissions.may_be_subscribed(&claims.user, channel).is_ok();
+            if is_json && permissions.channel_options(channel).is_ok_and(|options| options.has_binary_data()) {
+                // The rules were reloaded. As when it subscribes: the connection cannot carry the data.
+                return false;
+            }
             let is_personal = || permissions.personal_channels(&claims.user).any(|personal| personal == *channel);
             match source {
                 SubscriptionSource::Client | SubscriptionSource::Restored => {
@@ -219,14 +223,10 @@ impl Session {
             self.unauthenticated_permits = None;
             self.report_begin();
             self.apply_token_expiry();
-            self.update_hub(&claims, self.warn_at());
+            self.update_renewer();
+            let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
+            self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at: self.warn_at(), user, token });
         }
-    }
-
-    /// Tells the hub who the session is, and when it is to send the next warning of the session's end.
-    pub(super) fn update_hub(&self, claims: &Claims, warn_at: WallTime) {
-        let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
-        self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at, user, token });
     }
 
     /// Returns how the expiry of the session is sent to the client. A client without a token can refresh nothing: the hub asks the

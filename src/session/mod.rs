@@ -111,7 +111,7 @@ pub struct Session {
     has_native_pings: bool,
     /// `None`: a WebSocket. Boxed: most connections are, and all would pay for the memory.
     stream: Option<Box<StreamSession>>,
-    services: Rc<Services>,
+    services: Arc<Services>,
     auth_state: AuthState,
     /// Raw JSON of the connect hook for the connect push. Boxed: few sessions have any, and all would pay for the memory.
     connect_data: Option<Box<Bytes>>,
@@ -130,6 +130,8 @@ pub struct Session {
     publication_rate: RateLimiter,
     /// A subscription has an `info`, which other clients see beside its publications.
     has_subscription_info: bool,
+    /// The hub has a renewer of the session.
+    has_renewer: bool,
     /// Count the connection among the unauthenticated ones. Boxed: few connections are, and all would pay for the memory.
     unauthenticated_permits: Option<Box<(Permit, KeyedPermit<ClientAddress>)>>,
     user_permit: Option<UserPermit>,
@@ -139,7 +141,7 @@ pub struct Session {
 
 /// Starts a session on a socket that has switched protocols, or carries a response that does not end. `read` is what the client
 /// sent right after its handshake.
-pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, services: Rc<Services>) {
+pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, services: Arc<Services>) {
     let limits = TransportLimits::from(&**services.config.current());
     // This fails if the client has disconnected already.
     let Ok(outbox) = Outbox::new(socket, &limits) else { return };
@@ -187,6 +189,7 @@ impl Actor for Session {
         let register =
             Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, details, controls };
         self.services.hub.do_send(register);
+        self.update_renewer();
         match self.auth_state.clone() {
             AuthState::Rejected(disconnect) => self.close(&*disconnect),
             AuthState::Plain(_) | AuthState::Sdk(_) => {
@@ -264,10 +267,10 @@ impl Handler<SessionControl> for Session {
                 }
             }
             SessionControl::WarnOfExpiry(expires_at) => {
-                self.renew_or_warn(expires_at, ctx);
+                self.warn_of_expiry(expires_at);
                 self.flush();
             }
-            SessionControl::RenewSubscription { channel, expires_at } => self.renew_subscription(channel, expires_at),
+            SessionControl::ApplyRenewal { asked, expires_at, info } => self.apply_renewal(asked, expires_at, info),
             SessionControl::WarnOfSubscriptionExpiry { channel, expires_at } => {
                 self.warn_of_subscription_expiry(&channel, expires_at);
                 self.flush();
@@ -293,7 +296,7 @@ impl Handler<SessionControl> for Session {
 }
 
 impl Session {
-    fn new(admission: Admission, outbox: Arc<Outbox>, stream: Option<StreamSession>, services: Rc<Services>) -> Self {
+    fn new(admission: Admission, outbox: Arc<Outbox>, stream: Option<StreamSession>, services: Arc<Services>) -> Self {
         Self {
             key: SessionKey::unique(),
             client: admission.client,
@@ -315,6 +318,7 @@ impl Session {
             command_rate: RateLimiter::default(),
             publication_rate: RateLimiter::default(),
             has_subscription_info: false,
+            has_renewer: false,
             commands: CommandBuffer::default(),
             subscribe_group: None,
             recovering_subscriptions: None,

@@ -1,32 +1,27 @@
-//! Sessions and subscriptions that a hook has allowed for a time: before it ends, the backend is asked whether they go on. The questions
-//! are asked beside the commands of the client, which do not wait for them.
+//! Sessions and subscriptions that a hook has allowed for a time: before it ends, the backend is asked whether they go on. The hub has the
+//! questions asked, in tasks of their own, because the session reads nothing while a command of its client waits.
 
 use std::{sync::Arc, time::Duration};
 
-use actix::prelude::*;
 use bytes::Bytes;
+use uuid::Uuid;
 
-use super::Session;
+use super::{Services, Session, command::ask_hook};
 use crate::{
     auth::Claims,
     channel::Channel,
     clock::{NEVER, WallTime},
-    hooks::{HookRefusal, HookRequest, Renewal},
-    hub::{AwaitDisconnect, CloseReason, RenewSubscription, SubscriptionRenewal},
-    protocol::Disconnect,
+    hooks::{ForwardedHeaders, HookRefusal, HookRequest, Renewal},
+    hub::{
+        AwaitDisconnect, CloseReason, RenewSession, RenewSubscription, SessionKey, SessionRenewal, SessionRenewer,
+        SetRenewer, SubscriptionRenewal,
+    },
+    protocol::{Disconnect, Format},
+    transport::Outbox,
 };
 
 /// Minimum time between two questions about a session or a subscription, and the shortest time that is left when one is asked.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The answer of the refresh hook.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct SessionRenewal {
-    /// When the session expired that the backend was asked about.
-    asked: WallTime,
-    answer: Result<Renewal, HookRefusal>,
-}
 
 /// When the backend is asked about what expires.
 #[derive(Clone, Copy)]
@@ -55,55 +50,64 @@ impl RenewalSchedule {
     }
 }
 
-impl Session {
-    fn renewal_schedule(&self) -> RenewalSchedule {
-        RenewalSchedule {
-            margin: self.services.config.current().auth.refresh_margin,
-            spread: self.client.as_bytes()[0],
+/// Asks the backend about a session, with the claims that the session has.
+struct HookRenewer {
+    services: Arc<Services>,
+    outbox: Arc<Outbox>,
+    claims: Arc<Claims>,
+    headers: ForwardedHeaders,
+    client: Uuid,
+    key: SessionKey,
+    format: Format,
+    schedule: RenewalSchedule,
+}
+
+impl HookRenewer {
+    fn request(&self) -> HookRequest<'_> {
+        HookRequest {
+            user: Some(&self.claims.user),
+            meta: self.claims.meta(),
+            ..HookRequest::of_connection(self.client, self.format.transport(), self.format.name())
         }
     }
+}
 
-    /// Returns when the refresh hook is asked about the session.
-    pub(super) fn renew_session_at(&self, expires_at: WallTime) -> WallTime {
-        let has_hook = self.services.hooks.refresh.is_some();
-        if has_hook { self.renewal_schedule().first(expires_at, self.services.clock.now()) } else { NEVER }
-    }
-
-    /// Returns when the sub_refresh hook is asked about a subscription.
-    pub(super) fn renew_subscription_at(&self, expires_at: WallTime) -> WallTime {
-        let has_hook = self.services.hooks.sub_refresh.is_some();
-        if has_hook { self.renewal_schedule().first(expires_at, self.services.clock.now()) } else { NEVER }
-    }
-
-    /// Asks the refresh hook about the session, if the connect hook has allowed it. Otherwise warns the client that its token expires.
-    pub(super) fn renew_or_warn(&mut self, expires_at: WallTime, ctx: &mut Context<Self>) {
-        let Some(claims) = self.auth_state.claims().filter(|claims| claims.hook.is_some()).cloned() else {
-            return self.warn_of_expiry(expires_at);
-        };
-        let (asked, session) = (claims.expires_at, ctx.address());
-        let question = self.ask_hook::<Renewal>(&self.services.hooks.refresh, self.hook_request_of(&claims));
+impl SessionRenewer for HookRenewer {
+    fn renew_session(&self, asked: WallTime) -> bool {
+        if self.claims.hook.is_none() {
+            return false;
+        }
+        let question = ask_hook::<Renewal>(&self.services.hooks.refresh, self.request(), self.headers.clone());
+        let (services, outbox, user) = (self.services.clone(), self.outbox.clone(), self.claims.user.clone());
+        let (key, schedule) = (self.key, self.schedule);
         actix_rt::spawn(async move {
             let answer = question.await;
-            // Nothing is left to do for a session that has ended.
-            session.do_send(SessionRenewal { asked, answer });
+            let now = services.clock.now();
+            let renewal = match answer {
+                Ok(Renewal::Until { expires_at, info }) if expires_at > now => {
+                    if outbox.expires_at() == asked {
+                        services.api_grants.note_refresh(&user, expires_at);
+                    }
+                    SessionRenewal::Extended { expires_at, info, renew_at: schedule.first(expires_at, now) }
+                }
+                Ok(_) => SessionRenewal::Ended(Disconnect::EXPIRED),
+                Err(HookRefusal::Error(error)) if error.is_temporary() => {
+                    SessionRenewal::Unanswered(RenewalSchedule::retry(asked, now))
+                }
+                // It ends when it was to end.
+                Err(HookRefusal::Error(_)) => return,
+                Err(HookRefusal::Disconnect(disconnect)) => SessionRenewal::Ended(disconnect),
+            };
+            services.hub.do_send(RenewSession { key, asked, renewal });
         });
+        true
     }
 
-    /// Gives the session another end, and perhaps other `info`.
-    fn extend(&mut self, claims: &Claims, expires_at: WallTime, info: Option<Bytes>) {
-        let info = info.or_else(|| claims.info.clone());
-        self.services.api_grants.note_refresh(&claims.user, expires_at);
-        let claims = Claims { expires_at, info, ..claims.clone() };
-        self.set_auth_state(self.auth_state.with_claims(claims.into()));
-    }
-
-    /// Asks the sub_refresh hook about a subscription.
-    pub(super) fn renew_subscription(&self, channel: Channel, asked: WallTime) {
-        let Some(claims) = self.auth_state.claims() else { return };
-        let request = HookRequest { channel: Some(channel.as_str()), ..self.hook_request_of(claims) };
-        let question = self.ask_hook::<Renewal>(&self.services.hooks.sub_refresh, request);
+    fn renew_subscription(&self, channel: Channel, asked: WallTime) {
+        let request = HookRequest { channel: Some(channel.as_str()), ..self.request() };
+        let question = ask_hook::<Renewal>(&self.services.hooks.sub_refresh, request, self.headers.clone());
         let (services, outbox, format) = (self.services.clone(), self.outbox.clone(), self.format);
-        let (client, key, schedule) = (self.client, self.key, self.renewal_schedule());
+        let (client, key, schedule) = (self.client, self.key, self.schedule);
         actix_rt::spawn(async move {
             let answer = question.await;
             let now = services.clock.now();
@@ -128,28 +132,61 @@ impl Session {
     }
 }
 
-impl Handler<SessionRenewal> for Session {
-    type Result = ();
+impl Session {
+    fn renewal_schedule(&self) -> RenewalSchedule {
+        RenewalSchedule {
+            margin: self.services.config.current().auth.refresh_margin,
+            spread: self.client.as_bytes()[0],
+        }
+    }
 
-    fn handle(&mut self, SessionRenewal { asked, answer }: SessionRenewal, _: &mut Self::Context) {
+    /// Returns when the refresh hook is asked about the session.
+    pub(super) fn renew_session_at(&self, expires_at: WallTime) -> WallTime {
+        let has_hook = self.services.hooks.refresh.is_some();
+        if has_hook { self.renewal_schedule().first(expires_at, self.services.clock.now()) } else { NEVER }
+    }
+
+    /// Returns when the sub_refresh hook is asked about a subscription.
+    pub(super) fn renew_subscription_at(&self, expires_at: WallTime) -> WallTime {
+        let has_hook = self.services.hooks.sub_refresh.is_some();
+        if has_hook { self.renewal_schedule().first(expires_at, self.services.clock.now()) } else { NEVER }
+    }
+
+    /// Gives the hub what it needs to ask the backend about the session.
+    pub(super) fn register_renewer(&mut self) {
+        let Some(claims) = self.auth_state.claims().cloned() else { return };
+        self.has_renewer = true;
+        let renewer = HookRenewer {
+            services: self.services.clone(),
+            outbox: self.outbox.clone(),
+            claims,
+            headers: self.hook_headers.clone(),
+            client: self.client,
+            key: self.key,
+            format: self.format,
+            schedule: self.renewal_schedule(),
+        };
+        self.services.hub.do_send(SetRenewer { key: self.key, renewer: Arc::new(renewer) });
+    }
+
+    /// Registers the renewer of a session whose claims have changed, if it needs one.
+    pub(super) fn update_renewer(&mut self) {
+        let is_of_hook =
+            |claims: &Arc<Claims>| claims.hook.is_some() && self.renew_session_at(claims.expires_at) != NEVER;
+        if self.has_renewer || self.auth_state.claims().is_some_and(is_of_hook) {
+            self.register_renewer();
+        }
+    }
+
+    /// Takes over the end, and perhaps the `info`, that the backend has given the session.
+    pub(super) fn apply_renewal(&mut self, asked: WallTime, expires_at: WallTime, info: Option<Bytes>) {
         // A token, or the server API, may have given the session another end meanwhile.
         let is_asked = |claims: &&Arc<Claims>| claims.hook.is_some() && claims.expires_at == asked;
-        let Some(claims) = self.auth_state.claims().filter(is_asked).cloned() else { return };
-        if self.outbox.is_closing() {
-            return;
-        }
-        let now = self.services.clock.now();
-        match answer {
-            Ok(Renewal::Until { expires_at, info }) if expires_at > now => self.extend(&claims, expires_at, info),
-            Ok(_) => self.close(&Disconnect::EXPIRED),
-            Err(HookRefusal::Error(error)) if error.is_temporary() => {
-                self.update_hub(&claims, RenewalSchedule::retry(asked, now));
-            }
-            // It ends when it was to end.
-            Err(HookRefusal::Error(_)) => {}
-            Err(HookRefusal::Disconnect(disconnect)) => self.close(&disconnect),
-        }
-        self.flush();
+        let Some(claims) = self.auth_state.claims().filter(is_asked) else { return };
+        let info = info.or_else(|| claims.info.clone());
+        let claims = Claims { expires_at, info, ..Claims::clone(claims) };
+        self.auth_state = self.auth_state.with_claims(claims.into());
+        self.register_renewer();
     }
 }
 

@@ -174,6 +174,42 @@ async fn other_node_appends_the_sessions_and_channels_of_a_lost_one_once() {
     assert_eq!(append(&one, 2, vec![vacate(&shared)]).await.queued, 1);
 }
 
+/// Waits until the other node is lost; returns its name.
+async fn wait_for_lost(outbox: &Arc<dyn EventOutbox>) -> String {
+    let mut node = String::new();
+    poll_until("the node is lost", async || {
+        node = outbox.renew(1).await.unwrap().lost.first().cloned().unwrap_or_default();
+        !node.is_empty()
+    })
+    .await;
+    node
+}
+
+#[tokio::test]
+async fn one_node_at_a_time_takes_a_lost_one_over_and_another_goes_on_if_it_dies() {
+    let server = RedisServer::start().await;
+    let (_lost, outbox) = start(&server, |_| ()).await;
+    let (_first, one) = start(&server, |_| ()).await;
+    let (_second, two) = start(&server, |_| ()).await;
+    outbox.renew(1).await.unwrap();
+    let node = wait_for_lost(&one).await;
+    let may = async |outbox: &Arc<dyn EventOutbox>, lane| outbox.lease_lost(lane, &node).await.unwrap();
+    assert!(may(&one, 1).await && may(&one, 1).await && !may(&two, 1).await);
+    assert!(!may(&two, 2).await, "it is not registered there");
+    // The first one is heard of no more.
+    poll_until("the lease has ended", async || may(&two, 1).await).await;
+    assert!(!may(&one, 1).await);
+    two.forget_lost(1, &node).await.unwrap();
+    assert!(!may(&one, 1).await && !may(&two, 1).await);
+    outbox.renew(1).await.unwrap();
+    assert_eq!(wait_for_lost(&one).await, node);
+    assert!(may(&one, 1).await, "nobody has the lease");
+    outbox.renew(1).await.unwrap();
+    assert!(!may(&one, 1).await, "it has come back");
+    let state = server.run::<Vec<String>>(&["HKEYS", "wardcast:{events-1}:state"]).await;
+    assert!(!state.iter().any(|field| field.starts_with("take")), "{state:?}");
+}
+
 #[tokio::test]
 async fn node_that_has_come_back_is_not_lost_and_learns_what_redis_has_lost() {
     let server = RedisServer::start().await;
@@ -183,12 +219,7 @@ async fn node_that_has_come_back_is_not_lost_and_learns_what_redis_has_lost() {
     back.renew(1).await.unwrap();
     assert!(back.renew(1).await.unwrap().is_known);
     append(&back, 1, vec![open(client, "a")]).await;
-    let mut node = String::new();
-    poll_until("the node is lost", async || {
-        node = other.renew(1).await.unwrap().lost.first().cloned().unwrap_or_default();
-        !node.is_empty()
-    })
-    .await;
+    let node = wait_for_lost(&other).await;
     assert!(!back.renew(1).await.unwrap().is_known, "others may have told its sessions");
     let end = vec![with_change("end", OutboxChange::EndSession(client))];
     let appended = other.append(1, EntryOwner::LostNode(node.clone()), MANY, end).await.unwrap();

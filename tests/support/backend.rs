@@ -26,6 +26,8 @@ pub enum Answer {
     Json(Value),
     /// These bytes, from the status line on; the connection is closed then.
     Raw(Vec<u8>),
+    /// The same, and the connection stays open.
+    Kept(Vec<u8>),
     /// Nothing, and the connection stays open.
     Silence,
     /// 200 with `{"result":{}}`, but only when the path has had so many calls.
@@ -40,7 +42,7 @@ pub struct Call {
     path: String,
     head: String,
     pub body: String,
-    /// Whether it was answered with JSON.
+    /// Whether it was answered with JSON, or another success.
     is_accepted: bool,
 }
 
@@ -208,9 +210,16 @@ async fn serve(mut stream: impl Stream, served: Shared) {
                 "{}".to_owned()
             }
             Answer::Raw(bytes) => {
-                let _ = stream.write_all(&bytes).await;
+                let _ = stream.write_all(&closing(bytes)).await;
                 let _ = stream.shutdown().await;
                 return;
+            }
+            Answer::Kept(bytes) => {
+                served.0.lock().unwrap().calls[number].is_accepted = bytes.starts_with(b"HTTP/1.1 2");
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+                continue;
             }
             Answer::Json(json) => {
                 served.0.lock().unwrap().calls[number].is_accepted = true;
@@ -222,6 +231,15 @@ async fn serve(mut stream: impl Stream, served: Shared) {
         if stream.write_all(response.as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+/// A response that says that the connection is closed after it, so that the hub does not use it again.
+fn closing(response: Vec<u8>) -> Vec<u8> {
+    let end_of_line = response.windows(2).position(|bytes| bytes == b"\r\n");
+    match end_of_line.filter(|_| response.starts_with(b"HTTP/1.1 ")) {
+        Some(at) => [&response[..at], b"\r\nconnection: close", &response[at..]].concat(),
+        None => response,
     }
 }
 

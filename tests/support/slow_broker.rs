@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -315,7 +314,7 @@ impl Handler<SessionControl> for SessionStub {
 
 /// One hub on this thread, with the sessions that a test starts.
 pub struct Worker {
-    services: Rc<Services>,
+    services: Arc<Services>,
     pub broker: Arc<SlowBroker>,
     pub hubs: Arc<Hubs>,
     pub hub: Addr<Hub>,
@@ -335,7 +334,7 @@ impl Worker {
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone(), None);
         let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
-        let services = Rc::new(Services {
+        let services = Arc::new(Services {
             hub: hub.clone(),
             broker: broker.clone(),
             verifier: Arc::new(Verifier::new(&config, permissions.clone(), clock.clone()).unwrap()),

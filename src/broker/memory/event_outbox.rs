@@ -67,6 +67,10 @@ impl EventOutbox for MemoryEventOutbox {
         completed(Ok(Renewal { is_known: true, lost: Vec::new() }))
     }
 
+    fn lease_lost(&self, _: usize, _: &str) -> BrokerFuture<bool> {
+        completed(Ok(true))
+    }
+
     fn read_lost(&self, _: usize, _: &str, _: LostCursor) -> BrokerFuture<LostPage> {
         completed(Ok(LostPage::default()))
     }

@@ -204,6 +204,13 @@ impl EventOutbox for RedisEventOutbox {
         })
     }
 
+    fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool> {
+        let (context, LaneKeys { registrations, state, .. }) = (self.context.clone(), self.keys(lane));
+        let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state]);
+        call.arg(&context.instance).arg(node).arg(millis(context.heartbeat_interval * LOST_INTERVALS));
+        spawn_on(&self.runtime, async move { query(&context, &registrations, &call).await })
+    }
+
     fn read_lost(&self, lane: usize, node: &str, from: LostCursor) -> BrokerFuture<LostPage> {
         let (context, node) = (self.context.clone(), node.to_owned());
         let keys = LaneKeys::new(&context, lane, &node);

@@ -11,11 +11,12 @@
 //!                  POST to `hooks.events.endpoint`
 //! ```
 //!
-//! The transfer also renews the registration of the node, and appends the events of nodes that were lost.
+//! The transfer also renews the registration of the node; beside it, the takeover appends the events of nodes that were lost.
 
 mod event;
 mod reporter;
 mod sender;
+mod takeover;
 mod transfer;
 
 use std::{sync::Arc, time::Duration};

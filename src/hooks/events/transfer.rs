@@ -1,6 +1,6 @@
 //! Moves what is reported to the outbox in the broker: one task per node, which tries again until the broker has it. It also renews the
-//! registration of the node, stores its sessions and channels again if the broker has lost them, and appends the events of
-//! nodes that are lost.
+//! registration of the node, stores its sessions and channels again if the broker has lost them, and names the nodes that are lost to the
+//! [`Takeover`].
 //!
 //! A node takes another one for lost only after it has renewed its own registration without a break for as long as one lasts: after an
 //! outage of the broker all registrations have expired, and each node needs a moment to renew its own.
@@ -10,15 +10,18 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{StopStage, reporter::EventReporter, sender::EventSender};
+use super::{
+    StopStage,
+    reporter::EventReporter,
+    sender::EventSender,
+    takeover::{LostNodes, Takeover},
+};
 use crate::{
-    broker::{
-        BrokerError,
-        event_outbox::{EVENT_LANES, EntryOwner, EventOutbox, LostCursor, OutboxChange, OutboxEntry, Renewal},
-    },
+    broker::event_outbox::{EVENT_LANES, EntryOwner, EventOutbox, OutboxChange, OutboxEntry, Renewal},
     config::HooksConfig,
 };
 
@@ -97,18 +100,33 @@ impl Transfer {
     }
 
     /// Runs until everything is in the outbox after the server has begun to stop.
-    pub(super) async fn run(mut self, mut stopping: watch::Receiver<StopStage>) {
+    pub(super) async fn run(self, stopping: watch::Receiver<StopStage>) {
+        let (lost, named) = watch::channel(LostNodes::default());
+        let takeover = Takeover {
+            reporter: self.reporter.clone(),
+            outbox: self.outbox.clone(),
+            sender: self.sender.clone(),
+            max_waiting: self.max_waiting,
+        };
+        // Neither waits for the other. What a stop leaves of a lost node is for other nodes.
+        tokio::select! {
+            () = self.transfer(lost, stopping) => {}
+            () = takeover.run(named) => {}
+        }
+    }
+
+    async fn transfer(mut self, lost: watch::Sender<LostNodes>, mut stopping: watch::Receiver<StopStage>) {
         let interval = self.outbox.renew_interval();
         let mut renewal = Instant::now();
         loop {
             if let Some(interval) = interval.filter(|_| Instant::now() >= renewal) {
                 renewal = Instant::now() + interval;
-                self.renew(interval).await;
+                self.renew(interval, &lost).await;
             }
             if self.reporter.take_lost_ends() {
                 self.lanes.iter_mut().for_each(|lane| lane.stores_again = Some(true));
             }
-            (0..EVENT_LANES).for_each(|lane| self.store_again(lane));
+            self.store_again().await;
             let is_stopping = *stopping.borrow() > StopStage::Running;
             if is_stopping && interval.is_none() {
                 self.reporter.vacate_at_once();
@@ -168,9 +186,10 @@ impl Transfer {
         true
     }
 
-    /// Renews the registration in all lanes.
-    async fn renew(&mut self, interval: Duration) {
+    /// Renews the registration in all lanes, and tells which other nodes are lost.
+    async fn renew(&mut self, interval: Duration, lost: &watch::Sender<LostNodes>) {
         let now = Instant::now();
+        let mut named = LostNodes::default();
         let renewals = join_all((0..EVENT_LANES).map(|lane| self.outbox.renew(lane))).await;
         for (lane, renewal) in renewals.into_iter().enumerate() {
             match renewal {
@@ -179,9 +198,7 @@ impl Transfer {
                         self.lanes[lane].stores_again.get_or_insert(false);
                     }
                     if self.lanes[lane].note_renewal(is_known, interval, now) {
-                        for node in lost {
-                            self.take_over(lane, &node).await;
-                        }
+                        named[lane] = lost;
                     }
                 }
                 Err(error) => {
@@ -190,54 +207,32 @@ impl Transfer {
                 }
             }
         }
+        let has_lost = |lost: &LostNodes| lost.iter().any(|nodes| !nodes.is_empty());
+        if has_lost(&named) || has_lost(&lost.borrow()) {
+            lost.send_replace(named);
+        }
     }
 
-    /// Has all sessions and channels of a lane stored again, if that is due, before anything else that is reported. Earlier calls come
-    /// first: while they fail, nothing is added.
-    fn store_again(&mut self, lane: usize) {
-        if !self.lanes[lane].calls.is_empty() {
+    /// Has all sessions and channels stored again in the lanes in which that is due, before anything else that is reported. Earlier calls
+    /// come first: while they fail, nothing is added.
+    async fn store_again(&mut self) {
+        let is_due = |lane: &LaneTransfer| lane.stores_again.is_some() && lane.calls.is_empty();
+        if !self.lanes.iter().any(is_due) {
             return;
         }
-        let Some(forgets_others) = self.lanes[lane].stores_again.take() else { return };
-        let forget = OutboxEntry { event: None, change: OutboxChange::ForgetSessions };
-        let entries = Some(forget).filter(|_| forgets_others).into_iter().chain(self.reporter.all_entries(lane));
-        let entries: Vec<OutboxEntry> = entries.collect();
-        entries.into_iter().for_each(|entry| self.lanes[lane].add(entry));
-    }
-
-    /// Appends the events of a lost node. What could not be appended is tried again at the next renewal, here or on another node.
-    async fn take_over(&self, lane: usize, node: &str) {
-        match self.append_lost(lane, node).await {
-            Ok(0) => {}
-            Ok(count) => log::info!("took over the events of a lost node node={node:?} lane={lane} events={count}"),
-            Err(error) => {
-                log::debug!("could not take over the events of a lost node error={:?}", error.to_string());
-            }
-        }
-    }
-
-    async fn append_lost(&self, lane: usize, node: &str) -> Result<usize, BrokerError> {
-        let (mut count, mut cursor) = (0, Some(LostCursor::Sessions(0)));
-        while let Some(from) = cursor {
-            let page = self.outbox.read_lost(lane, node, from).await?;
-            cursor = page.next;
-            let sessions = page.sessions.iter();
-            let sessions = sessions.filter_map(|(client, record)| self.reporter.entry_of_lost_session(*client, record));
-            let channels = page.channels.into_iter().map(|channel| self.reporter.entry_of_lost_channel(channel));
-            let entries: Vec<OutboxEntry> = sessions.chain(channels).collect();
-            if entries.is_empty() {
+        let open = self.reporter.open_state();
+        for number in 0..EVENT_LANES {
+            let lane = &mut self.lanes[number];
+            if !is_due(lane) {
                 continue;
             }
-            let owner = EntryOwner::LostNode(node.to_owned());
-            let appended = self.outbox.append(lane, owner, self.max_waiting, entries).await?;
-            self.sender.note_queued(lane, appended.queued);
-            count += appended.queued;
-            if appended.dropped > 0 {
-                // They are still stored for the lost node.
-                return Ok(count);
-            }
+            let forgets_others = lane.stores_again.take() == Some(true);
+            let forget = OutboxEntry { event: None, change: OutboxChange::ForgetSessions };
+            let entries = Some(forget).filter(|_| forgets_others).into_iter();
+            entries.chain(self.reporter.entries_of(&open, number)).for_each(|entry| lane.add(entry));
+            // Many sessions take a while to encode.
+            yield_now().await;
         }
-        self.outbox.forget_lost(lane, node).await.map(|()| count)
     }
 
     fn log_dropped(&mut self) {
@@ -262,7 +257,22 @@ async fn wait_until(time: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
+    use futures_util::future::BoxFuture;
+    use tokio::{sync::Notify, time::timeout};
+    use uuid::Uuid;
+
     use super::*;
+    use crate::{
+        broker::{
+            BrokerError,
+            event_outbox::{Appended, EntryId, LostCursor, LostPage, OutboxPage},
+        },
+        clock::Clock,
+        config::{Config, EventType, HookEndpoint},
+        hooks::events::ReportedSession,
+    };
 
     #[test]
     fn call_that_may_have_succeeded_without_an_answer_gets_no_further_entries() {
@@ -278,6 +288,73 @@ mod tests {
         lane.end_first_call();
         lane.add(entry());
         assert_eq!((sizes(&lane), lane.succeeded), (vec![3], 1));
+    }
+
+    type Answer<T> = BoxFuture<'static, Result<T, BrokerError>>;
+
+    /// An outbox whose other node is lost, and never taken over to the end.
+    #[derive(Default)]
+    struct StuckTakeover {
+        begun: Notify,
+        appended: Notify,
+    }
+
+    impl EventOutbox for StuckTakeover {
+        fn append(&self, _: usize, _: EntryOwner, _: usize, _: Vec<OutboxEntry>) -> Answer<Appended> {
+            self.appended.notify_one();
+            Box::pin(ready(Ok(Appended::default())))
+        }
+
+        fn read(&self, _: usize, _: Option<EntryId>, _: usize, _: Duration) -> Answer<OutboxPage> {
+            Box::pin(ready(Ok(OutboxPage { waiting: 0, events: Some(Vec::new()) })))
+        }
+
+        fn release(&self, _: usize) -> Answer<()> {
+            Box::pin(ready(Ok(())))
+        }
+
+        fn renew_interval(&self) -> Option<Duration> {
+            Some(Duration::from_millis(100))
+        }
+
+        fn renew(&self, _: usize) -> Answer<Renewal> {
+            Box::pin(ready(Ok(Renewal { is_known: true, lost: vec!["lost".to_owned()] })))
+        }
+
+        fn lease_lost(&self, _: usize, _: &str) -> Answer<bool> {
+            Box::pin(ready(Ok(true)))
+        }
+
+        fn read_lost(&self, _: usize, _: &str, _: LostCursor) -> Answer<LostPage> {
+            self.begun.notify_one();
+            Box::pin(pending())
+        }
+
+        fn forget_lost(&self, _: usize, _: &str) -> Answer<()> {
+            unreachable!()
+        }
+    }
+
+    #[actix_rt::test]
+    async fn events_of_the_node_do_not_wait_for_the_takeover_of_another() {
+        let mut config = Config::default().hooks;
+        config.events.endpoint = HookEndpoint::parse("http://localhost/events").ok();
+        config.events.types = vec![EventType::Connect];
+        let (clock, metrics, outbox) = (Clock::default(), Arc::default(), Arc::new(StuckTakeover::default()));
+        let reporter = EventReporter::from_config(&config, "node", &clock, &metrics).unwrap();
+        let sender = EventSender::from_config(&config, outbox.clone(), &clock, &metrics).unwrap().unwrap();
+        let transfer = Transfer::new(&config, reporter.clone(), outbox.clone(), Arc::new(sender));
+        let (stop, stopping) = watch::channel(StopStage::Running);
+        let running = actix_rt::spawn(transfer.run(stopping));
+        let in_time = async |event: &Notify| timeout(Duration::from_secs(10), event.notified()).await.unwrap();
+        in_time(&outbox.begun).await;
+        let (user, address) = ("ann".into(), [127, 0, 0, 1].into());
+        let (client, transport, protocol) = (Uuid::from_u128(1), "websocket", "json");
+        reporter.session_opened(&ReportedSession { client, user: &user, transport, protocol, address });
+        in_time(&outbox.appended).await;
+        // Nor does the stop.
+        stop.send_replace(StopStage::Transferring);
+        timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{collections::BinaryHeap, sync::Arc};
 
-use super::{DeliveryOptions, Live, Registry, SessionChannels, SessionKey, Slot};
+use super::{DeliveryOptions, Live, Registry, SessionChannels, SessionKey, Slot, subscribers::Subscribers};
 use crate::channel::Channel;
 
 /// A session that has a user, with what the registry knows of it.
@@ -41,6 +41,12 @@ impl<M, S> Registry<M, S> {
     pub(in crate::hub) fn slots_from(&self, first: Slot) -> impl Iterator<Item = Slot> + use<M, S> {
         // 2^32 sessions would need more memory than there is.
         first..self.sessions.capacity() as Slot
+    }
+
+    /// Returns how many subscribers a channel has in each group, with their delivery options.
+    pub(in crate::hub) fn group_sizes(&self, channel: &Channel) -> impl Iterator<Item = (&DeliveryOptions, usize)> {
+        let groups = self.channels.get(channel).into_iter().flat_map(Subscribers::groups);
+        groups.map(|(_, options, slots)| (options, slots.len()))
     }
 
     /// Returns the slots of a user's sessions from `first` on, and perhaps those of other users.

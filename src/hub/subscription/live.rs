@@ -1,7 +1,7 @@
 //! What happens to live subscriptions: they change with newer tokens, and end by their client, by newer claims, and when they
 //! expire.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use actix::prelude::*;
 
@@ -16,9 +16,6 @@ use crate::{
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
-
-/// When a session is asked again to renew a subscription, for which too many controls wait.
-const RENEWAL_RETRY: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// Replaces the source of a live subscription.
@@ -74,20 +71,17 @@ impl Hub {
         }
     }
 
-    /// Has a session ask the backend about the subscriptions for which it is time. If too many controls wait for the session, it is
-    /// tried again.
+    /// Has the backend asked about the subscriptions for which it is time.
     pub(in crate::hub) fn renew_subscriptions(&mut self, key: SessionKey, now: WallTime) {
         let Some(channels) = self.registry.channels_of(key) else { return };
         let due = channels.iter().filter(|(_, source)| source.renew_at() <= now);
         let due: Vec<(Channel, SubscriptionSource)> = due.map(|(at, source)| (at.clone(), source.clone())).collect();
         for (channel, source) in due {
-            let (SubscriptionSource::Hook(mut terms), Some(session)) = (source, self.registry.session(key)) else {
-                continue;
-            };
-            let expires_at = terms.expires_at;
-            let control = SessionControl::RenewSubscription { channel: channel.clone(), expires_at };
-            let is_asked = session.controls.try_send(control).is_ok();
-            terms.renew_at = if is_asked { NEVER } else { now.saturating_add(RENEWAL_RETRY) };
+            let SubscriptionSource::Hook(mut terms) = source else { continue };
+            if let Some(renewer) = self.renewers.of(key) {
+                renewer.renew_subscription(channel.clone(), terms.expires_at);
+            }
+            terms.renew_at = NEVER;
             self.registry.replace_source(key, &channel, SubscriptionSource::Hook(terms));
         }
         self.update_subscription_expiry(key);

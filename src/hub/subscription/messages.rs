@@ -40,11 +40,19 @@ pub struct SubscribeEach {
 /// One of several requests of a session.
 pub struct SubscribeRequest {
     /// The subscription, or why the session may not have it: then the request is only answered, in its turn.
-    pub subscription: Result<Subscription<Requested>, SubscribeError>,
+    pub subscription: Result<Subscription<Requested>, RefusedSubscribe>,
     /// Builds the reply.
     pub reply: ReplyBuilder,
     /// Builds the reply if the request fails.
     pub refusal: RefusalBuilder,
+}
+
+/// A subscribe command that its session has refused, and that waits for the requests before it.
+pub struct RefusedSubscribe {
+    /// Why it is refused.
+    pub error: SubscribeError,
+    /// The channel for which the refusal is noted, if it is noted.
+    pub channel: Option<Channel>,
 }
 
 /// Returns the error that a client gets whose request has failed, and its frame; `None` if the client is not told.

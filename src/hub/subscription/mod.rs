@@ -55,8 +55,8 @@ pub(super) use self::{
 pub use self::{
     messages::{
         ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RefusalBuilder,
-        RenewSubscription, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest, SubscriptionRenewal,
-        Unsubscribe,
+        RefusedSubscribe, RenewSubscription, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest,
+        SubscriptionRenewal, Unsubscribe,
     },
     options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility},
     outcome::{ReplyBuilder, SubscribeOutcome},

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt, LocalBoxFuture, join, join_all, ready};
 
 use super::{
-    CatchingUp, RefusalBuilder, ReplyBuilder, Requested, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest,
-    Subscription, Visibility, page_budget::PageBudget,
+    CatchingUp, RefusalBuilder, RefusedSubscribe, ReplyBuilder, Requested, Subscribe, SubscribeEach, SubscribeError,
+    SubscribeRequest, Subscription, Visibility, page_budget::PageBudget,
 };
 use crate::{
     broker::{BrokerError, BrokerFuture},
@@ -337,9 +337,12 @@ impl Handler<SubscribeEach> for Hub {
 
     fn handle(&mut self, SubscribeEach { key, requests }: SubscribeEach, _: &mut Self::Context) -> Self::Result {
         let requests = requests.into_iter().map(|SubscribeRequest { subscription, reply, refusal }| {
-            let channel = subscription.as_ref().ok().map(|subscription| subscription.channel.clone());
+            let (channel, subscriptions) = match subscription {
+                Ok(subscription) => (Some(subscription.channel.clone()), Ok(vec![subscription])),
+                Err(RefusedSubscribe { error, channel }) => (channel, Err(error)),
+            };
             let request = PendingRequest { channel, ..PendingRequest::new(key, Some(reply), Some(refusal)) };
-            (request, subscription.map(|subscription| vec![subscription]))
+            (request, subscriptions)
         });
         let finished = self.carry_out(key, requests.collect());
         Box::pin(finished.map(|results, _, _| results.len()))

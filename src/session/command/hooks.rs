@@ -10,7 +10,7 @@ use super::{BufferedCommand, CommandFailure, CommandOutcome, CommandReply};
 use crate::{
     auth::{Claims, ConnectGrant, ask_connect_hook},
     channel::Channel,
-    hooks::{Hook, HookRefusal, HookRequest, HookResult, RpcAnswer, SubscribeApproval},
+    hooks::{ForwardedHeaders, Hook, HookRefusal, HookRequest, HookResult, RpcAnswer, SubscribeApproval},
     protocol::{self, ConnectCommand, Disconnect, ErrorCode},
     session::{Services, Session},
 };
@@ -122,13 +122,22 @@ impl Session {
         hook: &Option<Arc<Hook>>,
         request: HookRequest<'_>,
     ) -> HookQuestion<R> {
-        let (hook, body, headers) = (hook.clone(), request.encode(), self.hook_headers.clone());
-        async move {
-            match hook {
-                Some(hook) => hook.ask(body, headers).await,
-                None => Err(HookRefusal::Error(ErrorCode::Internal.into())),
-            }
-        }
-        .boxed_local()
+        ask_hook(hook, request, self.hook_headers.clone())
     }
+}
+
+/// Asks a hook. Without an endpoint the answer is the temporary error 100.
+pub(in crate::session) fn ask_hook<R: HookResult + 'static>(
+    hook: &Option<Arc<Hook>>,
+    request: HookRequest<'_>,
+    headers: ForwardedHeaders,
+) -> HookQuestion<R> {
+    let (hook, body) = (hook.clone(), request.encode());
+    async move {
+        match hook {
+            Some(hook) => hook.ask(body, headers).await,
+            None => Err(HookRefusal::Error(ErrorCode::Internal.into())),
+        }
+    }
+    .boxed_local()
 }

@@ -30,7 +30,7 @@ use self::{
     buffer::BufferedCommand,
     hooks::{Approval, HookQuestion},
 };
-pub(super) use self::{buffer::CommandBuffer, subscribe_group::SubscribeGroup};
+pub(super) use self::{buffer::CommandBuffer, hooks::ask_hook, subscribe_group::SubscribeGroup};
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
     auth::{ChannelRight, Claims},
@@ -345,7 +345,10 @@ impl Session {
         match method {
             CommandMethod::Subscribe(command) => {
                 let outcome = self.subscribe(id, &command, approval, claims);
-                if let Err(CommandFailure::Error(error)) = &outcome {
+                // In a group the hub notes it when it answers: the command may be handled again before.
+                if let Err(CommandFailure::Error(error)) = &outcome
+                    && !self.has_group()
+                {
                     self.note_refused_subscription(&command.channel, error);
                 }
                 outcome

@@ -10,7 +10,7 @@ use crate::{
     auth::{Claims, SubscriptionClaims, refusal_log::Refusal},
     broker::Retention,
     channel::Channel,
-    clock::WallTime,
+    clock::{NEVER, WallTime},
     config::{DeltaType, OptionOverrides, RecoveryMode},
     hooks::SubscribeApproval,
     hub::{
@@ -169,6 +169,9 @@ impl Session {
     ) -> SubscriptionSource {
         self.has_subscription_info |= info.is_some();
         let renew_at = self.renew_subscription_at(expires_at);
+        if renew_at != NEVER && !self.has_renewer {
+            self.register_renewer();
+        }
         SubscriptionSource::Hook(Box::new(HookTerms { expires_at, info, renew_at, is_server_side }))
     }
 

@@ -14,9 +14,9 @@ use super::{
 use crate::{
     channel::Channel,
     hooks::SubscribeApproval,
-    hub::{RefusalBuilder, ReplyBuilder, SubscribeEach, SubscribeError, SubscribeRequest},
+    hub::{RefusalBuilder, RefusedSubscribe, ReplyBuilder, SubscribeEach, SubscribeError, SubscribeRequest},
     protocol::{self, Command, CommandMethod, ErrorCode, WireError},
-    session::Session,
+    session::{Session, rate_limiter::RateVerdict},
 };
 
 /// Subscribe commands that wait for others like them.
@@ -81,8 +81,19 @@ impl Session {
     /// Adds a command that has failed: the hub only answers it, in its turn.
     pub(super) fn add_refused_to_group(&mut self, command: BufferedCommand, id: u32, error: WireError) {
         let reply: ReplyBuilder = Box::new(|_| Bytes::new());
-        let (subscription, refusal) = (Err(SubscribeError::Refused(error)), self.refusal(id));
+        let (error, channel) = (SubscribeError::Refused(error), self.refused_channel(&command));
+        let (subscription, refusal) = (Err(RefusedSubscribe { error, channel }), self.refusal(id));
         self.add_to_group(command, SubscribeRequest { subscription, reply, refusal });
+    }
+
+    /// Returns the channel for which the hub notes that a command of a group has failed. A command over the rate limit is not noted:
+    /// a client that sends many would drive out what has become of others.
+    fn refused_channel(&self, command: &BufferedCommand) -> Option<Channel> {
+        let message = command.message.as_ref().ok().filter(|_| command.verdict != Some(RateVerdict::Limited))?;
+        match self.format.parse_command(message).ok()?.method {
+            CommandMethod::Subscribe(subscribe) => Channel::new(&subscribe.channel).ok(),
+            _ => None,
+        }
     }
 
     /// Returns what builds the reply to a subscribe command that fails.

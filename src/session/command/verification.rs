@@ -43,9 +43,7 @@ impl Session {
                 Ok(turn) => session.handle_in_turn(command, turn),
                 Err(Overloaded) => session.refuse_unverified(&command),
             };
-            if !session.finish_or_wait(outcome, ctx) {
-                session.process_commands(ctx);
-            }
+            session.finish_then_continue(outcome, ctx);
         }));
     }
 

@@ -62,6 +62,8 @@ scripts! {
     EVENTS_READ = "events_read.lua";
     /// Renews the registration of a node for events.
     EVENTS_RENEW = "events_renew.lua";
+    /// Leases the takeover of a lost node's events.
+    EVENTS_LEASE = "events_lease.lua";
     /// Removes the registration of a node for events.
     EVENTS_FORGET = "events_forget.lua";
     /// Keeps revocations.
