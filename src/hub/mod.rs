@@ -17,6 +17,7 @@ mod gap;
 mod hubs;
 mod inspection;
 mod liveness;
+mod measurements;
 mod messages;
 mod paced_queue;
 mod pacing;
@@ -75,10 +76,10 @@ pub use recent_ends::NoteRefusedSubscription;
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
-    ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, KeepPredicate, Reauthorize, RecoveryRequest,
-    RefusalBuilder, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe, SubscribeEach,
-    SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions, SubscriptionRenewal,
-    SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
+    ExpireSubscription, ExtendSubscription, FinishedRequests, GetSubscription, HookTerms, KeepPredicate, Reauthorize,
+    RecoveryRequest, RefusalBuilder, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe,
+    SubscribeEach, SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions,
+    SubscriptionRenewal, SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 
 /// The actor that serves the sessions of one worker thread.
