@@ -1,7 +1,9 @@
 //! Metrics: one set per instance, shared by all its parts and served at `/metrics`. The fan-out updates them once per
 //! batch.
 
-use std::{fmt, time::Duration};
+mod queues;
+
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, text::encode},
@@ -14,6 +16,8 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+
+pub use queues::{Queue, QueueDepth, ratio};
 
 /// Declares each metric once: field, type, name and description.
 macro_rules! metrics {
@@ -53,6 +57,11 @@ impl Exposed for Gauge {
     const SUFFIX: &str = "";
 }
 
+impl Exposed for Gauge<f64, AtomicU64> {
+    const KIND: &str = "gauge";
+    const SUFFIX: &str = "";
+}
+
 impl Exposed for Counter {
     const KIND: &str = "counter";
     const SUFFIX: &str = "_total";
@@ -87,6 +96,8 @@ metrics! {
     hook_events_waiting: Gauge = "hook_events_waiting", "Events that wait in the outbox, of all nodes";
     closed_connections: Family<CodeLabel, Counter> = "closed", "Connections closed by the server, by close code";
     error_replies: Family<CodeLabel, Counter> = "errors", "Error replies, by error code";
+    commands: Family<CallLabel, Counter> = "commands", "Commands of clients, by method and result: ok, error, or closed with the connection";
+    api_calls: Family<CallLabel, Counter> = "api_calls", "Calls of the server API, by method and result: ok or error";
     publications: Counter = "publications", "Publications passed to the broker";
     deliveries: Counter = "deliveries", "Publications queued to sessions";
     deliveries_dropped: Counter = "deliveries_dropped", "Publications dropped because the delivery queue of a hub was full (limits.hub_queue_bytes)";
@@ -97,6 +108,11 @@ metrics! {
     broker_seconds: SecondsBy<OperationLabel> = "broker_seconds", "Durations of the calls of Redis on which a client or a caller of the server API waits, by operation, failures included";
     broker_reconnects: Counter = "broker_reconnects", "Times that the Redis subscription connection was re-established";
     gaps: Family<OutcomeLabel, Counter> = "gaps", "Gaps in channels with positioned subscriptions, by outcome: filled from the history, told to the clients, or publications that the broker has lost";
+    bus_lag: SecondsBy<ServerLabel> = "bus_lag_seconds", "Times from the queue of a node to its hubs through a Redis server and its PUB/SUB, of the probes that this node sends itself";
+    queue_entries: Family<QueueLabel, Gauge> = "queue_entries", "Entries of the queues that have a limit of entries, when they are scraped";
+    queue_bytes: Family<QueueLabel, Gauge> = "queue_bytes", "Bytes of the queues that have a limit of bytes, when they are scraped";
+    queue_ratio: Family<QueueLabel, Gauge<f64, AtomicU64>> = "queue_ratio", "How full the queues are when they are scraped; 1: full";
+    hub_delay: Gauge<f64, AtomicU64> = "hub_delay_seconds", "How long a message waits for the slowest hub, measured by each scrape";
     nodes: Gauge = "nodes", "Nodes that this node knows to be alive, itself included";
     revocations: Gauge = "revocations", "Revocations in force that this node knows";
     revocations_unconfirmed: Counter = "revocations_unconfirmed", "Revocations of this node that not every live node has confirmed in time";
@@ -165,6 +181,19 @@ pub struct HookLabel {
     outcome: &'static str,
 }
 
+/// The labels `method` and `result`: one word each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabel {
+    method: &'static str,
+    result: &'static str,
+}
+
+/// The label `queue`: the name of a [`Queue`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QueueLabel {
+    queue: &'static str,
+}
+
 /// The label `server`: the address of a Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ServerLabel {
@@ -193,14 +222,31 @@ impl Metrics {
         self.probe_microseconds.get_or_create(&ServerLabel { server: server.to_owned() }).set(microseconds);
     }
 
+    /// Returns the histogram of the times of probes through a Redis server.
+    pub fn bus_lag_of(&self, server: &str) -> Histogram {
+        self.bus_lag.0.get_or_create(&ServerLabel { server: server.to_owned() }).clone()
+    }
+
     /// Forgets a Redis server that is no longer used.
     pub fn forget_server(&self, server: &str) {
-        self.probe_microseconds.remove(&ServerLabel { server: server.to_owned() });
+        let label = ServerLabel { server: server.to_owned() };
+        self.probe_microseconds.remove(&label);
+        self.bus_lag.0.remove(&label);
     }
 
     /// Counts an error reply.
     pub fn count_error(&self, code: u32) {
         self.error_replies.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// Returns the counter of commands of clients of this method and result.
+    pub fn command_counter(&self, method: &'static str, result: &'static str) -> Counter {
+        self.commands.get_or_create(&CallLabel { method, result }).clone()
+    }
+
+    /// Returns the counter of calls of the server API of this method and result.
+    pub fn api_call_counter(&self, method: &'static str, result: &'static str) -> Counter {
+        self.api_calls.get_or_create(&CallLabel { method, result }).clone()
     }
 
     /// Counts a refused handshake.

@@ -315,6 +315,7 @@ impl Components {
             live_traces: api::LiveTraces::new(config.api.traces, hubs.node_id()),
             config: live.clone(),
             clock: clock.clone(),
+            call_counters: api::CallCounters::new(&metrics),
             metrics: metrics.clone(),
         });
         let http = Data::new(http::HttpContext {
@@ -391,6 +392,7 @@ impl Components {
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
+            command_counters: session::CommandCounters::new(metrics),
             metrics: metrics.clone(),
             config: config.clone(),
             node: self.node.clone(),

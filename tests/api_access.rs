@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::json;
 use wardcast::{
-    api::{self, Access, ApiContext, BroadcastTurns, LiveTraces, METHODS, UserRates},
+    api::{self, Access, ApiContext, BroadcastTurns, CallCounters, LiveTraces, METHODS, UserRates},
     audit::AuditLog,
     auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::{
@@ -30,6 +30,7 @@ use wardcast::{
     channel::Channel,
     clock::{Clock, WallTime},
     config::LiveConfig,
+    metrics::{Metrics, QueueDepth},
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     revocation::{LoginId, Revocation, Revocations},
@@ -60,6 +61,7 @@ async fn start_api(broker: Arc<WriteRecorder>) -> impl Service<Request, Response
         live_traces: LiveTraces::new(1, "node"),
         config: live,
         clock,
+        call_counters: CallCounters::new(&Metrics::default()),
         metrics: Arc::default(),
     });
     let routes = move |service: &mut actix_web::web::ServiceConfig| api::routes(&config, service);
@@ -256,6 +258,10 @@ impl Broker for WriteRecorder {
 
     fn event_outbox(&self) -> Arc<dyn EventOutbox> {
         unreachable!("no test asks for it")
+    }
+
+    fn queue_depths(&self) -> Vec<QueueDepth> {
+        Vec::new()
     }
 
     fn check_ready(&self) -> BoxFuture<'static, Result<(), BrokerError>> {

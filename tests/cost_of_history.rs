@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use prometheus_client::metrics::histogram::Histogram;
 use wardcast::{
     broker::{
         Broker, Control, Deliver, NodeIdentity, PresenceEvent, PublishOptions, QueueFull, Retention, SurveyQuestion,
@@ -50,6 +51,8 @@ impl Deliver for DiscardingHubs {
     fn deliver_commands(&self, _: &uuid::Uuid, _: Bytes) -> Result<(), SendCommandsError> {
         Ok(())
     }
+
+    fn note_probe(&self, _: Instant, _: Histogram) {}
 
     fn note_lost_controls(&self) {}
 

@@ -8,10 +8,13 @@ use std::{
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
+
+use wardcast::transport::FROZEN_AFTER;
 
 use crate::support::{
     Client,
@@ -363,6 +366,69 @@ async fn explain_names_the_true_cause_of_each_staged_non_delivery_within_200_ms(
     nodes.other().resume();
     assert_eq!(info["unreachable"].as_array().map(Vec::len), Some(1), "{info}");
     assert!(slow.is_empty(), "later than {DEADLINE:?}: {slow:?}");
+}
+
+/// Asks the first node until it names the cause; returns how long the fastest such answer took.
+async fn wait_for_cause(nodes: &Nodes, request: &Value, cause: &str) -> Duration {
+    let mut fastest = Duration::MAX;
+    poll_until(cause, async || {
+        let began = Instant::now();
+        let answer = nodes.asked().call("explain", request.clone()).await;
+        let is_named = answer["cause"] == cause;
+        if is_named {
+            fastest = fastest.min(began.elapsed());
+        }
+        is_named
+    })
+    .await;
+    fastest
+}
+
+/// The node of the client refuses messages that the other one may send: it does not receive the publication, and finds the gap only
+/// when it compares its position with the history (`position_check_interval`).
+#[actix_rt::test]
+async fn explain_names_a_node_that_has_not_received_the_publication() {
+    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let small = [
+        "limits.publication_bytes=1024",
+        "api.publication_bytes=1024",
+        "broker.redis.message_bytes=42000",
+        "channels.history_size=5",
+    ];
+    let (asked, other) = tokio::join!(Node::start(&redis, SETTINGS), Node::start(&redis, &small));
+    for node in [&asked, &other] {
+        node.wait_for_nodes(2).await;
+    }
+    let nodes = Nodes([asked, other]);
+    let mut client = nodes.other().connect("ann").await;
+    client.subscribe_with("news", json!({"positioned": true})).await;
+    let received = nodes.publish("news", json!({})).await;
+    client.receive_publication().await;
+    let lost = nodes.publish("news", json!({"data": "x".repeat(60_000)})).await;
+    let ask = |offset: u64| json!({"user": "ann", "channel": "news", "offset": offset});
+    let took = wait_for_cause(&nodes, &ask(lost), "node_behind").await;
+    assert!(took <= DEADLINE, "{took:?}");
+    wait_for_cause(&nodes, &ask(received), "delivered").await;
+}
+
+/// The node of the client was frozen, and cannot read the list of revocations when it continues.
+#[actix_rt::test]
+async fn explain_names_a_node_that_holds_its_deliveries() {
+    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let nodes = Nodes(start_nodes::<2>(&redis, SETTINGS).await);
+    let mut client = nodes.subscriber("ann").await;
+    let server = &redis.form.masters()[0];
+    server.run::<()>(&["ACL", "SETUSER", "default", "-hscan"]).await;
+    nodes.other().freeze();
+    let offset = nodes.publish("ann", json!({})).await;
+    // Longer than a hub may be silent without having been frozen.
+    sleep(FROZEN_AFTER * 3 / 2).await;
+    nodes.other().resume();
+    let took = wait_for_cause(&nodes, &ask_for("ann", offset), "deliveries_held").await;
+    assert!(took <= DEADLINE, "{took:?}");
+    server.run::<()>(&["ACL", "SETUSER", "default", "+hscan"]).await;
+    client.receive_publication().await;
+    wait_for_cause(&nodes, &ask_for("ann", offset), "delivered").await;
 }
 
 #[actix_rt::test]

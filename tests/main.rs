@@ -148,6 +148,7 @@ mod bench_compare;
 mod bench_tokens;
 mod command_line;
 mod lifecycle;
+mod metrics;
 mod stopping;
 
 // The fuzz targets.

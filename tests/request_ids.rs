@@ -63,6 +63,43 @@ async fn audit_lines_about_a_request_have_its_id() {
 }
 
 #[actix_rt::test]
+async fn body_of_an_http_error_has_the_id_of_its_header() {
+    let hub = start_hub().await;
+    let call = |key: &str, body: &str| {
+        http::post(hub.address, "/api/publish").header("X-API-Key", key).body(body.to_owned()).send()
+    };
+    let refused_handshake = hub.try_handshake("/socket?token=nonsense", &[]).await;
+    let missing = http::get(hub.address, "/nothing").send().await;
+    let login = http::post(hub.address, "/auth/refresh").json(json!({"refresh_token": "nonsense"})).send().await;
+    for response in [refused_handshake, missing, login, call("wrong", "{}").await, call(API_KEY, "[]").await] {
+        assert!(response.status >= 400, "{response:?}");
+        let body = response.json();
+        assert!(body["error"]["code"].is_u64(), "{response:?}");
+        assert_eq!(body["request"].as_str(), response.header("x-request-id"), "{response:?}");
+    }
+    // As the protocol of the server API has it.
+    let failed = call(API_KEY, r#"{"channel":"unknown:1","data":1}"#).await;
+    assert_eq!((failed.status, failed.json()), (200, json!({"error": {"code": 102, "message": "unknown channel"}})));
+    // As OpenID Connect Back-Channel Logout has it.
+    let logout = http::post(hub.address, "/auth/backchannel-logout").body("nonsense").send().await;
+    assert!(logout.status == 400 && logout.json()["request"].is_null(), "{logout:?}");
+}
+
+#[actix_rt::test]
+async fn audit_line_about_a_client_that_is_let_in_has_the_id_of_its_handshake() {
+    let hub = start_hub_with(trust_loopback_proxy).await;
+    let id = format!("let-in-{}", hub.address.port());
+    let accepted = hub.try_handshake(&hub.path_for("ann"), &[("X-Request-Id", &id)]).await;
+    assert_eq!(accepted.status, 101);
+    let field = format!("\"request\":\"{id}\"");
+    poll_until("the line", async || {
+        let text = std::fs::read_to_string(audit_path()).unwrap();
+        text.lines().any(|line| line.contains(&field) && line.contains("\"event\":\"connected\""))
+    })
+    .await;
+}
+
+#[actix_rt::test]
 async fn hook_that_lists_the_header_gets_the_id_of_the_handshake() {
     let backend = Backend::start().await;
     backend.answer_json("/connect", json!({"result": {"user": "ann"}}));

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Values that differ from run to run are replaced by names: the id of a client by its own name (`<ann>`), others by
-//! `<node>`, `<epoch>`, `<version>`, `<time>`, `<ttl>` (of an hour) and `<ttl of 2 h>`. Lines that begin with `#` are
+//! `<request>`, `<node>`, `<epoch>`, `<version>`, `<time>`, `<ttl>` (of an hour) and `<ttl of 2 h>`. Lines that begin with `#` are
 //! comments.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
@@ -174,7 +174,10 @@ impl Conversation {
                 line.to_owned()
             }
             ("REST", "< ") => {
-                let http::Response { status, body, .. } = self.response.take().expect("a request before its response");
+                let response = self.response.take().expect("a request before its response");
+                let id = response.header("x-request-id").expect("an id").to_owned();
+                let http::Response { status, body, .. } = response;
+                let body = body.replace(&id, "<request>");
                 format!("REST< {status} {}", self.name_ids(client_name, &body))
             }
             (_, " j") => {

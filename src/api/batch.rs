@@ -164,7 +164,10 @@ pub(super) async fn call_method(
     caller: &Caller,
     api: &ApiContext,
 ) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
-    let method = find_method(name).ok_or(ErrorCode::MethodNotFound)?;
+    let Some(method) = find_method(name).filter(|method| !matches!(method.handler, Handler::Batch)) else {
+        api.call_counters.count_unknown();
+        return Err(ErrorCode::MethodNotFound.into());
+    };
     // A copy: a small publication in a queue must not keep the whole body in memory.
     let request = Bytes::copy_from_slice(request.as_bytes());
     let result = match method.handler {
@@ -172,6 +175,7 @@ pub(super) async fn call_method(
         Handler::OfCaller(call) => call(&request, caller, api).await,
         Handler::Batch => return Err(ErrorCode::MethodNotFound.into()),
     };
+    api.call_counters.count(method, result.is_ok());
     record_call(method, &request, &result, caller, api);
     // A broker that answers at once would let no other task of the worker run before the last call.
     yield_now().await;

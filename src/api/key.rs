@@ -82,6 +82,11 @@ impl FromRequest for Authorized {
 }
 
 impl Authorized {
+    /// Returns whether a request may use the server API.
+    pub(super) fn is_authorized(request: &HttpRequest) -> bool {
+        Self::check(request).is_some()
+    }
+
     /// Checks the API key or the session of a request. One that has it does not count for the number of requests on its connection.
     fn check(request: &HttpRequest) -> Option<Self> {
         if check_key(request) {

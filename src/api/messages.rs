@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
-    ApiContext, ApiResponse, body_limit,
+    ApiContext, ApiError, ApiResponse, body_limit,
     key::{check_key, has_key},
     publish, request,
 };
@@ -35,50 +35,49 @@ use crate::{
 /// permission as over a WebSocket.
 pub(super) async fn post_message(
     request: HttpRequest,
-    MessageRequest { sender, body }: MessageRequest,
+    message: MessageRequest,
     channel: Path<String>,
     api: Data<ApiContext>,
 ) -> Result<HttpResponse, HttpError> {
-    let publication = publish::PendingPublication::new(read_data(&request, &body)?);
-    let key = read_idempotency_key(&request)?;
-    let result = match sender {
-        Ok(None) => {
-            let publication = publication.with_idempotency_key(key.map(Into::into));
-            publish::publish_to_channel(&channel, publication, None, &api).await
-        }
-        // The token may have expired while the body arrived.
-        Ok(Some(claims)) if claims.expires_at <= api.clock.now() => return Err(HttpError::invalid_token(true)),
-        Ok(Some(claims)) => {
-            let publication = match ask_publish_hook(&request, &channel, publication, &claims, &api).await {
-                // The token may have expired or been revoked while the backend answered.
-                Ok(_)
-                    if api.permissions.is_revoked(&claims.user, &claims.token)
-                        || claims.expires_at <= api.clock.now() =>
-                {
-                    return Err(HttpError::invalid_token(true));
-                }
-                Ok(publication) => {
-                    let right = Channel::new(&channel).map_err(WireError::from).and_then(|channel| {
-                        Ok(api.permissions.may(ChannelRight::Publish, &claims, &channel, false)?)
-                    });
-                    match right {
-                        Ok(()) => publication,
-                        Err(error) => return Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
-                    }
-                }
-                Err(error) => return Ok(ApiResponse::<()>::new(Err(error), &api.metrics).respond()),
-            };
-            let (user, conn_info) = (claims.user.to_string(), claims.info);
-            // The keys of each user are separate: a user name has no control characters, so it ends at the line break.
-            let key = key.map(|key| format!("{user}\n{key}").into());
-            let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
-            publish::publish_to_channel(&channel, publication.with_idempotency_key(key), Some(info), &api).await
-        }
-        Err(error) => Err(error),
+    let result = publish_message(&request, message, &channel, &api).await;
+    api.call_counters.count_publish(result.is_ok());
+    let result = match result {
+        Ok(result) => Ok(result),
+        Err(ApiError::Failed(error)) => Err(error),
+        Err(ApiError::Http(error)) => return Err(error),
     };
     let mut response = ApiResponse::new(result, &api.metrics).respond();
     response.headers_mut().insert(CACHE_CONTROL, actix_web::http::header::HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+async fn publish_message(
+    request: &HttpRequest,
+    MessageRequest { sender, body }: MessageRequest,
+    channel: &str,
+    api: &ApiContext,
+) -> Result<publish::PublishResult, ApiError> {
+    let publication = publish::PendingPublication::new(read_data(request, &body)?);
+    let key = read_idempotency_key(request)?;
+    let Some(claims) = sender? else {
+        let publication = publication.with_idempotency_key(key.map(Into::into));
+        return Ok(publish::publish_to_channel(channel, publication, None, api).await?);
+    };
+    if claims.expires_at <= api.clock.now() {
+        // The token has expired while the body arrived.
+        return Err(HttpError::invalid_token(true).into());
+    }
+    let publication = ask_publish_hook(request, channel, publication, &claims, api).await?;
+    if api.permissions.is_revoked(&claims.user, &claims.token) || claims.expires_at <= api.clock.now() {
+        // The token has expired or was revoked while the backend answered.
+        return Err(HttpError::invalid_token(true).into());
+    }
+    api.permissions.may(ChannelRight::Publish, &claims, &Channel::new(channel)?, false)?;
+    let (user, conn_info) = (claims.user.to_string(), claims.info);
+    // The keys of each user are separate: a user name has no control characters, so it ends at the line break.
+    let key = key.map(|key| format!("{user}\n{key}").into());
+    let info = ClientInfo { user, client: String::new(), conn_info, chan_info: None };
+    Ok(publish::publish_to_channel(channel, publication.with_idempotency_key(key), Some(info), api).await?)
 }
 
 /// Asks the publish hook about a user's publication, if its channel has one. Returns what to publish. A close that the hook wants

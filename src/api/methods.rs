@@ -53,6 +53,9 @@ impl FromRequest for RequestedMethod {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let method = request.app_data::<&'static ApiMethod>().copied();
         ready(method.map(Self).ok_or_else(|| {
+            if let Some(api) = request.app_data::<Data<ApiContext>>().filter(|_| Authorized::is_authorized(request)) {
+                api.call_counters.count_unknown();
+            }
             HttpError::new(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound, "the server API has no such method")
         }))
     }
@@ -70,10 +73,14 @@ pub(super) async fn post_method(
         Handler::OfCaller(call) => call(&body, &caller, &api).await,
         Handler::Batch => match batch::run_batch(&body, &caller, &api).await {
             // The answer of a batch is not wrapped in `result`.
-            Ok(replies) => return Ok(HttpResponse::Ok().json(replies)),
+            Ok(replies) => {
+                api.call_counters.count(method, true);
+                return Ok(HttpResponse::Ok().json(replies));
+            }
             Err(error) => Err(error),
         },
     };
+    api.call_counters.count(method, result.is_ok());
     audit::record_call(method, &body, &result, &caller, &api);
     match result {
         Ok(result) => Ok(ApiResponse::new(Ok(result), &api.metrics).respond()),

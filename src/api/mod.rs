@@ -5,6 +5,7 @@
 
 mod audit;
 mod batch;
+mod call_counts;
 mod channel_info;
 mod channels;
 mod connections;
@@ -37,6 +38,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 
 pub use self::{
+    call_counts::CallCounters,
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
@@ -86,6 +88,8 @@ pub struct ApiContext {
     pub clock: Clock,
     /// Counts publications and errors.
     pub metrics: Arc<Metrics>,
+    /// Count calls.
+    pub call_counters: CallCounters,
 }
 
 /// Adds `/api` and the routes below it. They find an [`ApiContext`] in the data of the application.

@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
@@ -27,7 +27,12 @@ use self::{
     event::{AuditValue, RateKey},
     writer::{Message, Output, Writer},
 };
-use crate::{clock::Clock, config::AuditConfig, metrics::Metrics, rate_limit::KeyedRateLimiter};
+use crate::{
+    clock::Clock,
+    config::AuditConfig,
+    metrics::{Metrics, Queue, QueueDepth},
+    rate_limit::KeyedRateLimiter,
+};
 
 /// Interval at which a flush tries again while the queue is full.
 const FLUSH_RETRY: Duration = Duration::from_millis(10);
@@ -51,6 +56,7 @@ impl fmt::Debug for AuditLog {
 
 struct OpenLog {
     queue: SyncSender<Message>,
+    max_queued: usize,
     state: Arc<QueueState>,
     lines: LineEncoder,
     metrics: Arc<Metrics>,
@@ -65,6 +71,8 @@ struct OpenLog {
 struct QueueState {
     /// Lines that were lost, and not reported yet.
     lost: AtomicU64,
+    /// Lines that are not taken by the writer yet.
+    queued: AtomicUsize,
     /// Lines above a rate limit, and not reported yet.
     suppressed: AtomicU64,
     /// Whether the file is to be opened again.
@@ -104,7 +112,15 @@ impl AuditLog {
         writer.spawn().map_err(at_output)?;
         let rates = |per_second: u32| KeyedRateLimiter::new(per_second, per_second.saturating_mul(2));
         let (rates, refusal_rate) = (rates(config.lines_per_second), rates(config.refusals_per_second));
-        let log = Arc::new(Self(Some(OpenLog { queue, state, lines, metrics, rates, refusal_rate })));
+        let log = Arc::new(Self(Some(OpenLog {
+            queue,
+            max_queued: config.queue,
+            state,
+            lines,
+            metrics,
+            rates,
+            refusal_rate,
+        })));
         log.record(AuditEvent::Started, AuditFields::default());
         Ok(log)
     }
@@ -123,6 +139,12 @@ impl AuditLog {
         self.0.is_some()
     }
 
+    /// Returns how full the queue of the writer is; `None` without an audit log.
+    pub fn queue_depth(&self) -> Option<QueueDepth> {
+        let log = self.0.as_ref()?;
+        Some(QueueDepth::of_entries(Queue::AuditLines, log.state.queued.load(Ordering::Relaxed), log.max_queued))
+    }
+
     /// Queues a line. Never waits.
     pub fn record(&self, event: AuditEvent, fields: AuditFields<'_>) {
         let Some(log) = &self.0 else { return };
@@ -131,7 +153,9 @@ impl AuditLog {
             return log.count(AuditEvent::LinesSuppressed);
         }
         let Ok(line) = log.lines.encode(event, &fields) else { return };
+        log.state.queued.fetch_add(1, Ordering::Relaxed);
         if log.queue.try_send(Message::Line(line)).is_err() {
+            log.state.queued.fetch_sub(1, Ordering::Relaxed);
             log.metrics.count_audit_lines("lost", 1);
             log.count(AuditEvent::LinesLost);
         }

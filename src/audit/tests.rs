@@ -69,6 +69,18 @@ async fn each_line_is_an_object_with_time_node_event_and_the_fields_that_are_set
 }
 
 #[actix_rt::test]
+async fn lines_leave_the_queue_when_the_writer_takes_them_or_has_no_room() {
+    let log = TestLog::start(|audit| audit.queue = 2);
+    for _ in 0..500 {
+        log.log.record(AuditEvent::ApiCall, of_address(1));
+    }
+    log.lines().await;
+    assert!(log.count("lost") > 0);
+    assert_eq!(log.log.queue_depth(), Some(QueueDepth::of_entries(Queue::AuditLines, 0, 2)));
+    assert_eq!(AuditLog::disabled().queue_depth(), None);
+}
+
+#[actix_rt::test]
 async fn texts_that_clients_choose_are_cut() {
     let log = TestLog::start(|_| ());
     let long = "é".repeat(1000);

@@ -139,7 +139,10 @@ impl Writer {
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::Line(line) => self.add(&line),
+                    Message::Line(line) => {
+                        self.state.queued.fetch_sub(1, Ordering::Relaxed);
+                        self.add(&line);
+                    }
                     Message::Wake => {}
                     Message::Flush(sender) => flushed.push(sender),
                 }

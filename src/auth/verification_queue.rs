@@ -10,7 +10,10 @@ mod waiting_clients;
 
 use std::{
     cell::RefCell,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,7 +26,12 @@ use tokio::{
 
 use self::waiting_clients::WaitingClients;
 use super::TokenError;
-use crate::{address::ClientAddress, config::Limits, metrics::Metrics, rate_limit::KeyedRateLimiter};
+use crate::{
+    address::ClientAddress,
+    config::Limits,
+    metrics::{Metrics, Queue, QueueDepth},
+    rate_limit::KeyedRateLimiter,
+};
 
 /// Refused tokens of an address for which it is not suspected, at once.
 const REFUSED_AT_ONCE: u32 = 20;
@@ -64,6 +72,8 @@ pub struct VerificationQueue {
     /// A reload replaces them.
     limits: ArcSwap<QueueLimits>,
     refused_tokens: KeyedRateLimiter,
+    /// Clients that wait, on all workers.
+    waiting: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
@@ -88,6 +98,22 @@ impl Drop for Grant {
     fn drop(&mut self) {
         // Fails when the thread ends.
         _ = WORKER.try_with(|worker| worker.borrow_mut().granted -= 1);
+    }
+}
+
+/// Counts a client that waits, until this is dropped.
+struct WaitingClient<'a>(&'a AtomicUsize);
+
+impl<'a> WaitingClient<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for WaitingClient<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -124,8 +150,15 @@ impl VerificationQueue {
         Arc::new(Self {
             limits: ArcSwap::from_pointee(QueueLimits::from(limits)),
             refused_tokens: KeyedRateLimiter::with_interval(REFUSED_INTERVAL, REFUSED_AT_ONCE),
+            waiting: AtomicUsize::new(0),
             metrics,
         })
+    }
+
+    /// Returns how many clients wait, of those that may wait on `workers` workers.
+    pub fn depth(&self, workers: usize) -> QueueDepth {
+        let limit = self.limits.load().max_waiting.saturating_mul(workers);
+        QueueDepth::of_entries(Queue::Verifications, self.waiting.load(Ordering::Relaxed), limit)
     }
 
     /// Changes the limits. Clients that wait already wait by the old ones.
@@ -175,7 +208,10 @@ impl VerificationQueue {
             has_room
         });
         let grant = match has_room {
-            true => timeout(max_wait, granted).await.ok().and_then(Result::ok),
+            true => {
+                let _waiting = WaitingClient::new(&self.waiting);
+                timeout(max_wait, granted).await.ok().and_then(Result::ok)
+            }
             false => None,
         };
         self.metrics.count_verification(if grant.is_some() { "waited" } else { "refused" });

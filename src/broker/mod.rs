@@ -20,10 +20,14 @@ mod survey;
 mod trace;
 mod user_limit;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
 use self::history::IDEMPOTENCY_TTL;
@@ -59,6 +63,7 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     emulation::SendCommandsError,
+    metrics::QueueDepth,
     position::{Epoch, Position},
     protocol::ErrorCode,
     publication::{ClientInfo, Publication},
@@ -211,6 +216,9 @@ pub trait Broker: Send + Sync {
     /// Returns the outbox of events for the operator's backend.
     fn event_outbox(&self) -> Arc<dyn EventOutbox>;
 
+    /// Returns how full the queues of the broker are.
+    fn queue_depths(&self) -> Vec<QueueDepth>;
+
     /// Checks that publishing and subscribing work at the moment. The error gives the operator the reason if not. Publishing
     /// works if a publication has just been accepted: that a connection is open proves nothing.
     fn check_ready(&self) -> BrokerFuture<()>;
@@ -246,6 +254,10 @@ pub trait Deliver: Send + Sync {
     /// # Errors
     /// [`SendCommandsError`].
     fn deliver_commands(&self, session: &Uuid, message: Bytes) -> Result<(), SendCommandsError>;
+
+    /// Learns that a probe has arrived which this node has sent to itself. Has each hub note in `lag` how many seconds have passed
+    /// since then.
+    fn note_probe(&self, sent_at: Instant, lag: Histogram);
 
     /// Learns that controls may have been lost on their way to this instance.
     fn note_lost_controls(&self);

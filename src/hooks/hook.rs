@@ -41,6 +41,9 @@ pub struct Hook {
     permits: Semaphore,
     /// Calls at the same time and those that wait.
     places: Semaphore,
+    concurrency: usize,
+    /// How many may wait.
+    max_waiting: usize,
     breaker: CircuitBreaker,
     failures_logged: LogThrottle,
     allowed_headers: Vec<String>,
@@ -74,6 +77,8 @@ impl Hook {
             timeout: hook.timeout,
             permits: Semaphore::new(hook.concurrency.min(Semaphore::MAX_PERMITS)),
             places: Semaphore::new(hook.concurrency.saturating_add(common.waiting).min(Semaphore::MAX_PERMITS)),
+            concurrency: hook.concurrency,
+            max_waiting: common.waiting,
             breaker: CircuitBreaker::new(common.failures, common.pause),
             failures_logged: LogThrottle::new(LOG_INTERVAL),
             allowed_headers: hook.headers.clone(),
@@ -81,6 +86,14 @@ impl Hook {
             clock: clock.clone(),
             metrics: metrics.clone(),
         })))
+    }
+
+    /// Returns how many calls wait for their turn, and how many may.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let running = self.concurrency.saturating_sub(self.permits.available_permits());
+        let places = self.concurrency.saturating_add(self.max_waiting);
+        let taken = places.saturating_sub(self.places.available_permits());
+        (taken.saturating_sub(running), self.max_waiting)
     }
 
     /// Asks the backend. `body` is an encoded [`super::HookRequest`].

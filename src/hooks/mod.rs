@@ -22,7 +22,12 @@ pub use self::{
     request::HookRequest,
     session_reply::{ConnectApproval, Renewal},
 };
-use crate::{certificate::CertificateError, clock::Clock, config::HooksConfig, metrics::Metrics};
+use crate::{
+    certificate::CertificateError,
+    clock::Clock,
+    config::HooksConfig,
+    metrics::{Metrics, Queue, QueueDepth, ratio},
+};
 
 /// The configured hooks of an instance, shared by all workers. By default none.
 #[derive(Default)]
@@ -68,6 +73,18 @@ impl Hooks {
             events: None,
             forwarded_headers: config.forwarded_headers(),
         })
+    }
+
+    /// Returns how full the queues of the hooks are, and that of the events.
+    pub fn queue_depths(&self) -> Vec<QueueDepth> {
+        let hooks =
+            [&self.connect, &self.refresh, &self.subscribe, &self.sub_refresh, &self.publish, &self.rpc, &self.send];
+        let waiting: Vec<(usize, usize)> = hooks.into_iter().flatten().map(|hook| hook.waiting()).collect();
+        let sum = |of: fn(&(usize, usize)) -> usize| waiting.iter().map(of).fold(0, usize::saturating_add);
+        let all = QueueDepth::of_entries(Queue::Hooks, sum(|(waiting, _)| *waiting), sum(|(_, limit)| *limit));
+        let all = waiting.iter().fold(all, |all, (waiting, limit)| all.or_fuller(ratio(*waiting, *limit)));
+        let calls = (!waiting.is_empty()).then_some(all);
+        calls.into_iter().chain(self.events.as_ref().map(|events| events.depth())).collect()
     }
 
     /// Returns the lowercase names of the headers that some hook gets.

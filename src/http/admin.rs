@@ -156,7 +156,7 @@ async fn log_out(
     };
     let mut response = match revoked {
         Ok(()) => HttpResponse::NoContent().finish(),
-        Err(error) => actix_web::ResponseError::error_response(&error),
+        Err(error) => HttpResponse::from_error(error),
     };
     // Also if the revocation has failed: this browser is to forget the session in any case.
     if let Ok(cookie) = HeaderValue::from_str(&set_cookie("", 0, scheme(&request, &context))) {

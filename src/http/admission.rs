@@ -53,6 +53,8 @@ pub(super) struct Candidate<'a> {
     context: &'a HttpContext,
     client: Uuid,
     ip: IpAddr,
+    /// The id of its request.
+    request_id: Option<&'a str>,
     door: Option<Door>,
     /// What is left of [`ADMISSION_TIMEOUT`].
     time_left: Duration,
@@ -124,6 +126,7 @@ impl<'a> Candidate<'a> {
             context,
             client,
             ip,
+            request_id: id_of(request.head()),
             door: credentials.door,
             time_left: ADMISSION_TIMEOUT,
             credential: credentials.door.filter(|_| matches!(auth, HandshakeAuth::Authenticated(_))),
@@ -185,7 +188,8 @@ impl<'a> Candidate<'a> {
     }
 
     fn record_hook_refusal(&self, code: u32) {
-        let source = AuditFields { address: Some(self.ip), client: Some(self.client), ..AuditFields::default() };
+        let (address, client, request) = (Some(self.ip), Some(self.client), self.request_id);
+        let source = AuditFields { address, client, request, ..AuditFields::default() };
         self.context.refusals.record_from(Refusal::ConnectHook(code), &source);
     }
 
@@ -196,7 +200,8 @@ impl<'a> Candidate<'a> {
 
     async fn admit_without_limit(self) -> Result<Admission, HandshakeRefusal> {
         let Self { context, client, ip, auth, ids, .. } = self;
-        let source = AuditFields { address: Some(ip), door: self.door, ..AuditFields::default() };
+        let (address, door, request) = (Some(ip), self.door, self.request_id);
+        let source = AuditFields { address, door, request, ..AuditFields::default() };
         let (user_permit, unauthenticated_permits) = match &auth {
             HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context).await?, None),
             HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {

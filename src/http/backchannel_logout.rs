@@ -13,7 +13,7 @@ use actix_web::{
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::{HttpContext, HttpError, RequestBody, forwarded};
+use super::{HttpContext, HttpError, RequestBody, forwarded, request_id::id_of};
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
@@ -57,7 +57,8 @@ pub(super) async fn log_out(
     body: Result<RequestBody, HttpError>,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, LogoutError> {
-    let source = AuditFields { address: Some(address), path: Some(PATH), ..AuditFields::default() };
+    let (path, id) = (Some(PATH), id_of(request.head()));
+    let source = AuditFields { address: Some(address), path, request: id, ..AuditFields::default() };
     let verified = match find_token(&request, &body?.0) {
         Some(token) => verify(&token, address, &context).await,
         None => Err(Refused::Form),

@@ -37,6 +37,8 @@ const STOP_RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Serialize)]
 struct HttpErrorBody<'a> {
     error: HttpErrorDetail<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -165,6 +167,15 @@ impl HttpError {
         self.status
     }
 
+    fn body<'a>(&'a self, request: Option<&'a str>) -> HttpErrorBody<'a> {
+        HttpErrorBody { error: HttpErrorDetail { code: self.code, message: &self.message }, request }
+    }
+
+    /// Returns the body with the id of the request, which the log and the audit log have, too.
+    pub(super) fn body_with_id(&self, id: &str) -> String {
+        serde_json::to_string(&self.body(Some(id))).unwrap_or_default()
+    }
+
     /// Responds with this body, where a specification fixes its form.
     pub(super) fn respond_with(&self, body: impl Serialize) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
@@ -213,7 +224,7 @@ impl ResponseError for HttpError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.respond_with(HttpErrorBody { error: HttpErrorDetail { code: self.code, message: &self.message } })
+        self.respond_with(self.body(None))
     }
 }
 

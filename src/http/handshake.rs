@@ -6,7 +6,7 @@ use actix_http::{
     ws::{HandshakeError, verify_handshake},
 };
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse, ResponseError,
+    HttpMessage, HttpRequest, HttpResponse,
     http::{
         Method, Version,
         header::{
@@ -72,7 +72,7 @@ pub(super) fn refuse_handshake(
         };
         context.audit.record(AuditEvent::Refused, AuditFields { reason: Some(error.message()), ..fields });
     }
-    let mut response = error.error_response();
+    let mut response = HttpResponse::from_error(error);
     response.head_mut().set_connection_type(ConnectionType::Close);
     response
 }

@@ -13,7 +13,10 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{HttpContext, StopPhase, error::DEFAULT_RETRY_AFTER};
-use crate::broker::BrokerError;
+use crate::{
+    broker::BrokerError,
+    metrics::{Queue, QueueDepth},
+};
 
 /// A part that has not answered within this time is not ready.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -119,14 +122,30 @@ async fn check_broker(context: &HttpContext) -> Result<(), Problem> {
     })
 }
 
-/// `GET /metrics`: all metrics in the OpenMetrics text format.
+/// `GET /metrics`: all metrics in the OpenMetrics text format. Most are counted where something happens; the depths of queues
+/// are read here. Nothing of it grows with channels or sessions, except with those whose sockets are full.
 pub(super) async fn metrics(context: Data<HttpContext>) -> HttpResponse {
+    context.hubs.measure().await;
+    context.metrics.set_queue_depths(queue_depths(&context));
     match context.metrics.encode() {
         Ok(text) => HttpResponse::Ok()
             .insert_header((CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8"))
             .body(text),
         Err(_) => HttpResponse::InternalServerError().finish(),
     }
+}
+
+/// Returns how full the queues are that are not the hubs' own.
+fn queue_depths(context: &HttpContext) -> Vec<QueueDepth> {
+    let HttpContext { config, hubs, broker, verifications, hooks, audit, hashing_permits, .. } = context;
+    let max_hashes = config.current().login.concurrency;
+    let hashes = max_hashes.saturating_sub(hashing_permits.available_permits());
+    let mut depths = broker.queue_depths();
+    depths.extend(hooks.queue_depths());
+    depths.extend(audit.queue_depth());
+    depths.push(verifications.depth(hubs.count()));
+    depths.push(QueueDepth::of_entries(Queue::PasswordHashes, hashes, max_hashes));
+    depths
 }
 
 #[cfg(test)]

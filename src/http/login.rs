@@ -136,7 +136,7 @@ async fn start_login(
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
-    revoke_replaced_logins(&replaced, context);
+    revoke_replaced_logins(&replaced, source, context);
     // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
     if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
         // Nobody has its refresh token.
@@ -151,7 +151,7 @@ async fn start_login(
 
 /// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the
 /// new login does not depend on it.
-fn revoke_replaced_logins(replaced: &[EndedLogin], context: &Data<HttpContext>) {
+fn revoke_replaced_logins(replaced: &[EndedLogin], source: &RequestSource, context: &Data<HttpContext>) {
     let now = context.clock.now();
     let of_login = |login: &EndedLogin| {
         let revocation = login.revocation(&context.config.current(), now)?;
@@ -161,9 +161,9 @@ fn revoke_replaced_logins(replaced: &[EndedLogin], context: &Data<HttpContext>) 
     if revocations.is_empty() {
         return;
     }
-    let context = context.clone();
+    let (source, context) = (source.clone(), context.clone());
     actix_rt::spawn(async move {
-        let cause = AuditFields { by: Some("logins_per_user"), ..AuditFields::default() };
+        let cause = AuditFields { by: Some("logins_per_user"), ..source.request_fields() };
         let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
         revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
     });

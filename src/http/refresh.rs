@@ -53,7 +53,7 @@ pub(super) async fn refresh(
             },
         )?;
     let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
-    match refresh_login(&token, users, &context).await {
+    match refresh_login(&token, users, &source, &context).await {
         Ok((access_token, login, generation)) => {
             context.metrics.count_login_refresh("refreshed");
             record(AuditEvent::RefreshTokenUsed, &login, &source, &context);
@@ -139,10 +139,16 @@ impl From<BrokerError> for RefreshFailure {
     }
 }
 
+/// Returns what the audit log says about a revocation because a refresh token was used twice.
+fn cause_of_reuse(source: &RequestSource) -> AuditFields<'_> {
+    AuditFields { by: Some("refresh_token_reuse"), ..source.request_fields() }
+}
+
 /// Returns an access token, the login, and how often it has been refreshed.
 async fn refresh_login(
     token: &str,
     users: &Users,
+    source: &RequestSource,
     context: &Data<HttpContext>,
 ) -> Result<(String, LoginId, u32), RefreshFailure> {
     let refuse = RefreshFailure::Refused;
@@ -171,14 +177,15 @@ async fn refresh_login(
         LoginRefresh::Spent => {
             let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
             let revocation = revocation_of_login(&login, context.config.current().login_issuer(), end);
-            let cause = AuditFields { by: Some("refresh_token_reuse"), ..AuditFields::default() };
-            let audit = (&*context.audit, cause);
+            let source = source.clone();
+            let audit = (&*context.audit, cause_of_reuse(&source));
             let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
             if let Err(RevokeError::Broker(_)) = revoked {
                 // The login has ended, so the token's next use would not revoke it.
                 let context = context.clone();
                 actix_rt::spawn(async move {
-                    let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
+                    let audit = (&*context.audit, cause_of_reuse(&source));
+                    let lifetime = context.config.current().login.token_ttl;
                     revoke_until_stored(&*context.broker, vec![revocation], audit, &context.metrics, lifetime).await;
                 });
             }

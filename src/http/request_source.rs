@@ -20,6 +20,7 @@ use crate::{
 
 /// The source of a request that has been charged to `limits.handshakes_per_second`: a login costs a password hash, and
 /// one address must not use them up.
+#[derive(Clone)]
 pub(super) struct RequestSource {
     /// The address of the client.
     pub(super) ip: IpAddr,
@@ -33,8 +34,13 @@ pub(super) struct RequestSource {
 impl RequestSource {
     /// Returns what the audit log says about a request on this path.
     pub(super) fn fields<'a>(&'a self, path: &'a str) -> AuditFields<'a> {
+        AuditFields { address: Some(self.ip), path: Some(path), ..self.request_fields() }
+    }
+
+    /// Returns what the audit log says about what the request has caused elsewhere: its id.
+    pub(super) fn request_fields(&self) -> AuditFields<'_> {
         let request = self.request_id.as_ref().and_then(|id| id.to_str().ok());
-        AuditFields { address: Some(self.ip), path: Some(path), request, ..AuditFields::default() }
+        AuditFields { request, ..AuditFields::default() }
     }
 }
 

@@ -10,6 +10,7 @@ use actix::{Addr, Handler, Message};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use prometheus_client::metrics::histogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use super::{
     fanout::{DeliverySender, DrainQueue},
     gap::{NoteInterrupted, NoteResubscribed},
     inspection,
+    measurements::NoteProbe,
     presence::RestorePresence,
     reload::ApplyConfig,
     revocation::ObeyRevocations,
@@ -32,7 +34,7 @@ use crate::{
     channel::Channel,
     config::Config,
     emulation::{EmulatedSessions, SendCommandsError},
-    metrics::Metrics,
+    metrics::{Metrics, Queue, QueueDepth},
     protocol,
     publication::{ClientInfo, Publication},
     revocation::{ListFull, Revocation, RevocationTarget, Revocations},
@@ -86,6 +88,21 @@ impl Hubs {
     /// Returns the number of hubs that have started: one per worker.
     pub fn count(&self) -> usize {
         self.hubs.load().len()
+    }
+
+    /// Returns all hubs, each with its queue of deliveries.
+    pub(super) fn all(&self) -> Arc<Vec<(DeliverySender, Addr<Hub>)>> {
+        self.hubs.load_full()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Returns how many controls not every hub has applied.
+    pub(super) fn controls_depth(&self) -> QueueDepth {
+        let queued = MAX_QUEUED_CONTROLS.saturating_sub(self.control_permits.available_permits());
+        QueueDepth::of_entries(Queue::Controls, queued, MAX_QUEUED_CONTROLS)
     }
 
     /// Returns whether there are hubs and all of them answer. The health check needs this because a panic ends a hub
@@ -200,6 +217,11 @@ impl Deliver for Hubs {
 
     fn deliver_commands(&self, session: &Uuid, message: Bytes) -> Result<(), SendCommandsError> {
         self.emulated_sessions.send(session, message)
+    }
+
+    fn note_probe(&self, sent_at: Instant, lag: Histogram) {
+        let probe = NoteProbe { sent_at, lag };
+        self.hubs.load().iter().for_each(|(_, hub)| hub.do_send(probe.clone()));
     }
 
     fn note_lost_controls(&self) {

@@ -17,6 +17,7 @@ mod gap;
 mod hubs;
 mod inspection;
 mod liveness;
+mod measurements;
 mod messages;
 mod paced_queue;
 mod pacing;
@@ -78,9 +79,9 @@ pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer};
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
-    ExpireSubscription, ExtendSubscription, GetSubscription, HookTerms, KeepPredicate, Reauthorize, RecoveryRequest,
-    RefusalBuilder, RefusedSubscribe, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch, Subscribe,
-    SubscribeEach, SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions,
+    ExpireSubscription, ExtendSubscription, FinishedRequests, GetSubscription, HookTerms, KeepPredicate, Reauthorize,
+    RecoveryRequest, RefusalBuilder, RefusedSubscribe, RenewSubscription, ReplyBuilder, Requested, RequestedEpoch,
+    Subscribe, SubscribeEach, SubscribeError, SubscribeOutcome, SubscribeRequest, Subscription, SubscriptionOptions,
     SubscriptionRenewal, SubscriptionSource, SubscriptionTerms, Unsubscribe, Visibility,
 };
 

@@ -21,8 +21,8 @@ pub mod schema {
 
 pub use codes::{CodeInfo, may_reconnect};
 pub use command::{
-    ClientPosition, Command, CommandMethod, ConnectCommand, Diagnosis, HistoryCommand, MalformedCommand, PublishData,
-    RawFilter, SubscribeCommand,
+    ClientPosition, Command, CommandMethod, ConnectCommand, Diagnosis, HistoryCommand, MalformedCommand, MethodName,
+    PublishData, RawFilter, SubscribeCommand,
 };
 pub use disconnect::{Disconnect, UnsubscribeCode};
 pub use encode::json::{encode_history_result, encode_presence_result, part_of, to_single_line};

@@ -17,6 +17,7 @@ use actix_web_actors::ws::Frame;
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
+pub use self::command::CommandCounters;
 use self::{
     auth_state::AuthState,
     claims::ClaimsChange,
@@ -41,7 +42,7 @@ use crate::{
         SessionControl, SessionDetails, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
-    protocol::{Diagnosis, Disconnect, Format, Push, Reply, frame},
+    protocol::{Diagnosis, Disconnect, Format, MethodName, Push, Reply, frame},
     transport::{
         ClosePolicy, Inbound, InboundEvent, Outbox, PushError, Socket, StreamInbound, TransportLimits, Violation,
     },
@@ -73,6 +74,8 @@ pub struct Services {
     pub clock: Clock,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Those of commands.
+    pub command_counters: CommandCounters,
     /// The configuration.
     pub config: Arc<LiveConfig>,
     /// The id of this instance, which clients get when they connect.
@@ -124,6 +127,8 @@ pub struct Session {
     recovering_subscriptions: Option<Box<VecDeque<ServerApiSubscription>>>,
     /// `send` commands for the backend. Most sessions send none.
     send_queue: Option<Rc<SendQueue>>,
+    /// The method of the command that is being handled, until it is counted.
+    handled_method: Option<MethodName>,
     /// Messages so far that were no commands.
     protocol_errors: u32,
     command_rate: RateLimiter,
@@ -323,6 +328,7 @@ impl Session {
             subscribe_group: None,
             recovering_subscriptions: None,
             send_queue: None,
+            handled_method: None,
             protocol_errors: 0,
             unauthenticated_permits: admission.unauthenticated_permits.map(Box::new),
             user_permit: admission.user_permit,

@@ -26,7 +26,7 @@ use crate::config;
 pub use client_stream::{ClientStream, KernelSocket};
 pub use closing::ClosePolicy;
 pub use inbound::{Inbound, InboundEvent};
-pub use outbox::{CloseCause, FlushOutcome, Outbox, PushError};
+pub use outbox::{CloseCause, FlushOutcome, Outbox, PushError, blocked_bytes_of_this_thread};
 pub use reader::{MessageReader, Violation};
 pub use socket::{AcceptedConnection, Socket};
 pub use stream_inbound::StreamInbound;

@@ -27,6 +27,7 @@ use self::waiting_writer::write_when_ready;
 pub use self::{
     close_cause::CloseCause,
     outcome::{FlushOutcome, PushError},
+    waiting_writer::blocked_bytes_of_this_thread,
 };
 use super::{
     Socket, TransportLimits,

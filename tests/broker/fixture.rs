@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 use wardcast::{
     broker::{
@@ -102,6 +103,10 @@ impl Deliver for RecordingHubs {
 
     fn deliver_commands(&self, session: &Uuid, message: Bytes) -> Result<(), SendCommandsError> {
         self.record(&self.commands, (*session, message)).map_err(|QueueFull| SendCommandsError::Full)
+    }
+
+    fn note_probe(&self, sent_at: Instant, lag: Histogram) {
+        lag.observe(sent_at.elapsed().as_secs_f64());
     }
 
     fn note_lost_controls(&self) {

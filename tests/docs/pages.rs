@@ -16,7 +16,7 @@ use tokio::{
 };
 use wardcast::{
     config::{self, BrokerKind, Environment, Secret, Sources},
-    metrics::Metrics,
+    metrics::{Metrics, Queue},
 };
 
 use crate::support::{
@@ -160,6 +160,15 @@ fn deploying_lists_exactly_the_metrics_that_exist() {
             }),
         "{text}"
     );
+}
+
+#[test]
+fn deploying_describes_each_queue_that_metrics_name() {
+    let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
+    let (_, section) = page.split_once("#### Queues").unwrap();
+    let rows = section.lines().take_while(|line| !line.starts_with("A scrape")).filter(|line| line.starts_with("| `"));
+    let listed: Vec<&str> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+    assert_eq!(listed, Queue::ALL.map(Queue::name));
 }
 
 #[test]

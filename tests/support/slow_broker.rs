@@ -40,12 +40,12 @@ use wardcast::{
         ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails,
         SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
-    metrics::Metrics,
+    metrics::{Metrics, QueueDepth},
     position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
     revocation::{LoginId, Revocation, Revocations, TokenIdentity},
-    session::{self, Services},
+    session::{self, CommandCounters, Services},
     transport::{Outbox, TransportLimits},
 };
 
@@ -288,6 +288,10 @@ impl Broker for SlowBroker {
         unreachable!("no test asks for it")
     }
 
+    fn queue_depths(&self) -> Vec<QueueDepth> {
+        self.inner.queue_depths()
+    }
+
     fn check_ready(&self) -> BrokerFuture<()> {
         self.inner.check_ready()
     }
@@ -346,6 +350,7 @@ impl Worker {
             user_limit: UserLimit::new(0, &*broker),
             api_grants: hubs.api_grants().clone(),
             clock: clock.clone(),
+            command_counters: CommandCounters::new(&metrics),
             metrics,
             config: live,
             node: "node".into(),

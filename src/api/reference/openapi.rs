@@ -220,7 +220,8 @@ fn error_schema() -> Value {
 }
 
 fn error_response(description: &str) -> Value {
-    let schema = object([("error", reference("Error"))]);
+    let request = json!({"type": "string", "description": "The id of the request, as in the header `X-Request-Id`."});
+    let schema = object([("error", reference("Error")), ("request", request)]);
     json!({"description": description, "content": {"application/json": {"schema": schema}}})
 }
 

@@ -74,6 +74,28 @@ async fn clients_above_the_limit_are_refused_at_once_and_those_that_wait_too_lon
 }
 
 #[actix_rt::test]
+async fn clients_that_wait_are_in_the_depth_of_the_queue_until_they_have_their_turn_or_leave() {
+    let (queue, _) = queue_with(|limits| {
+        (limits.verification_queue, limits.verification_wait) = (4, Duration::from_secs(20));
+    });
+    let depth = |entries| QueueDepth::of_entries(Queue::Verifications, entries, 8);
+    WORKER.with_borrow_mut(|worker| worker.granted += 1000);
+    let wait = |number| {
+        let queue = queue.clone();
+        actix_rt::spawn(async move { queue.wait_for_turn(address(number)).await.map(|turn| turn.finish(false)) })
+    };
+    let (leaves, stays) = (wait(1), wait(2));
+    yield_now().await;
+    assert_eq!(queue.depth(2), depth(2));
+    leaves.abort();
+    assert!(leaves.await.is_err());
+    assert_eq!(queue.depth(2), depth(1));
+    WORKER.with_borrow_mut(|worker| worker.granted -= 1000);
+    assert_eq!(stays.await.unwrap(), Ok(()));
+    assert_eq!(queue.depth(2), depth(0));
+}
+
+#[actix_rt::test]
 async fn address_that_sends_refused_tokens_all_the_time_has_a_small_share_and_others_do_not_wait_for_it() {
     let (queue, _) = queue_with(|limits| limits.refused_token_share = 10);
     let attack = actix_rt::spawn({

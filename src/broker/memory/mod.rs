@@ -47,6 +47,7 @@ use crate::{
     channel::Channel,
     clock::{Clock, MonotonicTime, WallTime},
     config::Limits,
+    metrics::QueueDepth,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     revocation::{LoginId, Revocation},
@@ -414,6 +415,11 @@ impl Broker for MemoryBroker {
 
     fn event_outbox(&self) -> Arc<dyn EventOutbox> {
         self.event_outbox.clone()
+    }
+
+    fn queue_depths(&self) -> Vec<QueueDepth> {
+        // Publications go to the queues of the hubs.
+        Vec::new()
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -20,6 +20,7 @@ use crate::{
     },
     channel::Channel,
     clock::WallTime,
+    metrics::QueueDepth,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     revocation::{LoginId, Revocation},
@@ -230,6 +231,13 @@ impl Broker for RedisBroker {
 
     fn event_outbox(&self) -> Arc<dyn EventOutbox> {
         Arc::new(RedisEventOutbox::new(self.context.clone(), self.runtime.clone()))
+    }
+
+    fn queue_depths(&self) -> Vec<QueueDepth> {
+        let routes = self.context.router.routes();
+        let commands = routes.servers().iter().map(|server| server.publishing_depth());
+        let fullest = commands.max_by(|one, other| one.ratio().total_cmp(&other.ratio()));
+        fullest.into_iter().chain([self.context.surveys.depth()]).collect()
     }
 
     fn check_ready(&self) -> BrokerFuture<()> {

@@ -103,7 +103,10 @@ impl BusInbox {
                 let is_other = fingerprint != self.context.router.routes().fingerprint();
                 self.context.nodes.record_layout(&instance, is_other);
             }
-            BusMessage::Probe { nonce } => server.receive_probe(nonce)?,
+            BusMessage::Probe { nonce } => {
+                let sent_at = server.receive_probe(nonce)?;
+                self.context.deliver.note_probe(sent_at.into_std(), self.context.metrics.bus_lag_of(server.address()));
+            }
         }
         Ok(())
     }

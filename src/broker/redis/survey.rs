@@ -18,7 +18,10 @@ use super::{
     inbox::ReceivedQuestion,
     nodes::LiveNode,
 };
-use crate::broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult};
+use crate::{
+    broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult},
+    metrics::{Queue, QueueDepth},
+};
 
 /// Maximum number of concurrent surveys of this instance, beside rounds of revocations. Above it: [`BrokerError::Busy`].
 const MAX_OWN_SURVEYS: usize = 16;
@@ -58,6 +61,12 @@ impl SurveyRegistry {
     /// Creates an empty registry.
     pub(super) fn new() -> Self {
         Self { pending: Mutex::default(), permits: Semaphore::new(MAX_OWN_SURVEYS) }
+    }
+
+    /// Returns how many surveys of this instance run.
+    pub(super) fn depth(&self) -> QueueDepth {
+        let running = MAX_OWN_SURVEYS.saturating_sub(self.permits.available_permits());
+        QueueDepth::of_entries(Queue::Surveys, running, MAX_OWN_SURVEYS)
     }
 
     /// Passes a received part of an answer to its survey, unless the survey has ended.

@@ -22,7 +22,7 @@ use crate::{
     channel::Channel,
     clock::{Clock, WallTime},
     config::{EventType, HooksConfig},
-    metrics::Metrics,
+    metrics::{Metrics, Queue, QueueDepth},
 };
 
 /// Collects what is reported on one node.
@@ -134,6 +134,11 @@ impl EventReporter {
             state: Mutex::default(),
             due: Notify::new(),
         }))
+    }
+
+    /// Returns how full the queue of reports is that are not in the outbox yet.
+    pub(in crate::hooks) fn depth(&self) -> QueueDepth {
+        QueueDepth::of_entries(Queue::HookEvents, self.state.lock().queue.len(), self.max_queued)
     }
 
     fn tells(&self, kind: EventType) -> bool {

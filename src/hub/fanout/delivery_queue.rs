@@ -7,7 +7,11 @@ use std::sync::{
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use crate::{broker::QueueFull, hub::delivery::Delivery};
+use crate::{
+    broker::QueueFull,
+    hub::delivery::Delivery,
+    metrics::{Queue, QueueDepth},
+};
 
 /// The sending end of a hub's queue.
 #[derive(Clone)]
@@ -57,6 +61,12 @@ impl DeliverySender {
     /// Releases reserved room.
     pub(in crate::hub) fn release(&self, bytes: usize) {
         self.state.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns how full the queue is.
+    pub(in crate::hub) fn depth(&self) -> QueueDepth {
+        let bytes = self.state.queued_bytes.load(Ordering::Relaxed);
+        QueueDepth::of_bytes(Queue::Deliveries, bytes, Some(self.state.limit_bytes))
     }
 
     /// Queues a delivery for which room is reserved. Returns whether the hub is asleep, so that the caller must send it
@@ -167,9 +177,11 @@ mod tests {
             let _ = sender.send(delivery.clone());
         }
         assert_eq!(sender.reserve(delivery.cost_bytes()), Err(QueueFull));
+        assert_eq!(sender.depth().ratio(), 1.0);
         let taken = receiver.next().unwrap();
         assert_eq!(sender.reserve(delivery.cost_bytes()), Err(QueueFull), "it waits elsewhere");
         receiver.release(&taken);
+        assert_eq!(sender.depth().ratio(), 0.5);
         assert_eq!(sender.reserve(delivery.cost_bytes()), Ok(()));
     }
 }

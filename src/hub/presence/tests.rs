@@ -15,6 +15,7 @@ use crate::{
         Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
         testing::{RunTicks, TestSession, start_hub, test_hubs},
     },
+    metrics::QueueDepth,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     revocation::{LoginId, Revocation},
@@ -116,6 +117,10 @@ impl Broker for RecordingBroker {
 
     fn event_outbox(&self) -> Arc<dyn EventOutbox> {
         unreachable!("no test asks for it")
+    }
+
+    fn queue_depths(&self) -> Vec<QueueDepth> {
+        Vec::new()
     }
 
     fn check_ready(&self) -> Answer<()> {

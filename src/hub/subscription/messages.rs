@@ -29,12 +29,41 @@ pub struct Subscribe {
 /// them. Answers how many requests are finished, which is at least one: the others have had no effect, because the client has to
 /// read the replies first, or too much was read of their histories to wait.
 #[derive(Message)]
-#[rtype(result = "usize")]
+#[rtype(result = "FinishedRequests")]
 pub struct SubscribeEach {
     /// The session.
     pub key: SessionKey,
     /// Requests for different channels.
     pub requests: Vec<SubscribeRequest>,
+}
+
+/// How many requests of [`SubscribeEach`] are finished, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FinishedRequests {
+    /// The session has the subscription.
+    pub succeeded: usize,
+    /// The client got an error.
+    pub refused: usize,
+    /// The session is closing, so that the client got no reply.
+    pub closed: usize,
+}
+
+impl FinishedRequests {
+    /// Returns how many have finished in any way.
+    pub fn total(self) -> usize {
+        self.succeeded + self.refused + self.closed
+    }
+
+    pub(super) fn count<'a>(results: impl IntoIterator<Item = &'a Result<(), SubscribeError>>) -> Self {
+        results.into_iter().fold(Self::default(), |mut counts, result| {
+            match result {
+                Ok(()) => counts.succeeded += 1,
+                Err(SubscribeError::Closing) => counts.closed += 1,
+                Err(_) => counts.refused += 1,
+            }
+            counts
+        })
+    }
 }
 
 /// One of several requests of a session.

@@ -54,9 +54,9 @@ pub(super) use self::{
 };
 pub use self::{
     messages::{
-        ExpireSubscription, ExtendSubscription, GetSubscription, KeepPredicate, Reauthorize, RefusalBuilder,
-        RefusedSubscribe, RenewSubscription, Subscribe, SubscribeEach, SubscribeError, SubscribeRequest,
-        SubscriptionRenewal, Unsubscribe,
+        ExpireSubscription, ExtendSubscription, FinishedRequests, GetSubscription, KeepPredicate, Reauthorize,
+        RefusalBuilder, RefusedSubscribe, RenewSubscription, Subscribe, SubscribeEach, SubscribeError,
+        SubscribeRequest, SubscriptionRenewal, Unsubscribe,
     },
     options::{RecoveryRequest, RequestedEpoch, SubscriptionOptions, Visibility},
     outcome::{ReplyBuilder, SubscribeOutcome},

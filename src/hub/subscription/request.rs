@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt, LocalBoxFuture, join, join_all, ready};
 
 use super::{
-    CatchingUp, RefusalBuilder, RefusedSubscribe, ReplyBuilder, Requested, Subscribe, SubscribeEach, SubscribeError,
-    SubscribeRequest, Subscription, Visibility, page_budget::PageBudget,
+    CatchingUp, FinishedRequests, RefusalBuilder, RefusedSubscribe, ReplyBuilder, Requested, Subscribe, SubscribeEach,
+    SubscribeError, SubscribeRequest, Subscription, Visibility, page_budget::PageBudget,
 };
 use crate::{
     broker::{BrokerError, BrokerFuture},
@@ -333,7 +333,7 @@ impl Handler<Subscribe> for Hub {
 }
 
 impl Handler<SubscribeEach> for Hub {
-    type Result = ResponseActFuture<Self, usize>;
+    type Result = ResponseActFuture<Self, FinishedRequests>;
 
     fn handle(&mut self, SubscribeEach { key, requests }: SubscribeEach, _: &mut Self::Context) -> Self::Result {
         let requests = requests.into_iter().map(|SubscribeRequest { subscription, reply, refusal }| {
@@ -345,6 +345,6 @@ impl Handler<SubscribeEach> for Hub {
             (request, subscriptions)
         });
         let finished = self.carry_out(key, requests.collect());
-        Box::pin(finished.map(|results, _, _| results.len()))
+        Box::pin(finished.map(|results, _, _| FinishedRequests::count(&results)))
     }
 }

@@ -4,6 +4,7 @@ mod diagnosis;
 mod fields;
 mod filter;
 mod json;
+mod method_name;
 mod protobuf;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -15,6 +16,7 @@ pub(super) use diagnosis::{diagnose_json, diagnose_protobuf};
 pub(super) use fields::read_varint;
 pub use filter::RawFilter;
 pub(super) use json::parse as parse_json;
+pub use method_name::MethodName;
 pub(super) use protobuf::parse as parse_protobuf;
 
 /// A command. It does not implement `Debug`, so that no token can be printed.

@@ -5,11 +5,13 @@
 mod buffer;
 mod channel_events;
 mod connect;
+mod counts;
 mod history;
 mod hooks;
 mod presence;
 mod publish;
 mod refresh;
+mod rights;
 mod server_side;
 mod sub_refresh;
 mod subscribe;
@@ -26,18 +28,20 @@ use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
+pub use self::counts::CommandCounters;
 use self::{
     buffer::BufferedCommand,
+    counts::CountedResult,
     hooks::{Approval, HookQuestion},
 };
 pub(super) use self::{buffer::CommandBuffer, hooks::ask_hook, subscribe_group::SubscribeGroup};
 use super::{Session, auth_state::AuthState, rate_limiter::RateVerdict};
 use crate::{
-    auth::{ChannelRight, Claims},
+    auth::Claims,
     channel::Channel,
     hooks::SubscribeApproval,
-    hub::{GetSubscription, ServerApiSubscription, SubscribeRequest, SubscriptionSource},
-    protocol::{self, Command, CommandMethod, ConnectCommand, Diagnosis, Disconnect, ErrorCode, WireError},
+    hub::{ServerApiSubscription, SubscribeRequest},
+    protocol::{self, Command, CommandMethod, ConnectCommand, Diagnosis, Disconnect, ErrorCode, MethodName, WireError},
 };
 
 /// How long one client may keep the thread before other tasks run, and how many of its commands are handled in that time:
@@ -201,13 +205,31 @@ impl Session {
         true
     }
 
-    fn handle_command(&mut self, BufferedCommand { message, verdict, approval }: BufferedCommand) -> CommandOutcome {
+    /// Handles a command, and counts it if that has finished it. One that is pending is counted with its answer, and the
+    /// commands of a group with their group.
+    fn handle_command(&mut self, command: BufferedCommand) -> CommandOutcome {
+        let outcome = self.begin_command(command);
+        match &outcome {
+            CommandOutcome::Pending(_) => {}
+            CommandOutcome::Finished => self.count_command(Some(CountedResult::Ok)),
+            CommandOutcome::Subscribe(_) | CommandOutcome::AskHook(..) | CommandOutcome::Grouped => {
+                self.count_command(None);
+            }
+        }
+        outcome
+    }
+
+    fn begin_command(&mut self, BufferedCommand { message, verdict, approval }: BufferedCommand) -> CommandOutcome {
         let parsed = message.as_ref().map(|message| self.format.parse_command(message));
         if self.has_group() && !matches!(&parsed, Ok(Ok(command)) if self.joins_group(command)) {
             // What follows a group is handled when the group is answered.
             self.commands.put_back([BufferedCommand { message, verdict, approval }]);
             return self.send_group();
         }
+        self.handled_method = Some(match &parsed {
+            Ok(Ok(command)) => command.method.name(),
+            _ => MethodName::Unknown,
+        });
         let verdict = verdict.unwrap_or_else(|| self.charge_command());
         if verdict == RateVerdict::Flooding {
             return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
@@ -218,13 +240,14 @@ impl Session {
             });
         };
         if let Some(text) = self.token_text(message) {
+            self.handled_method = Some(MethodName::Connect);
             if verdict == RateVerdict::Limited {
                 return self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS));
             }
             return self.authenticate_by_text(text);
         }
         match (&self.auth_state, parsed) {
-            (AuthState::Rejected(_), _) => CommandOutcome::Finished,
+            (AuthState::Rejected(_), _) => self.ignore_command(),
             (AuthState::Unauthenticated, Ok(Command { method, .. }))
                 if !matches!(method, CommandMethod::Connect(_)) =>
             {
@@ -234,7 +257,7 @@ impl Session {
             (AuthState::NeedsNewToken | AuthState::NotApproved, Ok(Command { method, .. }))
                 if !matches!(method, CommandMethod::Connect(_)) =>
             {
-                CommandOutcome::Finished
+                self.ignore_command()
             }
             (_, Ok(Command { id, .. })) if id > 0 && verdict == RateVerdict::Limited => {
                 let limited = Err(ErrorCode::TooManyRequests.into());
@@ -251,6 +274,12 @@ impl Session {
                 self.protocol_error(&Disconnect::BAD_REQUEST, || format.diagnose(message))
             }
         }
+    }
+
+    /// Drops a command that is neither handled nor answered, and so not counted.
+    fn ignore_command(&mut self) -> CommandOutcome {
+        self.count_command(None);
+        CommandOutcome::Finished
     }
 
     /// Answers a command that has failed. A subscribe command is added to the group instead, also if it has failed while there
@@ -279,20 +308,20 @@ impl Session {
         diagnose: impl FnOnce() -> Diagnosis,
     ) -> CommandOutcome {
         self.protocol_errors += 1;
+        self.handled_method.get_or_insert(MethodName::Unknown);
         match self.auth_state {
             AuthState::Plain(_) if self.protocol_errors > self.services.config.current().limits.errors => {
-                self.close(&Disconnect::TOO_MANY_ERRORS);
+                self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_ERRORS))
             }
             AuthState::Plain(_) => {
                 let Diagnosis { id, detail } = diagnose();
-                return self.fail(id, ErrorCode::BadRequest.with_detail(detail).into());
+                self.fail(id, ErrorCode::BadRequest.with_detail(detail).into())
             }
             AuthState::Unauthenticated | AuthState::NeedsNewToken | AuthState::NotApproved | AuthState::Sdk(_) => {
-                self.close(disconnect)
+                self.fail(0, CommandFailure::Close(disconnect.clone()))
             }
-            AuthState::Rejected(_) => {}
+            AuthState::Rejected(_) => self.ignore_command(),
         }
-        CommandOutcome::Finished
     }
 
     /// Handles the token that a command carries, if any, and then the command.
@@ -322,6 +351,7 @@ impl Session {
                 if let CommandOutcome::Pending(_) = outcome {
                     // The command is handled when the session has the subscriptions of its new token, and no others.
                     self.commands.put_back([buffered.clone()]);
+                    self.count_command(None);
                     return Ok(outcome);
                 }
             }
@@ -387,56 +417,13 @@ impl Session {
         })
     }
 
-    /// Checks a right. Asks the hub for the session's subscription if the right depends on it, or if `needs_subscription`;
-    /// returns its source then.
-    fn check_right(
-        &self,
-        right: ChannelRight,
-        channel: &Channel,
-        claims: &Arc<Claims>,
-        needs_subscription: bool,
-    ) -> impl Future<Output = Result<Option<SubscriptionSource>, WireError>> + use<> {
-        let permissions = self.services.permissions.clone();
-        let asks_hub = needs_subscription || permissions.depends_on_subscription(right, channel);
-        let (key, channel, claims) = (self.key, channel.clone(), claims.clone());
-        let found = asks_hub.then(|| self.services.hub.send(GetSubscription { key, channel: channel.clone() }));
-        async move {
-            let source = match found {
-                Some(found) => found.await.unwrap_or(None),
-                None => None,
-            };
-            permissions.may(right, &claims, &channel, source.is_some())?;
-            Ok(source)
-        }
-    }
-
-    /// Returns a check of the same right for later, when the backend has been waited for.
-    fn recheck_right(
-        &self,
-        right: ChannelRight,
-        channel: &Channel,
-        claims: &Arc<Claims>,
-    ) -> impl AsyncFnOnce() -> Result<(), WireError> + use<> {
-        let (services, outbox, key) = (self.services.clone(), self.outbox.clone(), self.key);
-        let (channel, claims) = (channel.clone(), claims.clone());
-        async move || {
-            // The session may have been closed meanwhile.
-            if outbox.is_closing() || outbox.check_token(services.clock.now()).is_err() {
-                return Err(ErrorCode::PermissionDenied.into());
-            }
-            let subscription = GetSubscription { key, channel: channel.clone() };
-            let is_subscribed = services.permissions.depends_on_subscription(right, &channel)
-                && services.hub.send(subscription).await.is_ok_and(|found| found.is_some());
-            Ok(services.permissions.may(right, &claims, &channel, is_subscribed)?)
-        }
-    }
-
     fn fail(&mut self, id: u32, failure: CommandFailure) -> CommandOutcome {
         self.answer(CommandAnswer { id, result: Err(failure) });
         CommandOutcome::Finished
     }
 
     fn answer(&mut self, CommandAnswer { id, result }: CommandAnswer) {
+        self.count_command(CountedResult::of(&result));
         match result {
             Ok(CommandReply::Frame(frame)) => self.send(frame),
             Ok(CommandReply::SentByHub | CommandReply::Nothing) => {}

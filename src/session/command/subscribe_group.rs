@@ -9,13 +9,14 @@ use futures_util::{FutureExt, future::join_all};
 
 use super::{
     BufferedCommand, CommandOutcome, CommandReply,
+    counts::CountedResult,
     hooks::{Approval, HookQuestion},
 };
 use crate::{
     channel::Channel,
     hooks::SubscribeApproval,
     hub::{RefusalBuilder, RefusedSubscribe, ReplyBuilder, SubscribeEach, SubscribeError, SubscribeRequest},
-    protocol::{self, Command, CommandMethod, ErrorCode, WireError},
+    protocol::{self, Command, CommandMethod, ErrorCode, MethodName, WireError},
     session::{Session, rate_limiter::RateVerdict},
 };
 
@@ -154,9 +155,14 @@ impl Session {
             });
         }
         let finished = self.services.hub.send(SubscribeEach { key: self.key, requests });
+        let services = self.services.clone();
         CommandOutcome::pending(0, async move {
             let finished = finished.await.map_err(|_| ErrorCode::Internal)?;
-            Ok(CommandReply::Postponed(commands.split_off(finished.min(commands.len()))))
+            let count = |result, count| services.command_counters.add(MethodName::Subscribe, result, count);
+            count(CountedResult::Ok, finished.succeeded);
+            count(CountedResult::Error, finished.refused);
+            count(CountedResult::Closed, finished.closed);
+            Ok(CommandReply::Postponed(commands.split_off(finished.total().min(commands.len()))))
         })
     }
 }

@@ -5,7 +5,7 @@ use actix::prelude::*;
 use super::{BufferedCommand, CommandFailure, CommandOutcome};
 use crate::{
     auth::{Overloaded, VerificationTurn},
-    protocol::{CommandMethod, Disconnect, ErrorCode},
+    protocol::{CommandMethod, Disconnect, ErrorCode, MethodName},
     session::{Session, auth_state::AuthState},
 };
 
@@ -50,7 +50,8 @@ impl Session {
     /// Refuses a message that there is no time to verify, as one over a rate limit: the client tries again a little later.
     fn refuse_unverified(&mut self, command: &BufferedCommand) -> CommandOutcome {
         let message = command.message.as_ref().ok();
-        match message.and_then(|message| self.format.parse_command(message).ok()) {
+        let parsed = message.and_then(|message| self.format.parse_command(message).ok());
+        match parsed {
             // It was sent behind a connect that was refused.
             Some(parsed)
                 if matches!(self.auth_state, AuthState::NeedsNewToken | AuthState::NotApproved)
@@ -60,13 +61,18 @@ impl Session {
             }
             Some(parsed) => {
                 let id = parsed.id;
+                self.handled_method = Some(parsed.method.name());
                 // The connect hook is asked about a connection once.
                 if !matches!(self.auth_state, AuthState::NotApproved) {
                     self.auth_state = AuthState::NeedsNewToken;
                 }
                 self.fail(id, ErrorCode::TooManyRequests.into())
             }
-            None => self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS)),
+            None => {
+                let is_token = message.is_some_and(|message| self.token_text(message).is_some());
+                self.handled_method = Some(if is_token { MethodName::Connect } else { MethodName::Unknown });
+                self.fail(0, CommandFailure::Close(Disconnect::TOO_MANY_REQUESTS))
+            }
         }
     }
 }

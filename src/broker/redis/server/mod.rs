@@ -61,7 +61,7 @@ use super::{
     inbox::BusInbox,
     names::{OwnNames, RedisNames},
 };
-use crate::{broker::BrokerError, config};
+use crate::{broker::BrokerError, config, metrics::QueueDepth};
 
 /// One Redis server.
 pub(super) struct RedisServer {
@@ -225,6 +225,11 @@ impl RedisServer {
         async move { _ = last.await }
     }
 
+    /// Returns how full the queue of what is to be published is.
+    pub(super) fn publishing_depth(&self) -> QueueDepth {
+        self.publisher.depth()
+    }
+
     /// Returns whether half of the room for what waits to be published is taken.
     pub(super) fn is_publishing_queue_half_full(&self) -> bool {
         self.publisher.is_half_full()
@@ -290,11 +295,11 @@ impl RedisServer {
         ready::check(self).await
     }
 
-    /// Reports a probe that has arrived over the subscriptions of this server.
+    /// Reports a probe that has arrived over the subscriptions of this server. Returns when it was sent.
     ///
     /// # Errors
     /// The probe is not on its way.
-    pub(super) fn receive_probe(&self, nonce: u64) -> Result<(), DropReason> {
+    pub(super) fn receive_probe(&self, nonce: u64) -> Result<Instant, DropReason> {
         self.probe.receive(nonce)
     }
 

@@ -28,8 +28,14 @@ const MAX_LATE_INTERVALS: u32 = 5;
 
 /// The nonce that is on its way.
 pub(super) struct SubscriptionProbe {
-    expected: Mutex<Option<(u64, oneshot::Sender<()>)>>,
+    expected: Mutex<Option<SentProbe>>,
     next_nonce: AtomicU64,
+}
+
+struct SentProbe {
+    nonce: u64,
+    sent: Instant,
+    arrived: oneshot::Sender<()>,
 }
 
 impl SubscriptionProbe {
@@ -38,19 +44,19 @@ impl SubscriptionProbe {
         Self { expected: Mutex::default(), next_nonce: AtomicU64::new(getrandom::u64().unwrap_or_default()) }
     }
 
-    /// Reports a nonce that has arrived.
-    pub(super) fn receive(&self, nonce: u64) -> Result<(), DropReason> {
-        let expected = self.expected.lock().take_if(|(expected, _)| *expected == nonce);
-        let (_, arrived) = expected.ok_or(DropReason("stray_probe"))?;
+    /// Reports a nonce that has arrived. Returns when it was sent.
+    pub(super) fn receive(&self, nonce: u64) -> Result<Instant, DropReason> {
+        let expected = self.expected.lock().take_if(|expected| expected.nonce == nonce);
+        let SentProbe { sent, arrived, .. } = expected.ok_or(DropReason("stray_probe"))?;
         // The probe may have stopped waiting.
         _ = arrived.send(());
-        Ok(())
+        Ok(sent)
     }
 
-    fn start(&self) -> (u64, oneshot::Receiver<()>) {
+    fn start(&self, sent: Instant) -> (u64, oneshot::Receiver<()>) {
         let (arrived, arrival) = oneshot::channel();
         let nonce = self.next_nonce.fetch_add(1, Ordering::Relaxed);
-        *self.expected.lock() = Some((nonce, arrived));
+        *self.expected.lock() = Some(SentProbe { nonce, sent, arrived });
         (nonce, arrival)
     }
 }
@@ -70,7 +76,7 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
             continue;
         };
         let has_moved = || server.own_names.load().probe != own_names.probe;
-        let (nonce, arrival) = server.probe.start();
+        let (nonce, arrival) = server.probe.start(sent);
         let message = context.signer.sign(envelope::encode_probe(nonce));
         match server.publisher.publish(name, &message).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),

@@ -7,7 +7,10 @@
 
 use std::{
     future::Future,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,11 @@ use super::{
     job::{JobCommand, JobResult, PublishJob, QueuedBytes},
     redirect::{Redirect, Redirects},
 };
-use crate::{broker::BrokerError, log_throttle::LogThrottle};
+use crate::{
+    broker::BrokerError,
+    log_throttle::LogThrottle,
+    metrics::{Queue, QueueDepth},
+};
 
 /// Maximum number of queued commands. Their bytes are limited too, see [`Publisher::new`].
 const MAX_QUEUED_COMMANDS: usize = 16_384;
@@ -97,6 +104,14 @@ impl Publisher {
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         let bytes = publication.message_bytes();
         self.send(JobCommand::Store(Box::new(publication)), bytes + SCRIPT_OVERHEAD_BYTES, bytes)
+    }
+
+    /// Returns how full the queue is. Its bytes include those of commands that Redis has not answered.
+    pub(super) fn depth(&self) -> QueueDepth {
+        let queued = MAX_QUEUED_COMMANDS - self.queue.capacity();
+        let bytes = self.total_queued_bytes.load(Ordering::Relaxed);
+        QueueDepth::of_entries(Queue::BrokerCommands, queued, MAX_QUEUED_COMMANDS)
+            .with_bytes(bytes, self.max_queued_bytes)
     }
 
     /// Returns whether half of the commands are queued that may be.
