@@ -2,40 +2,33 @@
 
 use std::time::Duration;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Compress, Compression, FlushCompress};
 use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
 use wardcast::{
     config::{Config, DeltaType},
-    protocol::schema::{Command, PublishRequest, Reply, SubscribeRequest},
+    protocol::schema::{Command, PublishRequest},
 };
 
 use crate::{
+    bench::{bench, count, report},
     deltas::{DeltaReader, data},
     support::{
-        PATIENCE, TestHub, allow_any_rate,
-        client::{Stream, tls_stream},
-        raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame, handshake_with, text_frame},
+        TestHub, allow_any_rate,
+        client::tls_stream,
+        deflate::{DeflateClient, EXTENSIONS, OFFER, RSV1, deflate},
+        raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame, text_frame},
         start_hub, start_hub_with,
         tls::Certificate,
     },
 };
 
-const RSV1: u8 = 0x40;
-const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
-/// What browsers offer.
-const OFFER: (&str, &str) = (EXTENSIONS, "permessage-deflate; client_max_window_bits");
 const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
 async fn start_compressing_hub(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         config.server.compression.enabled = true;
-        config.server.compression.min_bytes = 100;
+        config.server.compression.min_bytes = 200;
         change(config);
     })
     .await
@@ -44,141 +37,6 @@ async fn start_compressing_hub(change: impl FnOnce(&mut Config)) -> TestHub {
 /// Data that becomes much shorter.
 fn long_data(number: u64) -> Value {
     json!({"number": number, "text": "äöü the same words again and again ".repeat(20)})
-}
-
-/// Compresses a message by itself (RFC 7692 §7.2.1).
-fn deflate(message: &[u8]) -> Vec<u8> {
-    let mut compressed = Vec::with_capacity(message.len() + 100);
-    let mut compressor = Compress::new(Compression::best(), false);
-    compressor.compress_vec(message, &mut compressed, FlushCompress::Sync).unwrap();
-    assert_eq!(compressor.total_in() as usize, message.len());
-    assert!(compressed.ends_with(&[0, 0, 0xff, 0xff]));
-    compressed.truncate(compressed.len() - 4);
-    compressed
-}
-
-/// Inflates a message with the window that was negotiated, and without what came before it.
-fn inflate(payload: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(1 << 20);
-    let input = [payload, &[0, 0, 0xff, 0xff]].concat();
-    let mut inflater = Decompress::new(false);
-    inflater.decompress_vec(&input, &mut message, FlushDecompress::Sync).unwrap();
-    assert_eq!(inflater.total_in() as usize, input.len());
-    message
-}
-
-/// A client that writes and reads the frames itself.
-struct DeflateClient {
-    stream: Box<dyn Stream>,
-    /// The head of the response to the handshake.
-    head: String,
-}
-
-/// A message from the hub.
-#[derive(Debug)]
-struct Received {
-    first: u8,
-    /// As on the wire.
-    payload: Vec<u8>,
-    message: Vec<u8>,
-}
-
-impl Received {
-    fn is_compressed(&self) -> bool {
-        self.first & RSV1 != 0
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.message).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    fn protobuf(&self) -> Reply {
-        Reply::decode_length_delimited(self.message.as_slice()).unwrap()
-    }
-}
-
-impl DeflateClient {
-    async fn connect_over(stream: Box<dyn Stream>, hub: &TestHub, path: &str, headers: &[(&str, &str)]) -> Self {
-        let mut client = Self { stream, head: String::new() };
-        client.send(handshake_with(hub.address, path, headers).as_bytes()).await;
-        while !client.head.ends_with("\r\n\r\n") {
-            client.head.push(client.stream.read_u8().await.expect("a head").into());
-        }
-        assert!(client.head.starts_with("HTTP/1.1 101 "), "{}", client.head);
-        client
-    }
-
-    /// Connects, and reads the connect push.
-    async fn connect(hub: &TestHub, path: &str, headers: &[(&str, &str)]) -> Self {
-        let stream = TcpStream::connect(hub.address).await.unwrap();
-        let mut client = Self::connect_over(Box::new(stream), hub, path, headers).await;
-        client.receive().await;
-        client
-    }
-
-    /// Connects with compression and JSON, and subscribes.
-    async fn connect_subscriber(hub: &TestHub, channel: &str) -> Self {
-        let mut client = Self::connect(hub, &hub.path_for("ann"), &[OFFER]).await;
-        client.subscribe(channel, json!({})).await;
-        client
-    }
-
-    fn accepted_extensions(&self) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix("sec-websocket-extensions: "))
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        let sent = timeout(PATIENCE, self.stream.write_all(bytes)).await;
-        sent.expect("the socket accepts data in time").expect("an open connection");
-        self.stream.flush().await.unwrap();
-    }
-
-    async fn subscribe(&mut self, channel: &str, mut members: Value) -> Value {
-        members["channel"] = json!(channel);
-        self.send(&text_frame(&json!({"id": 1, "subscribe": members}).to_string())).await;
-        let reply = self.receive().await.json();
-        assert!(reply["subscribe"].is_object(), "{reply}");
-        reply
-    }
-
-    async fn subscribe_protobuf(&mut self, channel: &str) {
-        let subscribe = Some(SubscribeRequest { channel: channel.to_owned(), ..Default::default() });
-        let command = Command { id: 1, subscribe, ..Default::default() };
-        self.send(&frame(FIN | BINARY, &command.encode_length_delimited_to_vec())).await;
-        assert!(self.receive().await.protobuf().subscribe.is_some());
-    }
-
-    async fn receive(&mut self) -> Received {
-        timeout(PATIENCE, self.read_frame()).await.expect("a frame in time").expect("an open connection")
-    }
-
-    async fn read_frame(&mut self) -> std::io::Result<Received> {
-        let first = self.stream.read_u8().await?;
-        let length = match self.stream.read_u8().await? {
-            126 => u64::from(self.stream.read_u16().await?),
-            127 => self.stream.read_u64().await?,
-            short => u64::from(short),
-        };
-        let mut payload = vec![0; length as usize];
-        self.stream.read_exact(&mut payload).await?;
-        let message = if first & RSV1 != 0 { inflate(&payload) } else { payload.clone() };
-        Ok(Received { first, payload, message })
-    }
-
-    async fn receive_publication(&mut self) -> Value {
-        self.receive().await.json()["push"]["pub"]["data"].take()
-    }
-
-    /// Reads until the connection ends; returns the code of the close frame.
-    async fn wait_for_close(&mut self) -> Option<u16> {
-        let mut code = None;
-        while let Ok(received) = timeout(PATIENCE, self.read_frame()).await.expect("an end in time") {
-            if received.first & 0xf == CLOSE {
-                code = received.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-            }
-        }
-        code
-    }
 }
 
 #[actix_rt::test]
@@ -452,4 +310,17 @@ async fn outbox_counts_compressed_bytes_and_still_closes_a_client_that_does_not_
     }
     drop((plain, compressed));
     hub.wait_for_connections(0).await;
+}
+
+#[actix_rt::test]
+async fn fanout_with_compression_counts_the_same_and_receives_fewer_bytes() {
+    let mut received = Vec::new();
+    for option in ["", "--deflate"] {
+        let run = format!("fanout -n 10 --rate 50 --size 2000 --seconds 0.5 --warmup 0.1 {option}");
+        let report = report(bench(&format!("{run} --hub-set server.compression.enabled=true"))).await;
+        assert_eq!(count(&report, "deliveries"), 10 * count(&report, "publications"), "{report}");
+        assert_eq!(["deliveries_lost", "sequence_gaps"].map(|name| count(&report, name)), [0; 2], "{report}");
+        received.push(count(&report, "received_bytes") / count(&report, "deliveries"));
+    }
+    assert!(received[0] > 2000 && received[1] < 1000, "bytes per delivery: {received:?}");
 }
