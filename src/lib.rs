@@ -51,6 +51,8 @@ pub mod audit;
 pub mod revocation;
 // Commands of clients whose connection is an HTTP response.
 pub mod emulation;
+// permessage-deflate: what is negotiated, and compressing and inflating a message.
+pub mod deflate;
 // Prometheus metrics.
 pub mod metrics;
 // Configuration: loading, validating and printing.

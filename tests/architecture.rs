@@ -15,7 +15,7 @@ const MAX_FILE_LINES: usize = 400;
 const THREAT_MODEL: &str = "docs/threats.md";
 
 /// The modules that every module may import: shared types, time, limits, counters, certificates, configuration. They import only each other.
-const SHARED_MODULES: [&str; 18] = [
+const SHARED_MODULES: [&str; 19] = [
     "channel",
     "publication",
     "position",
@@ -32,6 +32,7 @@ const SHARED_MODULES: [&str; 18] = [
     "audit",
     "revocation",
     "emulation",
+    "deflate",
     "metrics",
     "config",
 ];
@@ -106,7 +107,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
 const TOP_MODULES: [&str; 2] = ["server", "cli"];
 
 /// What wardcast-bench may import from the library.
-const BENCH_IMPORTS: [&str; 4] = ["protocol", "channel", "publication", "delta"];
+const BENCH_IMPORTS: [&str; 5] = ["protocol", "channel", "publication", "delta", "deflate"];
 
 /// The entries that may exist at the top of the repository.
 const TOP_LEVEL_ENTRIES: [&str; 17] = [

@@ -14,7 +14,9 @@ use std::{
 use actix::prelude::*;
 use actix_http::HttpService;
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_factory, fn_service, map_config};
-use actix_web::{App, HttpRequest, HttpResponse, dev::AppConfig, error::Error, web};
+use actix_web::{
+    App, HttpRequest, HttpResponse, dev::AppConfig, error::Error, http::header::SEC_WEBSOCKET_EXTENSIONS, web,
+};
 use actix_web_actors::ws::Frame;
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -22,6 +24,7 @@ use wardcast::{
     auth::{Admission, CommandSource, HandshakeAuth},
     clock::Clock,
     connection_limit::{ConnectionLimit, KeyedLimit},
+    deflate::{self, DeflateOptions},
     http::upgrade,
     protocol::{Format, frame},
     transport::{
@@ -29,12 +32,23 @@ use wardcast::{
     },
 };
 
+/// Compresses everything that becomes shorter.
+const COMPRESSION: DeflateOptions = DeflateOptions { min_bytes: 0, level: 1 };
+
 struct Echo {
     outbox: Arc<Outbox>,
     clock: Clock,
+    format: Format,
 }
 
 impl Echo {
+    fn send_message(&self, frame: Bytes) {
+        self.send(match self.format.split_compression() {
+            (_, Some(options)) => frame::compress(&frame, options),
+            (_, None) => frame,
+        });
+    }
+
     fn send(&self, frame: Bytes) {
         let now = self.clock.now();
         let _ = self.outbox.push(now, frame).and_then(|_| self.outbox.flush(&self.clock, now));
@@ -48,8 +62,8 @@ impl Actor for Echo {
 impl StreamHandler<Result<InboundEvent, Violation>> for Echo {
     fn handle(&mut self, item: Result<InboundEvent, Violation>, _: &mut Self::Context) {
         match item {
-            Ok(InboundEvent::Frame(Frame::Text(text))) => self.send(frame::encode_text(&text)),
-            Ok(InboundEvent::Frame(Frame::Binary(binary))) => self.send(frame::encode_binary(&binary)),
+            Ok(InboundEvent::Frame(Frame::Text(text))) => self.send_message(frame::encode_text(&text)),
+            Ok(InboundEvent::Frame(Frame::Binary(binary))) => self.send_message(frame::encode_binary(&binary)),
             Ok(InboundEvent::Frame(Frame::Ping(payload))) => self.send(frame::encode_pong(&payload)),
             Ok(InboundEvent::Frame(Frame::Pong(_) | Frame::Continuation(_)) | InboundEvent::Drained) => {}
             Ok(InboundEvent::Frame(Frame::Close(reason))) => {
@@ -69,11 +83,18 @@ impl StreamHandler<Result<InboundEvent, Violation>> for Echo {
 }
 
 async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
-    let mut response = actix_web_actors::ws::handshake(&request)?.finish();
+    let mut response = actix_web_actors::ws::handshake(&request)?;
+    let offers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).map(|header| header.as_bytes());
+    let accepted = deflate::negotiate(offers).map_err(actix_web::error::ErrorBadRequest)?;
+    let mut format = Format::default();
+    if let Some(extensions) = accepted {
+        response.insert_header((SEC_WEBSOCKET_EXTENSIONS, extensions));
+        format = format.with_compression(COMPRESSION);
+    }
+    let mut response = response.finish();
     let permit = ConnectionLimit::new(usize::MAX, Default::default()).acquire().unwrap();
     let address_permit = KeyedLimit::new(0).acquire(&IpAddr::from([127, 0, 0, 1]).into()).unwrap();
     let auth = HandshakeAuth::Unauthenticated;
-    let format = Format::default();
     let admission = Admission {
         client: uuid::Uuid::new_v4(),
         ip: [127, 0, 0, 1].into(),
@@ -106,11 +127,12 @@ macro_rules! echo {
                 Ok::<_, ()>(fn_service(move |(request, framed)| {
                     let app = app.clone();
                     async move {
-                        upgrade::handle(app, request, framed, |socket: $socket, read, _| {
+                        upgrade::handle(app, request, framed, |socket: $socket, read, admission| {
                             let Ok(outbox) = Outbox::new(socket, &limits) else { return };
+                            let format = admission.format;
                             Echo::create(|ctx| {
-                                ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
-                                Echo { outbox, clock: Clock::default() }
+                                ctx.add_stream(Inbound::new(outbox.clone(), read, limits, format.is_compressed()));
+                                Echo { outbox, clock: Clock::default(), format }
                             });
                         })
                         .await;

@@ -48,6 +48,7 @@ mod tokens;
 mod users_file;
 
 // HTTP, handshakes and the transport.
+mod compression;
 mod connection_limits;
 mod demo_page;
 mod frames;

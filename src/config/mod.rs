@@ -117,6 +117,7 @@ pub struct ServerConfig {
     pub pong_timeout: Duration,
     #[serde(with = "value::duration")]
     pub position_check_interval: Duration,
+    pub compression: CompressionConfig,
     pub tls: TlsConfig,
     pub internal_tls: InternalTlsConfig,
 }
@@ -129,6 +130,16 @@ impl ServerConfig {
         let address = address.to_canonical();
         self.trusted_proxies.iter().any(|proxy| proxy.contains(address))
     }
+}
+
+/// `[server.compression]`: permessage-deflate.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "documented in config/default.toml")]
+pub struct CompressionConfig {
+    pub enabled: bool,
+    pub min_bytes: u16,
+    pub level: u8,
 }
 
 /// `[server.tls]`: the PEM files of the certificate, of which both are set or neither, and the keys of session tickets.

@@ -104,6 +104,9 @@ config_options! {
     restart server.ping_interval;
     restart server.pong_timeout;
     restart server.position_check_interval;
+    restart server.compression.enabled;
+    restart server.compression.min_bytes;
+    restart server.compression.level;
     restart server.tls.cert;
     restart server.tls.key;
     restart server.tls.ticket_keys;

@@ -10,7 +10,8 @@ use actix_web::{
     http::{
         Method, Version,
         header::{
-            CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+            CONTENT_LENGTH, HOST, HeaderName, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+            SEC_WEBSOCKET_VERSION, UPGRADE,
         },
     },
     web::Data,
@@ -22,6 +23,7 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::credentials,
+    deflate::{self, DeflateOptions},
     protocol::Format,
 };
 
@@ -84,21 +86,30 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     }
     let origin_check = context.origin_policy.check(request.head());
     let protocols = offered_protocols(request)?;
+    let compression = negotiate_compression(request, context)?;
     let mut candidate = Candidate::examine(request, origin_check, &protocols, context).await?;
     let subprotocol = candidate.subprotocol;
     candidate.format = negotiate_format(request.query_string(), subprotocol);
+    if let Some((options, _)) = &compression {
+        candidate.format = candidate.format.with_compression(*options);
+    }
     if context.hooks.asks_in_handshake {
         candidate.ask_connect_hook().await?;
     }
     let mut admission = candidate.admit().await?;
-    let mut response = switch_protocols(request, subprotocol)?;
+    let extensions = compression.map(|(_, extensions)| extensions);
+    let mut response = switch_protocols(request, subprotocol, extensions.as_deref())?;
     admission.has_native_pings = has_parameter(request.query_string(), &["cf_ws_frame_ping_pong=true"]);
     response.extensions_mut().insert(admission);
     Ok(response)
 }
 
 /// Builds the response that accepts a handshake.
-fn switch_protocols(request: &HttpRequest, subprotocol: Option<&str>) -> Result<HttpResponse, HandshakeRefusal> {
+fn switch_protocols(
+    request: &HttpRequest,
+    subprotocol: Option<&str>,
+    extensions: Option<&str>,
+) -> Result<HttpResponse, HandshakeRefusal> {
     // actix-web-actors writes the response; `validate_request` has refused what it would wrongly accept.
     let subprotocols: Vec<&str> = subprotocol.into_iter().collect();
     let mut response = actix_web_actors::ws::handshake_with_protocols(request, &subprotocols)
@@ -107,7 +118,24 @@ fn switch_protocols(request: &HttpRequest, subprotocol: Option<&str>) -> Result<
         // actix-web-actors only reads the first of several headers, which RFC 6455 §11.3.4 allows.
         response.insert_header((SEC_WEBSOCKET_PROTOCOL, subprotocol));
     }
+    if let Some(extensions) = extensions {
+        response.insert_header((SEC_WEBSOCKET_EXTENSIONS, extensions));
+    }
     Ok(response.finish())
+}
+
+/// Returns how messages are compressed, and the header that says so; `None` if compression is off, or the client offers none that the
+/// hub accepts. While it is off, the header is not read.
+fn negotiate_compression(
+    request: &HttpRequest,
+    context: &HttpContext,
+) -> Result<Option<(DeflateOptions, String)>, HttpError> {
+    let Some(options) = DeflateOptions::from_config(&context.config.current().server.compression) else {
+        return Ok(None);
+    };
+    let headers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).map(|header| header.as_bytes());
+    let accepted = deflate::negotiate(headers).map_err(|error| HttpError::bad_request(error.to_string()))?;
+    Ok(accepted.map(|extensions| (options, extensions)))
 }
 
 /// Returns the format that the accepted subprotocol names, or else the query.

@@ -17,7 +17,7 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     position::Position,
-    protocol::{self, Format, PublicationPush, Push},
+    protocol::{self, Format, PublicationPush, Push, frame},
     publication::{ClientInfo, Publication},
 };
 
@@ -42,8 +42,15 @@ enum DeliveryContent {
 #[derive(Default)]
 struct EncodedFrames {
     of_websockets: [OnceLock<Bytes>; Format::OF_WEBSOCKETS.len()],
-    /// Boxed: many publications have no subscriber that gets them over a stream.
-    of_streams: OnceLock<Box<[OnceLock<Bytes>; Format::OF_STREAMS.len()]>>,
+    /// Boxed: many publications have no subscriber that gets them in another way.
+    others: OnceLock<Box<OtherFrames>>,
+}
+
+#[derive(Default)]
+struct OtherFrames {
+    of_streams: [OnceLock<Bytes>; Format::OF_STREAMS.len()],
+    /// Those of WebSockets, compressed. The options of compression are the same for all connections.
+    compressed: [OnceLock<Bytes>; Format::OF_WEBSOCKETS.len()],
 }
 
 /// The frames for subscriptions with deltas.
@@ -64,16 +71,32 @@ struct ComputedDelta {
 }
 
 impl EncodedFrames {
-    fn get(&self, format: Format, write: impl FnOnce() -> Bytes) -> &Bytes {
-        let cell = match format {
+    /// Returns the frame in a format. If it is not there, `write` encodes it, in a format without compression.
+    fn get(&self, format: Format, write: impl FnOnce(Format) -> Bytes) -> &Bytes {
+        match format.split_compression() {
+            (format, None) => self.cell(format).get_or_init(|| write(format)),
+            (uncompressed, Some(options)) => self.cell(format).get_or_init(|| {
+                let frame = self.cell(uncompressed).get_or_init(|| write(uncompressed));
+                frame::compress(frame, options)
+            }),
+        }
+    }
+
+    fn cell(&self, format: Format) -> &OnceLock<Bytes> {
+        match format {
             Format::Json => &self.of_websockets[0],
             Format::Protobuf => &self.of_websockets[1],
-            Format::EventStream => &self.of_streams.get_or_init(Box::default)[0],
-            Format::JsonStream => &self.of_streams.get_or_init(Box::default)[1],
-            Format::ProtobufStream => &self.of_streams.get_or_init(Box::default)[2],
-            Format::ChannelEvents => &self.of_streams.get_or_init(Box::default)[3],
-        };
-        cell.get_or_init(write)
+            Format::DeflatedJson(_) => &self.others().compressed[0],
+            Format::DeflatedProtobuf(_) => &self.others().compressed[1],
+            Format::EventStream => &self.others().of_streams[0],
+            Format::JsonStream => &self.others().of_streams[1],
+            Format::ProtobufStream => &self.others().of_streams[2],
+            Format::ChannelEvents => &self.others().of_streams[3],
+        }
+    }
+
+    fn others(&self) -> &OtherFrames {
+        self.others.get_or_init(Box::default)
     }
 }
 
@@ -142,7 +165,7 @@ impl Delivery {
         let publication = match &self.content {
             DeliveryContent::Publication(publication) => publication,
             DeliveryContent::PresenceEvent(channel, event, who) => {
-                return self.plain.get(format, || match event {
+                return self.plain.get(format, |format| match event {
                     PresenceEvent::Join => format.encode_push(&Push::Join(channel, who)),
                     PresenceEvent::Leave => format.encode_push(&Push::Leave(channel, who)),
                 });
@@ -156,7 +179,7 @@ impl Delivery {
     }
 
     fn plain_frame(&self, publication: &Publication, format: Format) -> &Bytes {
-        self.plain.get(format, || format.encode_push(&Push::Publication(publication.into())))
+        self.plain.get(format, |format| format.encode_push(&Push::Publication(publication.into())))
     }
 
     fn delta_frames(&self) -> &DeltaFrames {
@@ -167,7 +190,7 @@ impl Delivery {
         let content = protocol::PushData::Full;
         self.delta_frames()
             .full
-            .get(format, || format.encode_push(&Push::Publication(PublicationPush { publication, content })))
+            .get(format, |format| format.encode_push(&Push::Publication(PublicationPush { publication, content })))
     }
 
     /// The frame with the delta, which the first hub that needs it computes. All hubs deliver a channel in the same
@@ -179,11 +202,49 @@ impl Delivery {
             delta: DeltaBudget::default().encode_delta(&before.data, &publication.data),
         });
         match &computed.delta {
-            Some(delta) if computed.base_id == base.id => self.delta_frames().delta.get(format, || {
+            Some(delta) if computed.base_id == base.id => self.delta_frames().delta.get(format, |format| {
                 let content = protocol::PushData::Delta(delta);
                 format.encode_push(&Push::Publication(PublicationPush { publication, content }))
             }),
             _ => self.full_frame(publication, format),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deflate::DeflateOptions;
+
+    const COMPRESSION: DeflateOptions = DeflateOptions { min_bytes: 100, level: 6 };
+
+    fn publication(data: String) -> Arc<Delivery> {
+        let publication = Publication::new(Channel::new("news").unwrap(), format!("\"{data}\"").into());
+        Delivery::new(Publication { use_delta: true, ..publication })
+    }
+
+    #[test]
+    fn each_frame_is_compressed_once_and_shared() {
+        let (base, delivery) = (publication("base ".repeat(200)), publication("base ".repeat(201)));
+        let same = |one: &Bytes, other: &Bytes| one.as_ptr() == other.as_ptr() && one.len() == other.len();
+        for format in Format::OF_WEBSOCKETS {
+            let compressed = format.with_compression(COMPRESSION);
+            for delta in [DeltaState::None, DeltaState::NeedsBase, DeltaState::HasBase] {
+                let options = |format| DeliveryOptions { format, delta, ..DeliveryOptions::default() };
+                let frame = delivery.frame(&options(compressed), Some(&base)).unwrap();
+                assert!(same(frame, delivery.frame(&options(compressed), Some(&base)).unwrap()));
+                let plain = delivery.frame(&options(format), Some(&base)).unwrap();
+                assert_eq!(*frame, frame::compress(plain, COMPRESSION));
+                // A delta is shorter than the minimum: then there is one frame for all.
+                assert_eq!(same(frame, plain), delta == DeltaState::HasBase, "{format:?} {delta:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn deliveries_without_compression_keep_no_compressed_frames() {
+        let delivery = publication("data ".repeat(200));
+        delivery.frame(&DeliveryOptions::default(), None).unwrap();
+        assert!(delivery.plain.others.get().is_none());
     }
 }

@@ -11,6 +11,7 @@ use super::{
     push::Push,
     reply::Reply,
 };
+use crate::deflate::DeflateOptions;
 
 /// The format of a connection's commands, replies and pushes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,6 +21,10 @@ pub enum Format {
     Json,
     /// Protobuf in binary frames of a WebSocket. Each message is preceded by its length.
     Protobuf,
+    /// As [`Format::Json`], with permessage-deflate.
+    DeflatedJson(DeflateOptions),
+    /// As [`Format::Protobuf`], with permessage-deflate.
+    DeflatedProtobuf(DeflateOptions),
     /// JSON in an HTTP response, in which each message is an event of a `text/event-stream`.
     EventStream,
     /// JSON in an HTTP response, in which each message is a line.
@@ -37,15 +42,40 @@ enum Encoding {
 }
 
 impl Format {
-    /// The formats of WebSockets.
+    /// The formats of WebSockets without compression.
     pub const OF_WEBSOCKETS: [Self; 2] = [Self::Json, Self::Protobuf];
     /// The formats of HTTP responses.
     pub const OF_STREAMS: [Self; 4] = [Self::EventStream, Self::JsonStream, Self::ProtobufStream, Self::ChannelEvents];
 
+    /// Returns the format of a WebSocket that has negotiated compression.
+    pub fn with_compression(self, options: DeflateOptions) -> Self {
+        match self {
+            Self::Json => Self::DeflatedJson(options),
+            Self::Protobuf => Self::DeflatedProtobuf(options),
+            other => other,
+        }
+    }
+
+    /// Returns the format without compression, and the options of compression if it has any.
+    pub fn split_compression(self) -> (Self, Option<DeflateOptions>) {
+        match self {
+            Self::DeflatedJson(options) => (Self::Json, Some(options)),
+            Self::DeflatedProtobuf(options) => (Self::Protobuf, Some(options)),
+            other => (other, None),
+        }
+    }
+
+    /// Returns whether the connection has negotiated compression.
+    pub fn is_compressed(self) -> bool {
+        self.split_compression().1.is_some()
+    }
+
     fn encoding(self) -> Encoding {
         match self {
-            Self::Json | Self::EventStream | Self::JsonStream | Self::ChannelEvents => Encoding::Json,
-            Self::Protobuf | Self::ProtobufStream => Encoding::Protobuf,
+            Self::Json | Self::DeflatedJson(_) | Self::EventStream | Self::JsonStream | Self::ChannelEvents => {
+                Encoding::Json
+            }
+            Self::Protobuf | Self::DeflatedProtobuf(_) | Self::ProtobufStream => Encoding::Protobuf,
         }
     }
 
@@ -62,7 +92,7 @@ impl Format {
     /// Returns the kind of the connection as hooks call it.
     pub fn transport(self) -> &'static str {
         match self {
-            Self::Json | Self::Protobuf => "websocket",
+            Self::Json | Self::Protobuf | Self::DeflatedJson(_) | Self::DeflatedProtobuf(_) => "websocket",
             Self::EventStream | Self::ChannelEvents => "sse",
             Self::JsonStream | Self::ProtobufStream => "http_stream",
         }
@@ -70,14 +100,14 @@ impl Format {
 
     /// Returns whether the connection is a WebSocket, and not an HTTP response.
     pub fn is_websocket(self) -> bool {
-        matches!(self, Self::Json | Self::Protobuf)
+        Self::OF_WEBSOCKETS.contains(&self.split_compression().0)
     }
 
     /// Returns how messages travel, and how they are encoded, as the server API names it.
     pub fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Json => ("websocket", "json"),
-            Self::Protobuf => ("websocket", "protobuf"),
+            Self::Json | Self::DeflatedJson(_) => ("websocket", "json"),
+            Self::Protobuf | Self::DeflatedProtobuf(_) => ("websocket", "protobuf"),
             Self::EventStream => ("sse", "json"),
             Self::JsonStream => ("http_stream", "json"),
             Self::ProtobufStream => ("http_stream", "protobuf"),
@@ -147,8 +177,8 @@ impl Format {
     /// Encodes the ping of SDK sessions, an empty reply, as a frame.
     pub fn encode_ping(self) -> Bytes {
         match self {
-            Self::Json => frame::JSON_PING,
-            Self::Protobuf => frame::PROTOBUF_PING,
+            Self::Json | Self::DeflatedJson(_) => frame::JSON_PING,
+            Self::Protobuf | Self::DeflatedProtobuf(_) => frame::PROTOBUF_PING,
             Self::EventStream => Bytes::from_static(b"data: {}\n\n"),
             Self::JsonStream => Bytes::from_static(b"{}\n"),
             Self::ProtobufStream => Bytes::from_static(&[0]),
@@ -160,7 +190,7 @@ impl Format {
     /// comment, or else an empty reply.
     pub fn encode_keep_alive(self) -> Bytes {
         match self {
-            Self::Json | Self::Protobuf => frame::NATIVE_PING,
+            Self::Json | Self::Protobuf | Self::DeflatedJson(_) | Self::DeflatedProtobuf(_) => frame::NATIVE_PING,
             Self::EventStream | Self::ChannelEvents => frame::EVENT_COMMENT,
             Self::JsonStream | Self::ProtobufStream => self.encode_ping(),
         }
@@ -169,7 +199,7 @@ impl Format {
     /// Encodes why the server closes the connection. A WebSocket has a frame for it, a stream only the push.
     pub fn encode_close(self, code: u16, reason: &str) -> Bytes {
         match self {
-            Self::Json | Self::Protobuf => frame::encode_close(Some(code), reason),
+            _ if self.is_websocket() => frame::encode_close(Some(code), reason),
             _ => self.encode_push(&Push::Disconnect(code, reason)),
         }
     }
@@ -178,6 +208,8 @@ impl Format {
         match self {
             Self::Json => frame::encode_text(&message),
             Self::Protobuf => frame::encode_binary(&message),
+            Self::DeflatedJson(options) => frame::compress(&frame::encode_text(&message), options),
+            Self::DeflatedProtobuf(options) => frame::compress(&frame::encode_binary(&message), options),
             Self::EventStream | Self::ChannelEvents => frame::encode_event(&message),
             Self::JsonStream => frame::encode_line(message),
             Self::ProtobufStream => message.into(),
@@ -188,6 +220,7 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::ErrorCode;
 
     /// What a client of a stream sees of a close frame.
     fn close(format: Format) -> String {
@@ -211,6 +244,26 @@ mod tests {
         let event = "event: disconnect\ndata: {\"code\":3001,\"reason\":\"shutdown\"}\n\n";
         assert_eq!(close(Format::ChannelEvents), event);
         assert!(close(Format::ProtobufStream).ends_with("shutdown"));
+    }
+
+    #[test]
+    fn compression_changes_only_the_frames_of_long_messages() {
+        let options = DeflateOptions { min_bytes: 100, level: 6 };
+        let error = |length| ErrorCode::BadRequest.with_detail("x".repeat(length));
+        for format in Format::OF_WEBSOCKETS {
+            let compressed = format.with_compression(options);
+            assert_eq!((compressed.names(), compressed.transport()), (format.names(), format.transport()));
+            assert_eq!(compressed.encode_ping(), format.encode_ping());
+            assert_eq!(compressed.encode_keep_alive(), format.encode_keep_alive());
+            assert_eq!(compressed.encode_close(3001, "shutdown"), format.encode_close(3001, "shutdown"));
+            let encode = |format: Format, length| format.encode_reply(7, &Reply::Error(&error(length)));
+            assert_eq!(encode(compressed, 10), encode(format, 10));
+            assert_eq!(encode(compressed, 500), frame::compress(&encode(format, 500), options));
+            assert!(encode(compressed, 500).len() < 100);
+        }
+        for format in Format::OF_STREAMS {
+            assert_eq!(format.with_compression(options), format);
+        }
     }
 
     #[test]

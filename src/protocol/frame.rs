@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use crate::deflate::{self, DeflateOptions};
+
 /// Maximum payload of a control frame (RFC 6455 §5.5).
 pub const MAX_CONTROL_BYTES: usize = 125;
 
@@ -21,6 +23,8 @@ pub const EVENT_COMMENT: Bytes = Bytes::from_static(b":\n\n");
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
+/// RSV1: the message is compressed (RFC 7692 §6).
+const COMPRESSED: u8 = 0x40;
 const PONG: u8 = 0x8a;
 
 /// Encodes a text message in one frame.
@@ -31,6 +35,24 @@ pub fn encode_text(payload: &[u8]) -> Bytes {
 /// Encodes a binary message in one frame.
 pub fn encode_binary(payload: &[u8]) -> Bytes {
     encode(BINARY, payload)
+}
+
+/// Compresses a message that [`encode_text`] or [`encode_binary`] has encoded. Returns the same frame if it is shorter than the minimum, or
+/// would not become shorter.
+pub fn compress(frame: &Bytes, options: DeflateOptions) -> Bytes {
+    let header_bytes = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    let Some((header, payload)) = frame.split_at_checked(header_bytes) else { return frame.clone() };
+    if payload.len() < usize::from(options.min_bytes) {
+        return frame.clone();
+    }
+    match deflate::compress(payload, options.level) {
+        Some(compressed) => encode(header[0] | COMPRESSED, &compressed),
+        None => frame.clone(),
+    }
 }
 
 /// Encodes the pong to a ping with this payload. A payload over [`MAX_CONTROL_BYTES`], which the reader refuses, is cut.
@@ -87,6 +109,25 @@ mod tests {
         for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
             assert_eq!(encode_text(&vec![b'x'; length]).len(), header + length);
         }
+    }
+
+    #[test]
+    fn message_is_compressed_from_the_minimum_on_and_only_if_that_makes_it_shorter() {
+        let options = DeflateOptions { min_bytes: 100, level: 6 };
+        for length in [100, 125, 126, 65_535, 65_536] {
+            let plain = encode_text(&vec![b'x'; length]);
+            let frame = compress(&plain, options);
+            assert!(frame.len() < 200 && frame[0] == TEXT | COMPRESSED, "{length}: {} bytes", frame.len());
+            assert_eq!(usize::from(frame[1]), frame.len() - 2);
+            assert_eq!(deflate::inflate(&frame[2..], length).unwrap(), plain[plain.len() - length..]);
+        }
+        let short = encode_binary(&[b'x'; 99]);
+        assert_eq!(compress(&short, options), short);
+        assert_eq!(compress(&encode_binary(&[b'x'; 100]), options)[0], BINARY | COMPRESSED);
+        let mut random = [0; 1000];
+        getrandom::fill(&mut random).unwrap();
+        let random = encode_binary(&random);
+        assert_eq!(compress(&random, options), random);
     }
 
     #[test]

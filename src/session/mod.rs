@@ -157,7 +157,7 @@ pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, serv
         ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.current().limits.channels_per_session);
         let stream = match std::mem::replace(&mut admission.commands, CommandSource::WebSocket) {
             CommandSource::WebSocket => {
-                ctx.add_stream(Inbound::new(outbox.clone(), read, limits));
+                ctx.add_stream(Inbound::new(outbox.clone(), read, limits, admission.format.is_compressed()));
                 None
             }
             CommandSource::Requests(commands) => {

@@ -4,12 +4,14 @@
 use actix_http::ws::Item;
 use bytes::{Bytes, BytesMut};
 
-use super::{TransportLimits, reader::Violation};
+use super::reader::Violation;
 
 /// A message of which not all fragments have arrived.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     is_text: bool,
+    /// Then it is no text before it is inflated.
+    is_compressed: bool,
     payload: BytesMut,
     /// Length of the prefix of `payload` that is valid UTF-8. A code point may be split at its end.
     utf8_bytes: usize,
@@ -18,9 +20,10 @@ pub(super) struct PartialMessage {
 
 /// A message of which all fragments have arrived.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum AssembledMessage {
-    Text(Bytes),
-    Binary(Bytes),
+pub(super) struct AssembledMessage {
+    pub(super) is_text: bool,
+    pub(super) is_compressed: bool,
+    pub(super) payload: Bytes,
 }
 
 impl PartialMessage {
@@ -30,18 +33,20 @@ impl PartialMessage {
     }
 }
 
-/// Adds a fragment to the open message, and returns the message if it is complete.
+/// Adds a fragment to the open message, and returns the message if it is complete. `is_compressed` says whether the first fragment
+/// begins a compressed message.
 ///
 /// # Errors
 /// The fragment continues no message, is not UTF-8 in a text message, or is one more than the limit.
 pub(super) fn add_fragment(
     partial: &mut Option<Box<PartialMessage>>,
     item: Item,
-    limits: &TransportLimits,
+    is_compressed: bool,
+    max_fragments: usize,
 ) -> Result<Option<AssembledMessage>, Violation> {
     let (fragment, is_last) = match item {
-        Item::FirstText(fragment) => (start_message(partial, true, fragment), false),
-        Item::FirstBinary(fragment) => (start_message(partial, false, fragment), false),
+        Item::FirstText(fragment) => (start_message(partial, true, is_compressed, fragment), false),
+        Item::FirstBinary(fragment) => (start_message(partial, false, is_compressed, fragment), false),
         Item::Continue(fragment) => (fragment, false),
         Item::Last(fragment) => (fragment, true),
     };
@@ -49,24 +54,26 @@ pub(super) fn add_fragment(
         return Err(Violation::Protocol("continuation frame without a message to continue"));
     };
     open.fragments += 1;
-    if open.fragments > limits.message_fragments {
+    if open.fragments > max_fragments {
         return Err(Violation::TooBig);
     }
     open.payload.extend_from_slice(&fragment);
-    if open.is_text {
+    if open.is_text && !open.is_compressed {
         open.utf8_bytes += utf8_prefix(&open.payload[open.utf8_bytes..], is_last)?;
     }
     if !is_last {
         return Ok(None);
     }
-    Ok(partial.take().map(|whole| {
-        let payload = whole.payload.freeze();
-        if whole.is_text { AssembledMessage::Text(payload) } else { AssembledMessage::Binary(payload) }
+    Ok(partial.take().map(|whole| AssembledMessage {
+        is_text: whole.is_text,
+        is_compressed: whole.is_compressed,
+        payload: whole.payload.freeze(),
     }))
 }
 
-fn start_message(partial: &mut Option<Box<PartialMessage>>, is_text: bool, first: Bytes) -> Bytes {
-    *partial = Some(Box::new(PartialMessage { is_text, payload: BytesMut::new(), utf8_bytes: 0, fragments: 0 }));
+fn start_message(partial: &mut Option<Box<PartialMessage>>, is_text: bool, is_compressed: bool, first: Bytes) -> Bytes {
+    let payload = BytesMut::new();
+    *partial = Some(Box::new(PartialMessage { is_text, is_compressed, payload, utf8_bytes: 0, fragments: 0 }));
     first
 }
 
@@ -82,19 +89,9 @@ fn utf8_prefix(bytes: &[u8], is_last: bool) -> Result<usize, Violation> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    const LIMITS: TransportLimits = TransportLimits {
-        message_bytes: 1024,
-        message_fragments: 8,
-        outbox_bytes: 1024,
-        unsent_bytes: 1024,
-        unacknowledged_timeout: Duration::ZERO,
-    };
-
-    fn assemble(parts: &[&[u8]]) -> Result<Option<AssembledMessage>, Violation> {
+    fn assemble(parts: &[&[u8]], is_compressed: bool) -> Result<Option<Bytes>, Violation> {
         let mut partial = None;
         let last = parts.len() - 1;
         for (index, part) in parts.iter().enumerate() {
@@ -104,9 +101,9 @@ mod tests {
                 index if index == last => Item::Last(part),
                 _ => Item::Continue(part),
             };
-            match add_fragment(&mut partial, item, &LIMITS) {
+            match add_fragment(&mut partial, item, is_compressed, 8) {
                 Ok(None) => {}
-                done => return done,
+                done => return done.map(|message| message.map(|message| message.payload)),
             }
         }
         Ok(None)
@@ -116,22 +113,19 @@ mod tests {
     fn code_point_split_at_any_byte_is_reassembled() {
         let text = "aé€𝄞".as_bytes();
         for cut in 0..=text.len() {
-            let whole = assemble(&[&text[..cut], b"", &text[cut..]]);
-            assert_eq!(
-                whole,
-                Ok(Some(AssembledMessage::Text(Bytes::from_static("aé€𝄞".as_bytes())))),
-                "split at {cut}"
-            );
+            let whole = assemble(&[&text[..cut], b"", &text[cut..]], false);
+            assert_eq!(whole, Ok(Some(Bytes::from_static("aé€𝄞".as_bytes()))), "split at {cut}");
         }
     }
 
     #[test]
     fn invalid_utf8_is_refused_in_the_fragment_that_contains_it() {
         for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
-            assert_eq!(assemble(&[bad, b"x", b"y"]), Err(Violation::NotUtf8), "{bad:?}");
+            assert_eq!(assemble(&[bad, b"x", b"y"], false), Err(Violation::NotUtf8), "{bad:?}");
+            assert!(assemble(&[bad, b"x", b"y"], true).is_ok(), "compressed {bad:?}");
         }
         assert_eq!(
-            assemble(&[b"ok", b"\xe2\x82"]),
+            assemble(&[b"ok", b"\xe2\x82"], false),
             Err(Violation::NotUtf8),
             "code point cut at the end of the message"
         );
@@ -140,6 +134,6 @@ mod tests {
     #[test]
     fn endless_empty_fragments_are_refused() {
         let parts = vec![&b""[..]; 20];
-        assert_eq!(assemble(&parts), Err(Violation::TooBig));
+        assert_eq!(assemble(&parts, false), Err(Violation::TooBig));
     }
 }

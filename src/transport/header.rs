@@ -9,6 +9,8 @@ const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 const PONG: u8 = 0xa;
+/// RSV1, in a frame's first byte: the message is compressed (RFC 7692 §6).
+pub(super) const COMPRESSED: u8 = 0x40;
 
 /// A complete frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) struct FrameHeader {
     pub(super) header_bytes: usize,
     pub(super) payload_bytes: usize,
     pub(super) is_close: bool,
+    /// Whether it begins a compressed message.
+    pub(super) is_compressed: bool,
 }
 
 impl FrameHeader {
@@ -33,6 +37,8 @@ pub(super) struct FrameContext {
     pub(super) is_continuing: bool,
     /// Bytes by which the open message may still grow.
     pub(super) remaining_bytes: usize,
+    /// Whether the connection has negotiated compression.
+    pub(super) accepts_compression: bool,
 }
 
 /// Parses the header at the start of `bytes`; `None` while it is incomplete. Each rule is checked as soon as its bytes
@@ -42,7 +48,7 @@ pub(super) struct FrameContext {
 /// The broken rule, with its close code.
 pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameHeader>, Violation> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
-    check_first_byte(*first, context.is_continuing)?;
+    check_first_byte(*first, context)?;
     let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
     let [second, rest @ ..] = rest else { return Ok(None) };
     if second & 0x80 == 0 {
@@ -71,16 +77,21 @@ pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameH
         return Err(Violation::TooBig);
     }
     let header_bytes = 2 + length_bytes + 4;
-    Ok((bytes.len() >= header_bytes).then_some(FrameHeader { header_bytes, payload_bytes, is_close: opcode == CLOSE }))
+    let (is_close, is_compressed) = (opcode == CLOSE, first & COMPRESSED != 0);
+    let header = FrameHeader { header_bytes, payload_bytes, is_close, is_compressed };
+    Ok((bytes.len() >= header_bytes).then_some(header))
 }
 
 /// Checks the first byte: the reserved bits, the opcode, and whether the frame may come at this point of a message (RFC
-/// 6455 §5.4).
-fn check_first_byte(first: u8, is_continuing: bool) -> Result<(), Violation> {
-    if first & 0x70 != 0 {
+/// 6455 §5.4). RSV1 belongs to the first frame of a message (RFC 7692 §6.1).
+fn check_first_byte(first: u8, context: FrameContext) -> Result<(), Violation> {
+    let opcode = first & 0x0f;
+    let may_be_compressed = context.accepts_compression && matches!(opcode, TEXT | BINARY);
+    let reserved = if may_be_compressed { 0x70 & !COMPRESSED } else { 0x70 };
+    if first & reserved != 0 {
         return Err(Violation::Protocol("reserved bits must be zero"));
     }
-    match (first & 0x0f, is_continuing) {
+    match (opcode, context.is_continuing) {
         (CONTINUATION, false) => Err(Violation::Protocol("continuation frame without a message to continue")),
         (TEXT | BINARY, true) => Err(Violation::Protocol("new message inside a fragmented message")),
         (CONTINUATION | TEXT | BINARY | CLOSE..=PONG, _) => Ok(()),
@@ -112,8 +123,9 @@ pub(super) fn check_close_payload(mask: [u8; 4], masked: &[u8]) -> Result<(), Vi
 mod tests {
     use super::*;
 
-    const FRESH: FrameContext = FrameContext { is_continuing: false, remaining_bytes: 70_000 };
-    const OPEN: FrameContext = FrameContext { is_continuing: true, remaining_bytes: 70_000 };
+    const FRESH: FrameContext =
+        FrameContext { is_continuing: false, remaining_bytes: 70_000, accepts_compression: false };
+    const OPEN: FrameContext = FrameContext { is_continuing: true, ..FRESH };
 
     fn code(bytes: &[u8], context: FrameContext) -> Option<u16> {
         parse(bytes, context).err().map(|violation| violation.code())
@@ -161,6 +173,24 @@ mod tests {
             assert_eq!(code(&bytes, FRESH), Some(1002), "{what}");
         }
         assert_eq!(code(&[0x81], OPEN), Some(1002), "new message inside a fragmented one");
+    }
+
+    #[test]
+    fn rsv1_is_allowed_in_the_first_frame_of_a_message_after_negotiation() {
+        let negotiated = FrameContext { accepts_compression: true, ..FRESH };
+        for first in [0xc1, 0xc2, 0x41, 0x42] {
+            let header = parse(&[first, 0x80, 1, 2, 3, 4], negotiated).unwrap().unwrap();
+            assert!(header.is_compressed, "{first:#x}");
+            assert_eq!(code(&[first], FRESH), Some(1002), "{first:#x} without negotiation");
+        }
+        assert!(!parse(&[0x81, 0x80, 1, 2, 3, 4], negotiated).unwrap().unwrap().is_compressed);
+        for (what, first) in [("rsv2", 0xe1), ("rsv3", 0xd1), ("close", 0xc8), ("ping", 0xc9), ("pong", 0xca)] {
+            assert_eq!(code(&[first], negotiated), Some(1002), "{what}");
+        }
+        for first in [0x40, 0xc0] {
+            let context = FrameContext { is_continuing: true, ..negotiated };
+            assert_eq!(code(&[first], context), Some(1002), "{first:#x} continues a message");
+        }
     }
 
     #[test]

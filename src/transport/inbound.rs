@@ -55,9 +55,9 @@ pub struct Inbound {
 
 impl Inbound {
     /// Creates the stream of the socket that `outbox` owns. `read` are the bytes that arrived together with the
-    /// handshake.
-    pub fn new(outbox: Arc<Outbox>, read: BytesMut, limits: TransportLimits) -> Self {
-        Self { outbox, reader: MessageReader::new(read, limits), has_ended: false }
+    /// handshake, which has negotiated compression or not.
+    pub fn new(outbox: Arc<Outbox>, read: BytesMut, limits: TransportLimits, accepts_compression: bool) -> Self {
+        Self { outbox, reader: MessageReader::new(read, limits, accepts_compression), has_ended: false }
     }
 
     /// Reads once from the socket. Ready with `false` at the end of the connection.

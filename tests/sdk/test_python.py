@@ -156,6 +156,24 @@ class Channels(Tests):
         await ann.events.wait_for("connected")
 
 
+class Compression(Tests):
+    settings = {"server.compression.enabled": "true"}
+
+    async def test_client_receives_compressed_publications(self):
+        # The library offers a window of 4 KiB.
+        proxy = await self.open_proxy()
+        ann = await self.connect_client(hub=proxy)
+        news = await self.subscribe(ann, "news")
+        before = proxy.bytes
+        data = [[number, "the same words again and again " * 1000] for number in range(5)]
+        await self.publish("news", data)
+        self.assertEqual(await self.receive_data(news, 5), data)
+        self.assertLess(proxy.bytes - before, 15_000)
+        # Its own commands are compressed, too.
+        await news.publish(data[0])
+        self.assertEqual(await self.receive_data(news, 1), [data[0]])
+
+
 class Tokens(Tests):
     # The hub sends clients half of the remaining lifetime of a short token as its ttl, at least one second.
 

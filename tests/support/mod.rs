@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod child_process;
 pub mod client;
+pub mod deflate;
 pub mod events;
 pub mod generated;
 pub mod haproxy;

@@ -184,6 +184,9 @@ pub(crate) struct ConnectionArgs {
     /// Receive over event streams (/connection/sse), not WebSockets. For fanout and idle
     #[arg(long)]
     pub(crate) sse: bool,
+    /// Offer compression (permessage-deflate). The hub that is started for the run needs --hub-set server.compression.enabled=true
+    #[arg(long, conflicts_with = "sse")]
+    pub(crate) deflate: bool,
     /// How many addresses to connect from (127.0.0.1, 127.0.0.2, …) [default: one per 20,000 connections]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=250))]
     pub(crate) source_addresses: Option<u16>,

@@ -46,6 +46,8 @@ pub(crate) struct ClientOptions {
     pub(crate) send_token: SendToken,
     /// Whether their connections are event streams.
     pub(crate) is_sse: bool,
+    /// Whether they offer permessage-deflate.
+    pub(crate) offers_deflate: bool,
     /// The channels that they subscribe to, in turns; none to stay unsubscribed.
     pub(crate) channels: Vec<String>,
     /// Whether they subscribe with a position.
@@ -74,6 +76,7 @@ impl ClientOptions {
             behavior,
             connections,
             is_sse: args.sse,
+            offers_deflate: args.deflate,
             concurrency: args.concurrency.into(),
             reconnect_concurrency: connections,
             source_addresses: args.source_addresses.map_or(by_count, usize::from),
@@ -102,7 +105,8 @@ impl ClientOptions {
     pub(crate) fn socket_options(&self, client_number: usize) -> SocketOptions {
         let offset = (client_number % self.source_addresses.max(1)) as u32;
         let source = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + offset);
-        SocketOptions { source: (self.source_addresses > 1).then_some(source), ..self.socket.clone() }
+        let source = (self.source_addresses > 1).then_some(source);
+        SocketOptions { source, offers_deflate: self.offers_deflate, ..self.socket.clone() }
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct SocketOptions {
     pub(crate) receive_buffer: Option<usize>,
     /// For URLs with TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// Whether the handshake of a WebSocket offers permessage-deflate.
+    pub(crate) offers_deflate: bool,
 }
 
 /// The buffer that all connections of a thread read into, one after the other.

@@ -13,13 +13,14 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 const QUOTED_CHARS: usize = 300;
 
 /// The request that upgrades a connection to `target`, with a token in the query, if there is one.
-pub(crate) fn upgrade_request(target: &TargetUrl, token: Option<&str>) -> Vec<u8> {
+pub(crate) fn upgrade_request(target: &TargetUrl, token: Option<&str>, offers_deflate: bool) -> Vec<u8> {
     let TargetUrl { path, authority, .. } = target;
     let separator = if path.contains('?') { '&' } else { '?' };
     let query = token.map(|token| format!("{separator}token={token}")).unwrap_or_default();
+    let extensions = if offers_deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     format!(
         "GET {path}{query} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n"
     )
     .into_bytes()
 }

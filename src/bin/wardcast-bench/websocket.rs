@@ -5,6 +5,7 @@ use actix_http::ws::{OpCode, Parser};
 use bytes::BytesMut;
 use mio::{Registry, Token};
 use serde_json::Value;
+use wardcast::deflate;
 
 use crate::connection::{Connection, ReadBuffer};
 use crate::error::{Context, Result, fail};
@@ -12,6 +13,11 @@ use crate::{connection::SocketOptions, http, target_url::TargetUrl};
 
 /// The id of the connect command.
 pub(crate) const CONNECT_ID: u32 = 1;
+
+/// RSV1 in the first byte of a frame: the message is compressed (RFC 7692 §6).
+const COMPRESSED: u8 = 0x40;
+/// Maximum size of an inflated message.
+const MAX_INFLATED_BYTES: usize = 64 << 20;
 
 /// How a client proves who it is.
 #[derive(Clone, Copy)]
@@ -36,6 +42,8 @@ pub(crate) struct WebSocket {
     pub(crate) upgraded_at: Option<u64>,
     /// It is no WebSocket.
     is_event_stream: bool,
+    /// Whether messages may be compressed.
+    offers_deflate: bool,
     /// The number that the last pong carried, and the clock when it was read; `None` if it carried something else.
     pub(crate) last_pong: Option<(u64, u64)>,
 }
@@ -50,10 +58,12 @@ impl WebSocket {
     ) -> Result<Self> {
         let (request, upgraded_at, connect_command) = match credentials {
             Credentials::None => (Vec::new(), Some(0), None),
-            Credentials::Query(token) => (http::upgrade_request(target, Some(token)), None, None),
+            Credentials::Query(token) => {
+                (http::upgrade_request(target, Some(token), options.offers_deflate), None, None)
+            }
             Credentials::ConnectCommand(token) => {
                 let command = serde_json::json!({"id": CONNECT_ID, "connect": {"token": token}});
-                (http::upgrade_request(target, None), None, Some(command.to_string().into()))
+                (http::upgrade_request(target, None, options.offers_deflate), None, Some(command.to_string().into()))
             }
             Credentials::EventStream(token, commands) => {
                 (http::event_stream_request(target, token, commands), None, None)
@@ -61,7 +71,8 @@ impl WebSocket {
         };
         let connection = Connection::open(target, options, &request, event_source).context("connecting")?;
         let is_event_stream = matches!(credentials, Credentials::EventStream(..));
-        Ok(Self { connection, connect_command, upgraded_at, is_event_stream, last_pong: None })
+        let offers_deflate = options.offers_deflate;
+        Ok(Self { connection, connect_command, upgraded_at, is_event_stream, offers_deflate, last_pong: None })
     }
 
     /// Writes and reads as much as the socket allows. `on_message` is given every message, what to append frames to, and
@@ -75,7 +86,7 @@ impl WebSocket {
         is_closing: bool,
         mut on_message: impl FnMut(&[u8], &mut BytesMut, u64) -> Result<()>,
     ) -> Result<()> {
-        let Self { connection, upgraded_at, last_pong, connect_command, is_event_stream } = self;
+        let Self { connection, upgraded_at, last_pong, connect_command, is_event_stream, offers_deflate } = self;
         let check_head = if *is_event_stream { http::check_event_stream } else { http::check_upgrade };
         let is_open = connection.on_ready(buffer, is_closing, |bytes, out, now| {
             let mut parsed = 0;
@@ -91,15 +102,18 @@ impl WebSocket {
                 }
                 parsed += length;
             }
-            while !*is_event_stream && let Some((opcode, payload, length)) = split_frame(&bytes[parsed..])? {
+            while !*is_event_stream
+                && let Some((opcode, payload, length)) = split_frame(&bytes[parsed..], *offers_deflate)?
+            {
                 match opcode {
+                    OpCode::Text if bytes[parsed] & COMPRESSED != 0 => {
+                        let message = deflate::inflate(payload, MAX_INFLATED_BYTES).context("inflating a message")?;
+                        split_lines(&message).try_for_each(|message| on_message(message, out, now))?;
+                    }
                     OpCode::Text if payload == b"{}" => write_frame(out, OpCode::Text, b"{}"),
                     // `contains` on bytes is memchr, far quicker than splitting; few frames have several messages.
                     OpCode::Text if !payload.contains(&b'\n') => on_message(payload, out, now)?,
-                    OpCode::Text => {
-                        let mut messages = payload.split(|byte| *byte == b'\n').filter(|message| !message.is_empty());
-                        messages.try_for_each(|message| on_message(message, out, now))?;
-                    }
+                    OpCode::Text => split_lines(payload).try_for_each(|message| on_message(message, out, now))?,
                     OpCode::Ping => write_frame(out, OpCode::Pong, payload),
                     OpCode::Pong => *last_pong = read_number(payload).map(|number| (number, now)),
                     OpCode::Close => return fail(describe_close(payload)),
@@ -144,16 +158,17 @@ pub(crate) fn write_frame(out: &mut BytesMut, opcode: OpCode, payload: &[u8]) {
 }
 
 /// Splits the first frame off `bytes`, without copying it. Returns opcode, payload and its length on the wire, or `None` if it
-/// is incomplete.
+/// is incomplete. Its message may be compressed if the client has offered that.
 ///
 /// # Errors
 /// The frame is masked (a client must then fail the connection, RFC 6455 §5.1), has reserved bits without an extension, or
 /// is a fragment: deliveries are single frames, and counting fragments would falsify the measurement.
-pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>> {
+pub(crate) fn split_frame(bytes: &[u8], offers_deflate: bool) -> Result<Option<(OpCode, &[u8], usize)>> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    let reserved = if offers_deflate { 0x70 & !COMPRESSED } else { 0x70 };
+    if first & reserved != 0 {
         return fail("the server set reserved bits");
     }
     if first & 0x80 == 0 || first & 0x0f == 0 {
@@ -170,6 +185,11 @@ pub(crate) fn split_frame(bytes: &[u8]) -> Result<Option<(OpCode, &[u8], usize)>
     };
     let end = length.saturating_add(header);
     Ok(bytes.get(header..end).map(|payload| (OpCode::from(first & 0x0f), payload, end)))
+}
+
+/// The messages of a frame.
+fn split_lines(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+    payload.split(|byte| *byte == b'\n').filter(|message| !message.is_empty())
 }
 
 /// Splits the first event off `bytes`, without copying it. Returns it, and its length on the wire; `None` if it is incomplete.
@@ -204,7 +224,7 @@ mod tests {
         for end in cuts.iter().copied().chain([wire.len()]) {
             partial.extend_from_slice(&wire[start..end]);
             start = end;
-            while let Some((OpCode::Text, payload, length)) = split_frame(&partial).unwrap() {
+            while let Some((OpCode::Text, payload, length)) = split_frame(&partial, false).unwrap() {
                 frames.push(payload.to_vec());
                 partial.drain(..length);
             }
@@ -236,8 +256,9 @@ mod tests {
     fn frames_that_no_server_may_send_are_rejected() {
         let wires = [[0x01, 0x00], [0x80, 0x00], [0xc1, 0x00], [0x81, 0x80]];
         for (wire, problem) in wires.into_iter().zip(["fragmented", "fragmented", "reserved", "masked"]) {
-            assert!(split_frame(&wire).is_err_and(|error| error.0.contains(problem)), "{wire:?}");
+            assert!(split_frame(&wire, false).is_err_and(|error| error.0.contains(problem)), "{wire:?}");
         }
-        assert_eq!(split_frame(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255]), Ok(None));
+        assert_eq!(split_frame(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255], false), Ok(None));
+        assert!(split_frame(&[0xc1, 0], true).is_ok() && split_frame(&[0xa1, 0], true).is_err());
     }
 }

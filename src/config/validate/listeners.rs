@@ -55,6 +55,11 @@ fn check_public_listener(config: &Config, environment: Environment, errors: &mut
     );
     errors.require(server.workers <= 512, "server.workers", "must be at most 512");
     errors.require(
+        (1..=9).contains(&server.compression.level),
+        "server.compression.level",
+        "must be 1 (fastest) to 9 (smallest); to send nothing compressed, set server.compression.enabled = false",
+    );
+    errors.require(
         !server.proxy_protocol || !server.trusted_proxies.is_empty(),
         "server.proxy_protocol",
         "requires server.trusted_proxies: PROXY headers are read from these addresses only",

@@ -1,10 +1,14 @@
-//! Frames: the result of reading does not depend on how the network cuts the stream, and memory stays within the limits.
+//! Frames: the result of reading does not depend on how the network cuts the stream, and memory stays within the limits. With
+//! compression and without.
 
 use std::time::Duration;
 
 use actix_http::ws::{CloseReason, Frame};
 use bytes::{Bytes, BytesMut};
-use wardcast::transport::{MessageReader, TransportLimits, Violation};
+use wardcast::{
+    deflate,
+    transport::{MessageReader, TransportLimits, Violation},
+};
 
 use super::Random;
 
@@ -31,21 +35,24 @@ enum End {
 /// The first byte seeds the cuts. The rest is what the client sends, and once more the content of valid messages.
 pub fn frames(data: &[u8]) {
     let Some((seed, stream)) = data.split_first() else { return };
-    let whole = read(stream, |_| stream.len());
     let mut random = Random::new(*seed);
-    assert_eq!(read(stream, |_| 1 + random.below(40)), whole, "in pieces");
-    assert_eq!(read(stream, |_| 1), whole, "byte by byte");
-    whole.0.iter().for_each(check_frame);
-    let payloads: usize = whole.0.iter().map(payload_bytes).sum();
-    assert!(payloads <= stream.len(), "more came out than went in");
+    for accepts_compression in [false, true] {
+        let whole = read(stream, accepts_compression, |_| stream.len());
+        assert_eq!(read(stream, accepts_compression, |_| 1 + random.below(40)), whole, "in pieces");
+        assert_eq!(read(stream, accepts_compression, |_| 1), whole, "byte by byte");
+        whole.0.iter().for_each(check_frame);
+        let payloads: usize = whole.0.iter().map(payload_bytes).sum();
+        assert!(accepts_compression || payloads <= stream.len(), "more came out than went in");
 
-    let (sent, bytes) = valid_messages(stream, &mut random);
-    assert_eq!(read(&bytes, |_| 1 + random.below(400)), (sent, End::Open), "valid messages");
+        let (sent, bytes) = valid_messages(stream, accepts_compression, &mut random);
+        let received = read(&bytes, accepts_compression, |_| 1 + random.below(400));
+        assert_eq!(received, (sent, End::Open), "valid messages");
+    }
 }
 
 /// Reads a stream in pieces of these lengths, as a connection does, until a close or a violation.
-fn read(stream: &[u8], mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, End) {
-    let mut reader = MessageReader::new(BytesMut::new(), LIMITS);
+fn read(stream: &[u8], accepts_compression: bool, mut length: impl FnMut(usize) -> usize) -> (Vec<Frame>, End) {
+    let mut reader = MessageReader::new(BytesMut::new(), LIMITS, accepts_compression);
     let (mut frames, mut at) = (Vec::new(), 0);
     while at < stream.len() {
         let end = stream.len().min(at + length(at));
@@ -99,8 +106,8 @@ fn check_frame(frame: &Frame) {
     }
 }
 
-/// Makes messages of these bytes, some in fragments with pings between them; returns them and the stream that encodes them.
-fn valid_messages(mut material: &[u8], random: &mut Random) -> (Vec<Frame>, Vec<u8>) {
+/// Makes messages of these bytes, some in fragments with pings between them, some compressed; returns them and the stream that encodes them.
+fn valid_messages(mut material: &[u8], may_compress: bool, random: &mut Random) -> (Vec<Frame>, Vec<u8>) {
     let (mut sent, mut bytes) = (Vec::new(), Vec::new());
     while let Some((kind, rest)) = material.split_first() {
         let most = if kind & 3 < 2 { LIMITS.message_bytes } else { CONTROL_BYTES };
@@ -110,9 +117,11 @@ fn valid_messages(mut material: &[u8], random: &mut Random) -> (Vec<Frame>, Vec<
         let payload = if kind & 3 == 0 { &payload[..text] } else { payload };
         material = &rest[payload.len()..];
         let whole = Bytes::copy_from_slice(payload);
+        let compressed = if may_compress && kind & 4 != 0 { deflate::compress(payload, 1 + kind % 9) } else { None };
+        let (rsv1, message) = compressed.as_deref().map_or((0, payload), |compressed| (0x40, compressed));
         match kind & 3 {
-            0 => write_fragments(1, payload, random, &mut sent, &mut bytes),
-            1 => write_fragments(2, payload, random, &mut sent, &mut bytes),
+            0 => write_fragments(1 | rsv1, message, random, &mut sent, &mut bytes),
+            1 => write_fragments(2 | rsv1, message, random, &mut sent, &mut bytes),
             2 => write_frame(0x89, payload, random, &mut bytes),
             _ => write_frame(0x8a, payload, random, &mut bytes),
         }

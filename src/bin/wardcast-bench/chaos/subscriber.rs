@@ -95,7 +95,7 @@ impl Subscriber {
         (self.last_id, self.subscribe_at) = (CONNECT_ID, None);
         let (mut patience, mut heard_at) = (CONNECT_TIMEOUT, Instant::now());
         loop {
-            while let Some((opcode, payload, length)) = split_frame(&bytes)? {
+            while let Some((opcode, payload, length)) = split_frame(&bytes, false)? {
                 match opcode {
                     OpCode::Text => {
                         for message in payload.split(|byte| *byte == b'\n').filter(|message| !message.is_empty()) {
@@ -230,7 +230,7 @@ async fn open(address: SocketAddr) -> Result<(TcpStream, BytesMut)> {
     let connecting = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        stream.write_all(&upgrade_request(&target, None)).await?;
+        stream.write_all(&upgrade_request(&target, None, false)).await?;
         Ok::<_, std::io::Error>(stream)
     };
     let mut stream = connecting.await.map_err(|_| BenchError("connection refused".to_owned()))?;

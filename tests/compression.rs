@@ -1,0 +1,326 @@
+//! permessage-deflate (RFC 7692): what is negotiated, that compressed and other connections receive the same, and attacks.
+
+use std::time::Duration;
+
+use flate2::{Compress, Compression, FlushCompress};
+use prost::Message as _;
+use serde_json::{Value, json};
+use wardcast::{
+    config::{Config, DeltaType},
+    protocol::schema::{Command, PublishRequest},
+};
+
+use crate::{
+    bench::{bench, count, report},
+    deltas::{DeltaReader, data},
+    support::{
+        TestHub, allow_any_rate,
+        client::tls_stream,
+        deflate::{DeflateClient, EXTENSIONS, OFFER, RSV1, deflate},
+        raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame, text_frame},
+        start_hub, start_hub_with,
+        tls::Certificate,
+    },
+};
+
+const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+async fn start_compressing_hub(change: impl FnOnce(&mut Config)) -> TestHub {
+    start_hub_with(|config| {
+        config.server.compression.enabled = true;
+        config.server.compression.min_bytes = 200;
+        change(config);
+    })
+    .await
+}
+
+/// Data that becomes much shorter.
+fn long_data(number: u64) -> Value {
+    json!({"number": number, "text": "äöü the same words again and again ".repeat(20)})
+}
+
+#[actix_rt::test]
+async fn compression_is_negotiated_only_if_it_is_enabled_and_offered() {
+    let (on, off) = (start_compressing_hub(|_| ()).await, start_hub().await);
+    let limited = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12";
+    let declined = "permessage-deflate; server_max_window_bits=8";
+    let both = format!("{declined}, {limited}");
+    let with_window = format!("{ACCEPTED}; server_max_window_bits=12");
+    for (offers, expected) in [
+        (&[][..], None),
+        (&[OFFER.1], Some(ACCEPTED)),
+        (&[limited], Some(with_window.as_str())),
+        (&[declined], None),
+        (&[both.as_str()], Some(with_window.as_str())),
+        (&["x-unknown; a=\"b\"", OFFER.1], Some(ACCEPTED)),
+    ] {
+        let headers: Vec<(&str, &str)> = offers.iter().map(|offer| (EXTENSIONS, *offer)).collect();
+        for format in ["", "&format=protobuf"] {
+            let client = DeflateClient::connect(&on, &format!("{}{format}", on.path_for("ann")), &headers).await;
+            assert_eq!(client.accepted_extensions(), expected, "{offers:?}");
+        }
+        let client = DeflateClient::connect(&off, &off.path_for("ann"), &headers).await;
+        assert_eq!(client.accepted_extensions(), None, "{offers:?}");
+    }
+    let malformed = &[(EXTENSIONS, "permessage-deflate; =")];
+    let refused = on.try_handshake(&on.path_for("ann"), malformed).await;
+    assert!(refused.status == 400 && refused.body.contains("Sec-WebSocket-Extensions"), "{refused:?}");
+    assert_eq!(off.try_handshake(&off.path_for("ann"), malformed).await.status, 101);
+}
+
+#[actix_rt::test]
+async fn subscribers_with_and_without_compression_receive_the_same_in_both_formats() {
+    let hub = start_compressing_hub(|_| ()).await;
+    let (json_path, protobuf_path) = (hub.path_for("ann"), format!("{}&format=protobuf", hub.path_for("ann")));
+    let mut clients = Vec::new();
+    for (path, headers) in [
+        (&json_path, &[][..]),
+        (&json_path, &[OFFER]),
+        (&json_path, &[OFFER]),
+        (&protobuf_path, &[]),
+        (&protobuf_path, &[OFFER]),
+        (&protobuf_path, &[OFFER]),
+    ] {
+        let mut client = DeflateClient::connect(&hub, path, headers).await;
+        if *path == json_path {
+            client.subscribe("news", json!({})).await;
+        } else {
+            client.subscribe_protobuf("news").await;
+        }
+        clients.push(client);
+    }
+    for (data, is_long) in [(json!("short"), false), (long_data(1), true), (json!(2), false), (long_data(3), true)] {
+        hub.publish("news", data.clone()).await;
+        let mut received = Vec::new();
+        for client in &mut clients {
+            received.push(client.receive().await);
+        }
+        assert_eq!(received[1].json()["push"]["pub"]["data"], data);
+        let publication = received[4].protobuf().push.unwrap().r#pub.unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&publication.data).unwrap(), data);
+        for [plain, compressed, other] in [[0, 1, 2], [3, 4, 5]] {
+            let [plain, compressed, other] = [plain, compressed, other].map(|index| &received[index]);
+            assert_eq!((plain.is_compressed(), compressed.is_compressed()), (false, is_long), "{data}");
+            assert_eq!(plain.message, compressed.message);
+            assert_eq!(compressed.payload, other.payload);
+            assert!(!is_long || compressed.payload.len() < plain.payload.len() / 3, "{compressed:?}");
+        }
+    }
+    assert_eq!(hub.metric("wardcast_deliveries_total").await, 24.0);
+}
+
+#[actix_rt::test]
+async fn deltas_and_replies_are_compressed() {
+    let hub = start_compressing_hub(|config| {
+        config.channels.allowed_delta_types = vec![DeltaType::Fossil];
+        config.channels.history_size = 10;
+    })
+    .await;
+    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+    ann.subscribe("news", json!({"delta": "fossil"})).await;
+    let mut reader = DeltaReader::default();
+    for number in 1..=3 {
+        hub.publish_with(json!({"channel": "news", "data": data(number), "delta": true})).await;
+        let received = ann.receive().await;
+        assert_eq!(reader.read(&received.json()["push"]["pub"]), data(number));
+        assert_eq!(received.is_compressed(), number == 1, "a delta is short: {received:?}");
+    }
+    assert_eq!(reader.deltas, 2);
+    // The reply has all of them.
+    let mut bob = DeflateClient::connect(&hub, &hub.path_for("bob"), &[OFFER]).await;
+    let recover = json!({"channel": "news", "recoverable": true, "recover": true, "offset": 0});
+    bob.send(&text_frame(&json!({"id": 1, "subscribe": recover}).to_string())).await;
+    let reply = bob.receive().await;
+    assert!(reply.is_compressed() && reply.payload.len() < reply.message.len() / 2, "{reply:?}");
+    assert_eq!(reply.json()["subscribe"]["publications"].as_array().unwrap().len(), 3, "{reply:?}");
+}
+
+#[actix_rt::test]
+async fn batches_of_a_paced_channel_are_compressed_message_by_message() {
+    let hub = start_compressing_hub(|config| {
+        config.channels.delivery_interval = Duration::from_millis(500);
+        allow_any_rate(config);
+    })
+    .await;
+    let (mut ann, mut bob) =
+        (DeflateClient::connect_subscriber(&hub, "news").await, hub.connect_subscriber("bob", "news").await);
+    for number in 1..=5 {
+        let data = if number == 3 { json!(3) } else { long_data(number) };
+        hub.publish("news", data).await;
+    }
+    for number in 1..=5 {
+        let received = ann.receive().await;
+        let data = received.json()["push"]["pub"]["data"].take();
+        assert_eq!(received.is_compressed(), number != 3, "{received:?}");
+        assert_eq!(data, if number == 3 { json!(3) } else { long_data(number) });
+        assert_eq!(bob.receive_publication().await, data);
+    }
+}
+
+#[actix_rt::test]
+async fn compressed_commands_are_executed_whole_or_in_fragments() {
+    let hub = start_compressing_hub(|_| ()).await;
+    let mut subscriber = hub.connect_subscriber("bob", "news").await;
+    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+    let publish =
+        |number: u64| json!({"id": number, "publish": {"channel": "news", "data": long_data(number)}}).to_string();
+    let compressed = deflate(publish(1).as_bytes());
+    assert!(compressed.len() > 40);
+    ann.send(&frame(FIN | TEXT | RSV1, &compressed)).await;
+    // The first fragment says that all are compressed, and control frames may come between them.
+    let compressed = deflate(publish(2).as_bytes());
+    let pieces = [
+        frame(TEXT | RSV1, &compressed[..10]),
+        frame(FIN | PING, b"amid"),
+        frame(CONTINUATION, b""),
+        frame(FIN | CONTINUATION, &compressed[10..]),
+    ];
+    ann.send(&pieces.concat()).await;
+    // A negotiated connection may send messages that are not compressed.
+    ann.send(&text_frame(&publish(3))).await;
+    for number in 1..=3 {
+        assert_eq!(subscriber.receive_publication().await, long_data(number));
+    }
+    let path = format!("{}&format=protobuf", hub.path_for("cat"));
+    let mut cat = DeflateClient::connect(&hub, &path, &[OFFER]).await;
+    let data = long_data(4).to_string().into();
+    let publish = Some(PublishRequest { channel: "news".to_owned(), data, ..Default::default() });
+    let command = Command { id: 1, publish, ..Default::default() }.encode_length_delimited_to_vec();
+    cat.send(&frame(FIN | BINARY | RSV1, &deflate(&command))).await;
+    assert_eq!(subscriber.receive_publication().await, long_data(4));
+}
+
+#[actix_rt::test]
+async fn subscriber_over_tls_receives_compressed_publications() {
+    let certificate = Certificate::new();
+    let hub = start_compressing_hub(|config| certificate.configure(config)).await;
+    let stream = tls_stream(hub.address, certificate.root()).await.unwrap();
+    let mut ann = DeflateClient::connect_over(Box::new(stream), &hub, &hub.path_for("ann"), &[OFFER]).await;
+    ann.receive().await;
+    ann.subscribe("news", json!({})).await;
+    let publish = json!({"id": 2, "publish": {"channel": "news", "data": long_data(1)}}).to_string();
+    ann.send(&frame(FIN | TEXT | RSV1, &deflate(publish.as_bytes()))).await;
+    let mut publication = ann.receive().await;
+    if publication.json()["id"] == 2 {
+        publication = ann.receive().await;
+    }
+    assert!(publication.is_compressed());
+    assert_eq!(publication.json()["push"]["pub"]["data"], long_data(1));
+}
+
+#[actix_rt::test]
+async fn compressed_message_over_the_limit_closes_with_1009() {
+    let hub = start_compressing_hub(|_| ()).await;
+    let limit = hub.config.limits.message_bytes;
+    let bomb = deflate(&vec![b' '; 10 << 20]);
+    assert!(bomb.len() < limit, "{} bytes", bomb.len());
+    for (what, bytes) in [
+        ("in one frame", frame(FIN | TEXT | RSV1, &bomb)),
+        ("in fragments", [frame(BINARY | RSV1, &bomb[..100]), frame(FIN | CONTINUATION, &bomb[100..])].concat()),
+        ("one byte above the limit", frame(FIN | TEXT | RSV1, &deflate(&vec![b'\n'; limit + 1]))),
+    ] {
+        let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+        ann.send(&bytes).await;
+        assert_eq!(ann.wait_for_close().await, Some(1009), "{what}");
+    }
+    // At the limit it is a command like any other.
+    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+    let command = format!("{}{}", json!({"id": 1, "ping": {}}), " ".repeat(limit));
+    ann.send(&frame(FIN | TEXT | RSV1, &deflate(&command.as_bytes()[..limit]))).await;
+    assert_eq!(ann.receive().await.json(), json!({"id": 1, "ping": {}}));
+}
+
+#[actix_rt::test]
+async fn violations_of_compression_close_with_1002_and_invalid_text_with_1007() {
+    let hub = start_compressing_hub(|_| ()).await;
+    let message = deflate(b"{\"id\":1,\"ping\":{}}");
+    for (what, bytes, code) in [
+        ("no data", frame(FIN | TEXT | RSV1, b""), 1002),
+        ("not compressed", frame(FIN | TEXT | RSV1, b"{\"id\":1}"), 1002),
+        ("cut", frame(FIN | TEXT | RSV1, &message[..message.len() / 2]), 1002),
+        (
+            "RSV1 in a continuation",
+            [frame(TEXT | RSV1, &message[..3]), frame(FIN | CONTINUATION | RSV1, &message[3..])].concat(),
+            1002,
+        ),
+        ("compressed ping", frame(FIN | PING | RSV1, &message), 1002),
+        ("compressed close", frame(FIN | CLOSE | RSV1, &1000_u16.to_be_bytes()), 1002),
+        ("RSV2", frame(FIN | TEXT | RSV1 | 0x20, &message), 1002),
+        ("not UTF-8", frame(FIN | TEXT | RSV1, &deflate(b"\xff\xfe")), 1007),
+    ] {
+        let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+        ann.send(&bytes).await;
+        assert_eq!(ann.wait_for_close().await, Some(code), "{what}");
+    }
+    // Each message is compressed by itself, so it may not refer to the one before.
+    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+    let mut compressor = Compress::new(Compression::best(), false);
+    for code in [None, Some(1002)] {
+        let mut compressed = Vec::with_capacity(100);
+        let command = json!({"id": 1, "ping": {}}).to_string();
+        compressor.compress_vec(command.as_bytes(), &mut compressed, FlushCompress::Sync).unwrap();
+        ann.send(&frame(FIN | TEXT | RSV1, &compressed[..compressed.len() - 4])).await;
+        match code {
+            None => assert_eq!(ann.receive().await.json(), json!({"id": 1, "ping": {}})),
+            code => assert_eq!(ann.wait_for_close().await, code, "context takeover"),
+        }
+    }
+}
+
+#[actix_rt::test]
+async fn rsv1_without_negotiation_closes_with_1002() {
+    let (on, off) = (start_compressing_hub(|_| ()).await, start_hub().await);
+    let message = frame(FIN | TEXT | RSV1, &deflate(b"{\"id\":1,\"ping\":{}}"));
+    let declined = (EXTENSIONS, "permessage-deflate; server_max_window_bits=8");
+    for (what, hub, headers) in
+        [("not offered", &on, &[][..]), ("declined", &on, &[declined]), ("disabled", &off, &[OFFER])]
+    {
+        let mut ann = DeflateClient::connect(hub, &hub.path_for("ann"), headers).await;
+        ann.send(&message).await;
+        assert_eq!(ann.wait_for_close().await, Some(1002), "{what}");
+    }
+}
+
+#[actix_rt::test]
+async fn outbox_counts_compressed_bytes_and_still_closes_a_client_that_does_not_read() {
+    let hub = start_compressing_hub(|config| config.limits.outbox_bytes = 200_000).await;
+    let mut compressed = DeflateClient::connect_subscriber(&hub, "news").await;
+    let mut plain = hub.connect_raw("bob").await;
+    plain.subscribe("news").await;
+    let data = json!("x".repeat(30_000));
+    let mut sent = 0;
+    while hub.metric("wardcast_closed_total{code=\"3008\"}").await == 0.0 {
+        hub.publish("news", data.clone()).await;
+        sent += 1;
+        assert!(sent < 1000, "30 MB were accepted for a client that does not read");
+    }
+    // It was the one without compression.
+    for _ in 0..sent {
+        assert_eq!(compressed.receive_publication().await, data);
+    }
+    // What hardly becomes shorter fills the outbox of the other one, too.
+    let mut random = vec![0; 20_000];
+    let mut sent = 0;
+    while hub.metric("wardcast_closed_total{code=\"3008\"}").await == 1.0 {
+        getrandom::fill(&mut random).unwrap();
+        let text: String = random.iter().map(|byte| char::from(b'0' + byte % 64)).collect();
+        hub.publish("news", json!(text)).await;
+        sent += 1;
+        assert!(sent < 1000, "15 MB were accepted for a client that does not read");
+    }
+    drop((plain, compressed));
+    hub.wait_for_connections(0).await;
+}
+
+#[actix_rt::test]
+async fn fanout_with_compression_counts_the_same_and_receives_fewer_bytes() {
+    let mut received = Vec::new();
+    for option in ["", "--deflate"] {
+        let run = format!("fanout -n 10 --rate 50 --size 2000 --seconds 0.5 --warmup 0.1 {option}");
+        let report = report(bench(&format!("{run} --hub-set server.compression.enabled=true"))).await;
+        assert_eq!(count(&report, "deliveries"), 10 * count(&report, "publications"), "{report}");
+        assert_eq!(["deliveries_lost", "sequence_gaps"].map(|name| count(&report, name)), [0; 2], "{report}");
+        received.push(count(&report, "received_bytes") / count(&report, "deliveries"));
+    }
+    assert!(received[0] > 2000 && received[1] < 1000, "bytes per delivery: {received:?}");
+}
