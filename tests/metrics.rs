@@ -207,10 +207,13 @@ async fn bytes_for_clients_that_do_not_read_are_in_the_outboxes_until_they_leave
     let waiting = async || hub.metric(&queue("bytes", Queue::Outboxes)).await;
     assert_eq!(waiting().await, 0.0);
     let data = "x".repeat(60_000);
-    while waiting().await < 600_000.0 {
-        hub.publish("news", json!(data)).await;
+    // More than the kernels have room for, and less than would close the connection.
+    for _ in 0..100 {
+        if waiting().await < 600_000.0 {
+            hub.publish("news", json!(data)).await;
+        }
     }
-    assert!(waiting().await < (4 << 20) as f64);
+    assert!((600_000.0..(4 << 20) as f64).contains(&waiting().await));
     drop(slow);
     poll_until("nothing waits", async || waiting().await == 0.0).await;
 }
