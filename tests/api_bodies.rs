@@ -71,7 +71,8 @@ async fn send_endless_body(hub: &TestHub, head: &str) -> String {
     let mut response = Vec::new();
     let receive = async { while let Ok(1..) = read.read_buf(&mut response).await {} };
     let both = async { tokio::join!(send, receive) };
-    tokio::time::timeout(PATIENCE, both).await.expect("the hub closes the connection in time");
+    let closed = tokio::time::timeout(PATIENCE, both).await;
+    closed.unwrap_or_else(|_| panic!("the hub does not close the connection: {head}"));
     String::from_utf8_lossy(&response).into_owned()
 }
 

@@ -7,13 +7,12 @@ use tokio_tungstenite::tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
-use wardcast::config::{BrokerKind, Config, EventType, HookEndpoint, Secret};
+use wardcast::config::{Config, EventType, HookEndpoint, Secret};
 
 use crate::support::{
     Client, TestHub, allow_any_rate,
     backend::{Answer, Backend},
     poll_until,
-    proxy::{Proxy, ProxyMode},
     redis::RedisServer,
     start_hub_on, start_hub_with,
 };
@@ -340,38 +339,6 @@ async fn ends_above_the_queue_of_the_node_are_dropped_and_counted_while_the_brok
         backend.events(PATH).len() as f64 + dropped().await >= f64::from(ends + 1)
     })
     .await;
-}
-
-/// Redis carries out a call, and the hub does not learn it. The same call is made again, and Redis knows it; what is reported meanwhile
-/// must not be in it.
-#[actix_rt::test]
-async fn session_that_ends_while_the_end_of_another_one_is_unconfirmed_is_told() {
-    let (backend, redis) = (Backend::start().await, RedisServer::start().await);
-    let proxy = Proxy::start(redis.port()).await;
-    let hub = start(&backend, &[EventType::Disconnect], |config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(proxy.url());
-    })
-    .await;
-    hub.wait_for_broker(true).await;
-    let (first, second) = (hub.connect("ann").await, hub.connect("ann").await);
-    let stored = async || {
-        let keys: Vec<String> = redis.run(&["KEYS", "*:sessions:*"]).await;
-        let mut count = 0;
-        for key in keys {
-            count += redis.run::<usize>(&["HLEN", &key]).await;
-        }
-        count
-    };
-    poll_until("both are in the outbox", async || stored().await == 2).await;
-    proxy.set(ProxyMode::HalfOpen);
-    leave(first).await;
-    poll_until("Redis has the end of the first one", async || stored().await == 1).await;
-    leave(second).await;
-    proxy.set(ProxyMode::Pass);
-    let events = backend.wait_for_events(PATH, 2).await;
-    assert_eq!(types(&events, "user", "ann"), ["disconnect", "disconnect"]);
-    assert_eq!(stored().await, 0);
 }
 
 /// The first code block of a language in docs/hooks.md.

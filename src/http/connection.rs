@@ -22,7 +22,6 @@ use tokio::{
 };
 
 use super::{
-    HttpError,
     request_id::{self, X_REQUEST_ID},
     stop::StopWatch,
 };
@@ -127,11 +126,6 @@ pub async fn limit_requests(
         yield_now().await;
     }
     let mut response = next.call(request).await?;
-    // Errors whose form a specification or the protocol of the server API fixes have the id in their header only.
-    let error = response.response().error().and_then(|error| error.as_error::<HttpError>());
-    if let Some(body) = error.and_then(|error| Some(error.body_with_id(id.to_str().ok()?))) {
-        response = response.map_body(|_, _| BoxBody::new(body));
-    }
     response.headers_mut().insert(X_REQUEST_ID, id);
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -4,14 +4,18 @@
 use std::time::Duration;
 
 use actix_web::{
-    HttpResponse, ResponseError,
+    Error, HttpResponse, ResponseError,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
     http::{
         StatusCode,
         header::{CACHE_CONTROL, RETRY_AFTER},
     },
+    middleware::Next,
 };
 use serde::Serialize;
 
+use super::request_id::id_of;
 use crate::{
     auth::{Overloaded, TokenError, credentials::CredentialError},
     protocol::{ErrorCode, WireError},
@@ -172,7 +176,7 @@ impl HttpError {
     }
 
     /// Returns the body with the id of the request, which the log and the audit log have, too.
-    pub(super) fn body_with_id(&self, id: &str) -> String {
+    fn body_with_id(&self, id: &str) -> String {
         serde_json::to_string(&self.body(Some(id))).unwrap_or_default()
     }
 
@@ -226,6 +230,24 @@ impl ResponseError for HttpError {
     fn error_response(&self) -> HttpResponse {
         self.respond_with(self.body(None))
     }
+}
+
+/// Middleware that adds the id of the request to the bodies of errors. Those whose form a specification or the protocol of the server
+/// API fixes have it in their header only. Inside of all other middleware, whose bodies it would replace.
+///
+/// # Errors
+/// The errors of the handler.
+pub async fn add_request_id(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let response = next.call(request).await?.map_into_boxed_body();
+    let error = response.response().error().and_then(|error| error.as_error::<HttpError>());
+    let body = error.zip(id_of(response.request().head())).map(|(error, id)| error.body_with_id(id));
+    Ok(match body {
+        Some(body) => response.map_body(|_, _| BoxBody::new(body)),
+        None => response,
+    })
 }
 
 /// The response to a path without a route: 404. (For a path whose route has another method, actix-web answers 405 with

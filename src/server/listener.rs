@@ -189,6 +189,7 @@ fn build_app(
         service.service(http::cors::wrap(&context.origin_policy, v1));
     };
     App::new()
+        .wrap(from_fn(http::error::add_request_id))
         .wrap(from_fn(http::unread_body::keep_until_answered))
         .wrap(from_fn(http::connection::limit_requests))
         .app_data(components.http.clone())

@@ -71,6 +71,13 @@ impl LaneTransfer {
         }
     }
 
+    /// Returns the entries of the first call, which is about to be made.
+    fn begin_first_call(&mut self) -> Option<Vec<OutboxEntry>> {
+        let entries = self.calls.front()?.clone();
+        self.is_first_made = true;
+        Some(entries)
+    }
+
     /// Notes that the first call has succeeded.
     fn end_first_call(&mut self) {
         self.calls.pop_front();
@@ -160,8 +167,7 @@ impl Transfer {
         while self.lanes.iter().any(|lane| !lane.calls.is_empty()) {
             let calls = self.lanes.iter_mut().enumerate().filter_map(|(number, lane)| {
                 let owner = EntryOwner::ThisNode(lane.succeeded + 1);
-                let append = outbox.append(number, owner, max_waiting, lane.calls.front()?.clone());
-                lane.is_first_made = true;
+                let append = outbox.append(number, owner, max_waiting, lane.begin_first_call()?);
                 Some(async move { (number, append.await) })
             });
             let results = join_all(calls).await;
@@ -281,7 +287,7 @@ mod tests {
         lane.add(entry());
         lane.add(entry());
         assert_eq!(sizes(&lane), [2]);
-        lane.is_first_made = true;
+        assert_eq!(lane.begin_first_call().map(|call| call.len()), Some(2));
         lane.add(entry());
         lane.add(entry());
         assert_eq!(sizes(&lane), [2, 2]);
