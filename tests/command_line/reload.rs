@@ -23,7 +23,9 @@ async fn sighup_applies_the_configuration_file_and_a_faulty_one_is_refused_whole
     let line = hub.wait_for_log("reloaded configuration");
     assert!(line.ends_with("options=\"namespaces,limits.channels_per_session,log.level\""), "{line}");
     client.subscribe("news:1").await;
-    // A line of the new level, which the start did not have.
+    // A line of the new level, which the start did not have. A further reload begins when the one before it has set the level.
+    hub.signal(SIGHUP);
+    hub.wait_for_log("changed options require a restart");
     let mut refused = Client::connect(banner.address, "/connection/websocket").await.unwrap();
     refused.send_text("nonsense").await;
     refused.wait_for_close().await;
