@@ -26,7 +26,7 @@ function readUntilPongTimeout(hub) {
 }
 
 test("shown code for every way to send a token works on another origin and outlives pings without answering them", () =>
-  withHub({ settings: { "server.ping_interval": "300ms", "server.pong_timeout": "250ms" } }, async (hub) => {
+  withHub({ settings: { "server.ping_interval": "2s", "server.pong_timeout": "1500ms" } }, async (hub) => {
     const page = await openDemoPage(hub);
     await logIn(page);
     await page.getByLabel("Show my token").check();

@@ -158,5 +158,7 @@ export async function waitUntil(what, holds) {
 export async function startBlankPage() {
   const server = createServer((_, response) => response.setHeader("content-type", "text/html").end("<!doctype html><title>blank</title>"));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  // A test that fails before it closes the server must not hold up the others.
+  server.unref();
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };
 }
