@@ -107,13 +107,18 @@ impl<'a> Response<'a> {
         })
     }
 
-    /// Status and first line of the body, for an error message.
+    /// Status and first line of the body, for an error message. Without the id of the request, so that equal errors are equal.
     pub(crate) fn quote(&self) -> String {
         let status = self.head.lines().next().unwrap_or_default();
-        let body = quote(self.body.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default());
+        let line = self.body.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let id = line.windows(REQUEST_ID.len()).position(|window| window == REQUEST_ID);
+        let body = id.map_or_else(|| quote(line), |start| format!("{}}}", quote(&line[..start])));
         format!("answered {status}{}{body}", if body.is_empty() { "" } else { ": " })
     }
 }
+
+/// What begins the id of the request, the last member of an error body.
+const REQUEST_ID: &[u8] = b",\"request\":";
 
 /// The beginning of a text from the server, for an error message.
 pub(crate) fn quote(text: &[u8]) -> String {
@@ -140,5 +145,10 @@ mod tests {
         assert_eq!(text, "answered HTTP/1.1 401 Unauthorized: {\"code\":1}");
         assert_eq!(check_upgrade(&wire[..50], false), Ok(None), "the body is incomplete");
         assert!(check_upgrade(&wire[..50], true).is_err(), "and stays incomplete");
+        let wire = b"HTTP/1.1 503 Busy\r\ncontent-length: 36\r\n\r\n{\"error\":{\"code\":111},\"request\":\"7-1\"}";
+        assert_eq!(
+            check_upgrade(wire, false).unwrap_err().to_string(),
+            "answered HTTP/1.1 503 Busy: {\"error\":{\"code\":111}}"
+        );
     }
 }
