@@ -335,7 +335,7 @@ async fn ends_above_the_queue_of_the_node_are_dropped_and_counted_while_the_brok
     leave(hub.connect("last").await).await;
     poll_until("the end after the outage", async || backend.events(PATH).iter().any(|event| event["user"] == "last"))
         .await;
-    poll_until("all are told or counted", async || {
+    poll_until("every end is told or counted as dropped", async || {
         backend.events(PATH).len() as f64 + dropped().await >= f64::from(ends + 1)
     })
     .await;

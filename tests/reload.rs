@@ -129,7 +129,7 @@ async fn limits_apply_to_the_next_use() {
     let hub = start_hub_with(|config| {
         trust_loopback_proxy(config);
         config.limits.channels_per_session = 3;
-        // Those who come while there is none are not counted.
+        // Sessions that begin while users have no limit are not counted.
         config.limits.connections_per_user = 100;
     })
     .await;

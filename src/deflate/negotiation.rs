@@ -16,7 +16,7 @@ const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 pub struct MalformedExtensions;
 
 /// Decides on the extensions that a client offers in all its `Sec-WebSocket-Extensions` headers. Returns the value of the header that
-/// accepts the first offer of permessage-deflate that can be met; `None` if there is none.
+/// accepts the first offer of permessage-deflate that the hub can meet; `None` if it can meet no offer.
 ///
 /// # Errors
 /// [`MalformedExtensions`]

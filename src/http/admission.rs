@@ -259,7 +259,7 @@ fn collect_hook_headers(
     if context.hooks.forwarded_headers().is_empty() {
         return Ok(ForwardedHeaders::default());
     }
-    // The hub's own credentials are none of the backend's business, and an admin's session would let it act as the admin.
+    // The backend does not need the credentials that the hub issues, and with the session of an admin it could act as that admin.
     let refresh_cookie = refresh_cookie(&context.config.current().auth.cookie);
     let own_cookies: Vec<&str> = admin::COOKIE_NAMES.into_iter().chain([refresh_cookie.as_str()]).collect();
     let values = |name: &str| {

@@ -46,7 +46,7 @@ fn session_that_ends_while_open_ones_are_stored_again_is_ended_after_that() {
     reporter.channel_occupied(&news);
     assert_eq!(reporter.take_entries(10).len(), 2);
     let stored = reporter.open_state();
-    // Nobody waits for the entries to be written.
+    // The session ends before its entry is encoded.
     reporter.session_ended(before, None, "");
     open(after);
     reporter.channel_vacated(&news);
