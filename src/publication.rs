@@ -82,10 +82,18 @@ impl Publication {
 
     /// Returns the bytes that queues count for it: its content, and a flat overhead.
     pub fn cost_bytes(&self) -> usize {
-        let info = self.info.as_ref().map_or(0, |info| {
+        OVERHEAD_BYTES + self.channel.as_str().len() + self.data.len() + self.info_bytes() + self.tags.cost_bytes()
+    }
+
+    /// Returns a lower bound of the bytes that it takes in a frame of any format besides its data.
+    pub fn min_bytes_beside_data(&self) -> usize {
+        self.info_bytes() + self.tags.packed().len()
+    }
+
+    fn info_bytes(&self) -> usize {
+        self.info.as_ref().map_or(0, |info| {
             let raw = [&info.conn_info, &info.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
             info.user.len() + info.client.len() + raw
-        });
-        OVERHEAD_BYTES + self.channel.as_str().len() + self.data.len() + info + self.tags.cost_bytes()
+        })
     }
 }

@@ -136,6 +136,41 @@ async fn deltas_and_replies_are_compressed() {
 }
 
 #[actix_rt::test]
+async fn message_over_the_maximum_is_sent_as_it_is() {
+    let hub = start_compressing_hub(|config| config.server.compression.max_bytes = 1000).await;
+    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+    ann.subscribe("news", json!({})).await;
+    for (length, is_compressed) in [(900, true), (1000, false)] {
+        hub.publish("news", json!("x".repeat(length))).await;
+        assert_eq!(ann.receive().await.is_compressed(), is_compressed, "{length}");
+    }
+}
+
+#[actix_rt::test]
+async fn limit_of_a_reply_counts_its_bytes_before_compression() {
+    let hub = start_compressing_hub(|config| {
+        config.limits.reply_bytes = 16_384;
+        (config.limits.publication_bytes, config.api.publication_bytes) = (4096, 4096);
+        config.channels.history_size = 100;
+    })
+    .await;
+    // Not by its data, but by its tags a publication is long.
+    let tags: Value =
+        (0..8).map(|number| (format!("tag{number}"), json!("x".repeat(100)))).collect::<serde_json::Map<_, _>>().into();
+    for number in 0..40 {
+        hub.publish_with(json!({"channel": "news", "data": number, "tags": tags})).await;
+    }
+    for (headers, since, recovered) in [(&[][..], 0, None), (&[OFFER], 0, None), (&[OFFER], 30, Some(true))] {
+        let mut client = DeflateClient::connect(&hub, &hub.path_for("ann"), headers).await;
+        let recover = json!({"channel": "news", "recoverable": true, "recover": true, "offset": since});
+        client.send(&text_frame(&json!({"id": 1, "subscribe": recover}).to_string())).await;
+        let reply = client.receive().await.json();
+        assert_eq!(reply["subscribe"]["recovered"].as_bool(), recovered, "{reply}");
+        assert_eq!(reply["subscribe"]["was_recovering"], true, "{reply}");
+    }
+}
+
+#[actix_rt::test]
 async fn batches_of_a_paced_channel_are_compressed_message_by_message() {
     let hub = start_compressing_hub(|config| {
         config.channels.delivery_interval = Duration::from_millis(500);

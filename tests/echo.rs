@@ -33,7 +33,7 @@ use wardcast::{
 };
 
 /// Compresses everything that becomes shorter.
-const COMPRESSION: DeflateOptions = DeflateOptions { min_bytes: 0, level: 1 };
+const COMPRESSION: DeflateOptions = DeflateOptions { min_bytes: 0, max_bytes: u32::MAX, level: 1 };
 
 struct Echo {
     outbox: Arc<Outbox>,
@@ -43,10 +43,7 @@ struct Echo {
 
 impl Echo {
     fn send_message(&self, frame: Bytes) {
-        self.send(match self.format.split_compression() {
-            (_, Some(options)) => frame::compress(&frame, options),
-            (_, None) => frame,
-        });
+        self.send(self.format.compress(frame));
     }
 
     fn send(&self, frame: Bytes) {

@@ -139,6 +139,7 @@ impl ServerConfig {
 pub struct CompressionConfig {
     pub enabled: bool,
     pub min_bytes: u16,
+    pub max_bytes: u32,
     pub level: u8,
 }
 

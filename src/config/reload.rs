@@ -106,6 +106,7 @@ config_options! {
     restart server.position_check_interval;
     restart server.compression.enabled;
     restart server.compression.min_bytes;
+    restart server.compression.max_bytes;
     restart server.compression.level;
     restart server.tls.cert;
     restart server.tls.key;

@@ -21,6 +21,8 @@ pub const WINDOW_BITS: u8 = 12;
 pub struct DeflateOptions {
     /// Minimum payload of a message that is compressed, in bytes.
     pub min_bytes: u16,
+    /// Maximum payload of a message that is compressed, in bytes: the thread does nothing else meanwhile.
+    pub max_bytes: u32,
     /// The level of zlib, 1 to 9.
     pub level: u8,
 }
@@ -28,6 +30,7 @@ pub struct DeflateOptions {
 impl DeflateOptions {
     /// Returns the options; `None` if compression is off.
     pub fn from_config(config: &CompressionConfig) -> Option<Self> {
-        config.enabled.then_some(Self { min_bytes: config.min_bytes, level: config.level })
+        let CompressionConfig { enabled, min_bytes, max_bytes, level } = *config;
+        enabled.then_some(Self { min_bytes, max_bytes, level })
     }
 }

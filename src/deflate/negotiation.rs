@@ -9,6 +9,8 @@ const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
 const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
+/// How many parameters the extension has. An offer with more is declined: one of them is unknown or comes twice.
+const PARAMETERS: usize = 4;
 
 /// `Sec-WebSocket-Extensions` that does not follow the grammar. The handshake fails (RFC 6455 §9.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +97,9 @@ impl<'a> Rest<'a> {
         while self.skip(';') {
             let name = self.token()?;
             let value = if self.skip('=') { Some(self.value()?) } else { None };
-            offer.parameters.push((name, value));
+            if offer.parameters.len() <= PARAMETERS {
+                offer.parameters.push((name, value));
+            }
         }
         if self.0.is_empty() || self.skip(',') { Ok(Some(offer)) } else { Err(MalformedExtensions) }
     }

@@ -86,8 +86,8 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     }
     let origin_check = context.origin_policy.check(request.head());
     let protocols = offered_protocols(request)?;
-    let compression = negotiate_compression(request, context)?;
     let mut candidate = Candidate::examine(request, origin_check, &protocols, context).await?;
+    let compression = negotiate_compression(request, context)?;
     let subprotocol = candidate.subprotocol;
     candidate.format = negotiate_format(request.query_string(), subprotocol);
     if let Some((options, _)) = &compression {

@@ -17,7 +17,7 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     position::Position,
-    protocol::{self, Format, PublicationPush, Push, frame},
+    protocol::{self, Format, PublicationPush, Push},
     publication::{ClientInfo, Publication},
 };
 
@@ -75,10 +75,9 @@ impl EncodedFrames {
     fn get(&self, format: Format, write: impl FnOnce(Format) -> Bytes) -> &Bytes {
         match format.split_compression() {
             (format, None) => self.cell(format).get_or_init(|| write(format)),
-            (uncompressed, Some(options)) => self.cell(format).get_or_init(|| {
-                let frame = self.cell(uncompressed).get_or_init(|| write(uncompressed));
-                frame::compress(frame, options)
-            }),
+            (uncompressed, Some(_)) => self
+                .cell(format)
+                .get_or_init(|| format.compress(self.cell(uncompressed).get_or_init(|| write(uncompressed)).clone())),
         }
     }
 
@@ -214,9 +213,9 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deflate::DeflateOptions;
+    use crate::{deflate::DeflateOptions, protocol::frame};
 
-    const COMPRESSION: DeflateOptions = DeflateOptions { min_bytes: 100, level: 6 };
+    const COMPRESSION: DeflateOptions = DeflateOptions { min_bytes: 100, max_bytes: 10_000, level: 6 };
 
     fn publication(data: String) -> Arc<Delivery> {
         let publication = Publication::new(Channel::new("news").unwrap(), format!("\"{data}\"").into());

@@ -155,7 +155,15 @@ impl Format {
         }
     }
 
-    /// Encodes a reply as a frame.
+    /// Compresses a frame that this format has encoded, if the connection has negotiated that.
+    pub fn compress(self, frame: Bytes) -> Bytes {
+        match self.split_compression().1 {
+            Some(options) => frame::compress(&frame, options),
+            None => frame,
+        }
+    }
+
+    /// Encodes a reply as a frame, which is not compressed yet.
     pub fn encode_reply(self, id: u32, reply: &Reply<'_>) -> Bytes {
         match self.encoding() {
             Encoding::Json => self.frame(encode::json::encode_reply(id, reply)),
@@ -163,7 +171,7 @@ impl Format {
         }
     }
 
-    /// Encodes a push as a frame.
+    /// Encodes a push as a frame, which is not compressed yet.
     pub fn encode_push(self, push: &Push<'_>) -> Bytes {
         match self {
             Self::ChannelEvents => encode::event::encode_push(push),
@@ -206,10 +214,8 @@ impl Format {
 
     fn frame(self, message: Vec<u8>) -> Bytes {
         match self {
-            Self::Json => frame::encode_text(&message),
-            Self::Protobuf => frame::encode_binary(&message),
-            Self::DeflatedJson(options) => frame::compress(&frame::encode_text(&message), options),
-            Self::DeflatedProtobuf(options) => frame::compress(&frame::encode_binary(&message), options),
+            Self::Json | Self::DeflatedJson(_) => frame::encode_text(&message),
+            Self::Protobuf | Self::DeflatedProtobuf(_) => frame::encode_binary(&message),
             Self::EventStream | Self::ChannelEvents => frame::encode_event(&message),
             Self::JsonStream => frame::encode_line(message),
             Self::ProtobufStream => message.into(),
@@ -248,7 +254,7 @@ mod tests {
 
     #[test]
     fn compression_changes_only_the_frames_of_long_messages() {
-        let options = DeflateOptions { min_bytes: 100, level: 6 };
+        let options = DeflateOptions { min_bytes: 100, max_bytes: 1000, level: 6 };
         let error = |length| ErrorCode::BadRequest.with_detail("x".repeat(length));
         for format in Format::OF_WEBSOCKETS {
             let compressed = format.with_compression(options);
@@ -258,8 +264,11 @@ mod tests {
             assert_eq!(compressed.encode_close(3001, "shutdown"), format.encode_close(3001, "shutdown"));
             let encode = |format: Format, length| format.encode_reply(7, &Reply::Error(&error(length)));
             assert_eq!(encode(compressed, 10), encode(format, 10));
-            assert_eq!(encode(compressed, 500), frame::compress(&encode(format, 500), options));
-            assert!(encode(compressed, 500).len() < 100);
+            assert_eq!(encode(compressed, 500), encode(format, 500), "replies are measured before they are compressed");
+            let frame = encode(format, 500);
+            assert_eq!(compressed.compress(frame.clone()), frame::compress(&frame, options));
+            assert!(compressed.compress(frame.clone()).len() < 100);
+            assert_eq!(format.compress(frame.clone()), frame);
         }
         for format in Format::OF_STREAMS {
             assert_eq!(format.with_compression(options), format);

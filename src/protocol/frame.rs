@@ -37,8 +37,8 @@ pub fn encode_binary(payload: &[u8]) -> Bytes {
     encode(BINARY, payload)
 }
 
-/// Compresses a message that [`encode_text`] or [`encode_binary`] has encoded. Returns the same frame if it is shorter than the minimum, or
-/// would not become shorter.
+/// Compresses a message that [`encode_text`] or [`encode_binary`] has encoded. Returns the same frame if its length is
+/// outside of the bounds, or it would not become shorter.
 pub fn compress(frame: &Bytes, options: DeflateOptions) -> Bytes {
     let header_bytes = match frame.get(1) {
         Some(126) => 4,
@@ -46,7 +46,7 @@ pub fn compress(frame: &Bytes, options: DeflateOptions) -> Bytes {
         _ => 2,
     };
     let Some((header, payload)) = frame.split_at_checked(header_bytes) else { return frame.clone() };
-    if payload.len() < usize::from(options.min_bytes) {
+    if payload.len() < usize::from(options.min_bytes) || payload.len() > options.max_bytes as usize {
         return frame.clone();
     }
     match deflate::compress(payload, options.level) {
@@ -112,8 +112,8 @@ mod tests {
     }
 
     #[test]
-    fn message_is_compressed_from_the_minimum_on_and_only_if_that_makes_it_shorter() {
-        let options = DeflateOptions { min_bytes: 100, level: 6 };
+    fn message_is_compressed_within_the_bounds_and_only_if_that_makes_it_shorter() {
+        let options = DeflateOptions { min_bytes: 100, max_bytes: 65_536, level: 6 };
         for length in [100, 125, 126, 65_535, 65_536] {
             let plain = encode_text(&vec![b'x'; length]);
             let frame = compress(&plain, options);
@@ -121,8 +121,10 @@ mod tests {
             assert_eq!(usize::from(frame[1]), frame.len() - 2);
             assert_eq!(deflate::inflate(&frame[2..], length).unwrap(), plain[plain.len() - length..]);
         }
-        let short = encode_binary(&[b'x'; 99]);
-        assert_eq!(compress(&short, options), short);
+        for length in [99, 65_537] {
+            let outside = encode_binary(&vec![b'x'; length]);
+            assert_eq!(compress(&outside, options), outside);
+        }
         assert_eq!(compress(&encode_binary(&[b'x'; 100]), options)[0], BINARY | COMPRESSED);
         let mut random = [0; 1000];
         getrandom::fill(&mut random).unwrap();

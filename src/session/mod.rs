@@ -406,7 +406,8 @@ impl Session {
         if self.charge_command() == RateVerdict::Flooding {
             return self.close(&Disconnect::TOO_MANY_REQUESTS);
         }
-        self.send(pong);
+        // A control frame is never compressed (RFC 7692 §5).
+        self.queue(pong);
         self.flush();
     }
 
@@ -425,8 +426,12 @@ impl Session {
         self.outbox.check_token(self.services.clock.now())
     }
 
-    /// Queues a frame for the client.
+    /// Queues a frame of messages for the client, compressed if that was negotiated.
     fn send(&mut self, frame: Bytes) {
+        self.queue(self.format.compress(frame));
+    }
+
+    fn queue(&mut self, frame: Bytes) {
         if let Err(error) = self.outbox.push_reply(self.services.clock.now(), frame) {
             self.handle_push_error(error);
         }

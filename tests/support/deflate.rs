@@ -33,7 +33,7 @@ pub fn deflate(message: &[u8]) -> Vec<u8> {
     compressed
 }
 
-/// Inflates a message with the window that was negotiated, and without what came before it.
+/// Inflates a message by itself, with the largest window.
 fn inflate(payload: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(1 << 20);
     let input = [payload, &[0, 0, 0xff, 0xff]].concat();

@@ -141,7 +141,7 @@ impl Hub {
             return Err(SubscribeError::Unrecoverable);
         }
         for frame in frames {
-            if let Err(refused) = outbox.push_reply(now, frame) {
+            if let Err(refused) = outbox.push_reply(now, format.compress(frame)) {
                 self.handle_push_error(key, refused);
                 return Err(SubscribeError::Closing);
             }

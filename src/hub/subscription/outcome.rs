@@ -41,7 +41,9 @@ pub(super) struct Recovery {
 impl Recovery {
     /// Returns a lower bound of the bytes that the missed publications take in a frame.
     pub(super) fn min_bytes(&self) -> usize {
-        let bytes = |missed: &MissedPublication| missed.delta.as_ref().map_or(missed.publication.data.len(), Vec::len);
+        let bytes = |MissedPublication { publication, delta, .. }: &MissedPublication| {
+            delta.as_ref().map_or(publication.data.len(), Vec::len) + publication.min_bytes_beside_data()
+        };
         self.missed.iter().map(bytes).sum()
     }
 }

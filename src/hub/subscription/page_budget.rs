@@ -31,7 +31,7 @@ impl PageBudget {
     /// Creates the budget of one request, whose reply has at most `reply_bytes`. So it has room for all pages that fit into the
     /// reply.
     pub(super) fn of_request(reply_bytes: usize) -> Self {
-        Self::new(reply_bytes, |publication| publication.data.len())
+        Self::new(reply_bytes, |publication| publication.data.len() + publication.min_bytes_beside_data())
     }
 
     fn new(max_bytes: usize, bytes_of: fn(&Publication) -> usize) -> Self {
@@ -71,6 +71,8 @@ mod tests {
     use crate::{
         channel::Channel,
         position::{Epoch, Position},
+        publication::ClientInfo,
+        tags::Tags,
     };
 
     /// A page of one publication with so many bytes of data.
@@ -95,6 +97,20 @@ mod tests {
     async fn page_has_no_room_if_the_reply_could_not_have_it_beside_the_others_unless_it_is_the_first() {
         assert_eq!(dropped(&PageBudget::of_request(100), &[60, 60, 40, 1]).await, [false, true, false, true]);
         assert_eq!(dropped(&PageBudget::of_request(100), &[500, 1]).await, [false, true]);
+    }
+
+    #[tokio::test]
+    async fn pages_of_a_request_count_with_tags_and_info_of_their_publications() {
+        let mut tagged = page(1);
+        tagged.publications[0].tags = Tags::new([("tag", "v".repeat(93))]).unwrap();
+        let mut informed = page(1);
+        let info = ClientInfo { user: "u".repeat(99), client: String::new(), conn_info: None, chan_info: None };
+        informed.publications[0].info = Some(info.into());
+        for page in [tagged, informed] {
+            let budget = PageBudget::of_request(199);
+            let read = async || budget.read(false, || ready(Ok(page.clone()))).await.unwrap().1;
+            assert_eq!((read().await, read().await), (false, true));
+        }
     }
 
     #[tokio::test]

@@ -290,7 +290,7 @@ impl Hub {
 
     fn push_reply(&mut self, key: SessionKey, frame: Bytes) {
         let Some(session) = self.registry.session(key) else { return };
-        if let Err(refused) = session.outbox.push_reply(self.clock.now(), frame) {
+        if let Err(refused) = session.outbox.push_reply(self.clock.now(), session.format.compress(frame)) {
             self.handle_push_error(key, refused);
         }
     }
