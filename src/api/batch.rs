@@ -61,7 +61,7 @@ pub(super) const BATCH: ApiMethod = ApiMethod {
         request: r#"{"commands":[{"publish":{"channel":"news","data":1}},{"publish":{"data":1}}]}"#,
         answer: r#"{"replies":[
   {"publish":{"offset":3,"epoch":"xyzw"}},
-  {"error":{"code":107,"message":"bad request: channel: a channel name has 1 to 255 bytes"}}
+  {"error":{"code":107,"message":"bad request: channel: a channel name must have 1 to 255 bytes"}}
 ]}"#,
     },
     handler: Handler::Batch,

@@ -206,7 +206,7 @@ fn decode_cursor(cursor: &str) -> Result<ConnectionPlace, WireError> {
         let (worker, slot) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         Some(ConnectionPlace { node: parts.next()?.to_owned(), local: (worker, slot) })
     };
-    decode().ok_or_else(|| ErrorCode::BadRequest.with_detail("cursor is not one that the hub has given"))
+    decode().ok_or_else(|| ErrorCode::BadRequest.with_detail("cursor is not one that the hub has returned"))
 }
 
 #[cfg(test)]

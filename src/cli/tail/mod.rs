@@ -160,7 +160,7 @@ impl Tail {
 
     fn on_reply(&mut self, line: &[u8]) -> Result<Handled, End> {
         let Ok(reply) = serde_json::from_slice::<Reply<'_>>(line) else {
-            return Err(End::Failed("the hub sends what is no reply of the client protocol".to_owned()));
+            return Err(End::Failed("the hub sent a message that is not a reply of the client protocol".to_owned()));
         };
         match reply {
             Reply { error: Some(error), id: Some(id), .. } => {
@@ -171,7 +171,7 @@ impl Tail {
                     self.channels.keys().map(String::as_str).filter(|name| !connect.subs.contains_key(*name)).collect();
                 if !missing.is_empty() {
                     return Err(End::Failed(format!(
-                        "the token gives no subscription to {}: the channel's options, or the claims of the token, have to allow it",
+                        "the token does not permit a subscription to {}: the channel's options or the claims of the token must allow it",
                         missing.join(", ")
                     )));
                 }
