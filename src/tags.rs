@@ -1,4 +1,4 @@
-//! Tags of a publication: a few short strings by name, which the filters of subscribers compare.
+//! Tags of a publication: a few short strings with names. The filters of subscribers compare them.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

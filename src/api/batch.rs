@@ -1,4 +1,4 @@
-//! `batch`: many commands in one call, one after the other or several at a time, each with a reply.
+//! `batch`: runs many commands in one call, one after the other or several at a time, and returns a reply for each.
 
 use std::fmt;
 

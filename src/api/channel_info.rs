@@ -1,4 +1,4 @@
-//! `channel_info`: all that the nodes and the broker know of one channel.
+//! `channel_info`: describes one channel from what the nodes and the broker know of it.
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! `connections`: the connections of all nodes, in pages.
+//! `connections`: lists the connections of all nodes, in pages.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;

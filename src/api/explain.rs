@@ -1,4 +1,4 @@
-//! `explain`: why a publication did not arrive at a client.
+//! `explain`: finds out why a publication did not arrive at a client.
 
 use std::{cmp::Ordering, time::Duration};
 

@@ -1,4 +1,4 @@
-//! `history` and `history_remove`: the publications that a channel keeps.
+//! `history` and `history_remove`: read and delete the publications that a channel keeps.
 
 use bytes::Bytes;
 use serde::Deserialize;

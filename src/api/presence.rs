@@ -1,4 +1,4 @@
-//! `presence` and `presence_stats`: the clients in a channel.
+//! `presence` and `presence_stats`: list and count the clients that are subscribed to a channel.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! `publish` and `broadcast`: the same data to one channel, or to many.
+//! `publish` and `broadcast`: publish data to one channel, or the same data to many.
 
 use std::sync::Arc;
 

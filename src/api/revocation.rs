@@ -1,4 +1,4 @@
-//! `revoke_token` and `invalidate_user_tokens`: tokens that are void before they expire, on all nodes.
+//! `revoke_token` and `invalidate_user_tokens`: make tokens void before they expire, on all nodes.
 
 use bytes::Bytes;
 use serde::Deserialize;

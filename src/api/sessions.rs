@@ -1,4 +1,4 @@
-//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: controls for the sessions of a user on all nodes. An answer says
+//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: send controls to the sessions of a user on all nodes. An answer says
 //! that the broker has the control, not whether there are such sessions.
 
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! The connect hook of the backend: who a client without a token is. Its answer becomes claims, which are checked as those of a
-//! token are.
+//! Asks the backend's connect hook who a client without a token is. The answer becomes claims, which are checked like those of
+//! a token.
 
 use std::sync::Arc;
 

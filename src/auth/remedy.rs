@@ -1,4 +1,4 @@
-//! What an operator does about a refused token.
+//! Tells an operator what to do about a refused token.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Explanations: why a publication did not arrive. Each node judges its own sessions, the server API judges the publication, and
-//! together they name one cause.
+//! Explanations: the causes for which a publication did not arrive. Each node examines its own sessions, the server API
+//! examines the publication, and together they name one cause.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! Live traces: what happens to a user, a connection or a channel. The node that is asked for a trace asks all nodes again and again;
-//! each keeps the events since the last question.
+//! Live traces: the events of a user, a connection or a channel. The node that is asked for a trace asks all nodes again and
+//! again; each keeps the events since the last question.
 
 use std::collections::BTreeMap;
 

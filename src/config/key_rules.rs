@@ -1,4 +1,5 @@
-//! What `[auth]` and an entry of `auth.keys` together require of the tokens of a key, and whose tokens they are.
+//! The rules for the tokens of a key, from `[auth]` and the key's entry in `auth.keys` together: what they must contain, and
+//! whose tokens they are.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The compressor and the inflater of a thread. Both are reset for each message.
+//! The compressor and the decompressor of a thread. Both are reset for each message.
 
 use std::cell::RefCell;
 

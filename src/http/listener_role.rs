@@ -1,4 +1,5 @@
-//! What the listener serves on which a request has arrived.
+//! The role of the listener on which a request has arrived, which decides what it serves: the only listener, the public one or
+//! the internal one.
 
 /// The role of a listener. Each instance of the application has it in its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

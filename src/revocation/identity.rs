@@ -1,4 +1,4 @@
-//! What names a token, and whose tokens a revocation means.
+//! The ids by which a token can be revoked, and the check whether a revocation applies to it.
 
 use super::{Fingerprint, IssueTimes, KeyNumber, fingerprint, issuer_number};
 use crate::clock::WallTime;

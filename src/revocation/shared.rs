@@ -1,4 +1,4 @@
-//! The list of revocations as verifier, hubs and broker share it.
+//! The list of revocations that verifier, hubs and broker share.
 
 use std::{
     fmt,

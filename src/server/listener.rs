@@ -1,6 +1,6 @@
-//! What a listener serves. A connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
-//! after a handshake to a session. `ws` and `wss` use the same services over different byte streams. Each address of a listener
-//! has a service of its own in each worker.
+//! Serves the connections of a listener. A connection passes through the PROXY header and TLS, where they are configured, to
+//! HTTP, and after a handshake to a session. `ws` and `wss` use the same services over different byte streams. Each address of
+//! a listener has a service of its own in each worker.
 
 use std::{
     cell::{OnceCell, RefCell},

@@ -1,5 +1,6 @@
-//! When watched files are read again: when they have changed, and after an error. The files are polled: notifications of the kernel
-//! do not tell of changes on network drives, and of those in mounted secrets only with care, since these are swapped as links.
+//! Decides when watched files are read again: when they have changed, and after an error. The files are polled: notifications
+//! of the kernel do not tell of changes on network drives, and of those in mounted secrets only with care, since these are
+//! swapped as links.
 
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
 

@@ -1,5 +1,5 @@
-//! Recognizes what a key file contains instead of the PEM of a public key, and tells which command makes that from it. Never
-//! quotes the file.
+//! Recognizes what a key file contains instead of the PEM of a public key, and names the command that converts it. Never quotes
+//! the file.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! When a JWK set is fetched: regularly, again after a failure or when keys were absent, and at most once per interval because of
-//! tokens whose `kid` is unknown. Pure.
+//! Decides when a JWK set is fetched: regularly, again after a failure or when keys were absent, and at most once per interval
+//! because of tokens whose `kid` is unknown. Pure.
 
 use std::{
     collections::HashSet,

@@ -1,4 +1,4 @@
-//! Where a listener of a hub is, and connections to it.
+//! The address of a hub's listener, and connections to it.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! `top`: nodes with their load, and the channels with most subscribers, live on a terminal.
+//! `top`: shows the nodes with their load, and the channels with most subscribers, live on a terminal.
 
 mod screen;
 

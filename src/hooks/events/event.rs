@@ -1,4 +1,4 @@
-//! The JSON of events, and of the records from which another node writes the last event of a session.
+//! The JSON of events, and of the records from which another node makes the last event of a session whose node is lost.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 

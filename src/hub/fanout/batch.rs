@@ -1,4 +1,4 @@
-//! The deliveries of a channel that are sent together, and what of them a subscriber receives. Pure.
+//! A batch: the deliveries of a paced channel that are sent together, and which of them each subscriber receives. Pure.
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! What a hub knows of a channel that has subscribers: its position, and whether a delivery follows the one before it. A
-//! channel has one position on a hub, however many subscribers it has there. Pure.
+//! The state of a channel that has subscribers on a hub: its position, and the check whether a delivery follows the one before
+//! it. A channel has one position on a hub, however many subscribers it has there. Pure.
 
 use std::sync::Arc;
 

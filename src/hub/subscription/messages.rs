@@ -1,4 +1,4 @@
-//! What sessions ask of their subscriptions.
+//! The messages of sessions to the hub about their subscriptions.
 
 use actix::prelude::*;
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! What a session learns when its subscription becomes live: the position at which it starts, and the publications that the
-//! client has missed.
+//! The outcome of a subscription that becomes live: the position at which it starts, and the publications that the client has
+//! missed.
 
 use bytes::Bytes;
 

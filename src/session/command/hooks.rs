@@ -1,5 +1,5 @@
-//! Questions of a session to the hooks of the backend. The session waits for the answer to its command; if it ends meanwhile,
-//! the answer is dropped.
+//! Calls the backend's hooks for a session. The session waits for the answer to its command; if it ends meanwhile, the answer
+//! is dropped.
 
 use std::sync::Arc;
 

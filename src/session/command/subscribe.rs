@@ -1,4 +1,5 @@
-//! `subscribe`: the options that the client asks for and those that the channel adds, and the result for the client.
+//! `subscribe`: joins the options that the client asks for with those that the channel adds, and makes the result for the
+//! client.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What an error of Redis means, and what the operator can do about it: one line per kind, for the log and the readiness.
+//! The table of Redis errors: what each means, and what the operator can do about it. One line per kind, for the log and the
+//! readiness.
 
 use std::time::Duration;
 
