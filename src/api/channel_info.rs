@@ -163,7 +163,7 @@ struct ChannelNode {
     channel: NodeChannel,
 }
 
-/// What is stored of a channel.
+/// The stored history of a channel.
 #[derive(Default, Serialize)]
 pub(super) struct HistoryInfo {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -193,7 +193,7 @@ struct SessionResult {
     node: NodeIdentity,
 }
 
-/// What is known of the publication before the nodes are asked.
+/// The publication as it is known before the nodes are asked.
 enum Found {
     /// There is nothing to judge but the sessions.
     Nothing,

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Who calls the server API, for the audit log.
+/// The caller of the server API, for the audit log.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     address: Option<IpAddr>,

@@ -23,7 +23,7 @@ use crate::{
 /// What the audit log says of a client that the hook has let in (`by`).
 pub const CONNECT_HOOK: &str = "connect_hook";
 
-/// What the hook gives a client.
+/// The session that the hook has approved for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectGrant {
     /// The claims of its session.

@@ -12,7 +12,7 @@ const PREFIX: &str = "wcr_";
 /// Maximum length of one.
 const MAX_BYTES: usize = 128;
 
-/// What a refresh token says.
+/// The content of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
     /// The login.

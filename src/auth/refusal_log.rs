@@ -16,7 +16,7 @@ use crate::{
     config::{Config, Door, LiveConfig, RefusalLogging},
 };
 
-/// What was refused, and why.
+/// A refusal: its subject and its reason.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
     /// A token for a connection or a request.

@@ -291,7 +291,7 @@ impl VerificationQueue {
     }
 }
 
-/// What a round of turns has come to.
+/// The outcome of a round of turns.
 enum NextTurns {
     /// Clients have their turn.
     Granted,

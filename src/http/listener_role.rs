@@ -6,7 +6,7 @@
 pub enum ListenerRole {
     /// Everything: `server.internal_bind` is not set.
     Sole,
-    /// Clients and users: WebSockets, `/auth`, `/v1` with tokens, the demo page. The API key is worth nothing here.
+    /// Clients and users: WebSockets, `/auth`, `/v1` with tokens, the demo page. The API key is refused here.
     Public,
     /// Backends and operators: the server API, `/v1` and metrics.
     Internal,

@@ -37,7 +37,7 @@ pub(super) struct ObeyRevocations;
 #[rtype(result = "()")]
 pub struct AwaitRevocations;
 
-/// What a hub has still to do for revocations.
+/// The work for revocations that a hub still has to do.
 pub(super) struct RevokedSessions {
     /// The revocations up to this state are applied, but to the sessions in `to_check`.
     obeyed: RevocationState,

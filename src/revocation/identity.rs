@@ -28,7 +28,7 @@ impl TokenIds {
     }
 }
 
-/// What a revocation can name of a verified token.
+/// The ids of a verified token that a revocation can name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenIdentity {
     /// `jti`.

@@ -208,7 +208,7 @@ fn build_app(
 type UpgradeRequest<T> = (actix_http::Request, actix_codec::Framed<HttpSocket<T>, actix_http::h1::Codec>);
 
 thread_local! {
-    /// What the sessions of this worker share, as long as a service uses it: the worker has one hub for all addresses.
+    /// The parts that the sessions of this worker share, as long as a service uses it: the worker has one hub for all addresses.
     static WORKER_SERVICES: RefCell<Weak<session::Services>> = const { RefCell::new(Weak::new()) };
 }
 

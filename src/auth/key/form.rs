@@ -108,7 +108,7 @@ fn ssh(is: &str, file: &str) -> String {
     )
 }
 
-/// What a DER element is.
+/// The form of a DER element.
 #[derive(Clone, Copy)]
 enum DerForm {
     /// SubjectPublicKeyInfo (RFC 5280 §4.1).

@@ -48,7 +48,7 @@ pub(super) fn subscribe(inputs: &ConfigInputs, arguments: &SubArguments) -> Comm
 
 /// How a connection has ended.
 enum End {
-    /// As many publications as wanted have been printed, or nobody reads them any more.
+    /// As many publications as wanted have been printed, or the reader of the output is gone.
     Done,
     /// The reason. Reconnecting helps.
     Lost(String),
@@ -288,7 +288,7 @@ impl Printer {
     /// Prints a line.
     ///
     /// # Errors
-    /// The end, if no more are wanted or nobody reads them.
+    /// The end, if no more are wanted or the reader of the output is gone.
     fn print(&mut self, channel: &str, publication: &Publication) -> Result<(), End> {
         if self.remaining == Some(0) {
             return Err(End::Done);

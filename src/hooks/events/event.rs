@@ -69,7 +69,7 @@ impl Serialize for IdText {
     }
 }
 
-/// What has ended something.
+/// The cause for which a session or subscription has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EndCause {
     pub(super) code: Option<u32>,

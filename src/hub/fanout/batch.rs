@@ -21,7 +21,7 @@ pub(super) struct Batch<'a> {
     excluded: Vec<Uuid>,
 }
 
-/// What of a batch a subscriber receives.
+/// The part of a batch that a subscriber receives.
 pub(super) struct Selection {
     /// The frames of what it receives, one after the other; `None`: nothing.
     pub(super) frame: Option<Bytes>,

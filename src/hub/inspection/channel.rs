@@ -24,7 +24,7 @@ const PAGE_SLOTS: usize = if cfg!(test) { 3 } else { 1024 };
 #[rtype(result = "Option<WorkerChannel>")]
 struct DescribeChannel(Channel);
 
-/// What a hub knows of a channel that has subscribers there.
+/// A channel with subscribers, as one hub knows it.
 struct WorkerChannel {
     clients: usize,
     filtered: usize,
