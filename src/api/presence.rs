@@ -66,7 +66,12 @@ pub(super) const PRESENCE_STATS: ApiMethod = ApiMethod {
 /// The fields that describe a client to others.
 pub(super) const CLIENT_INFO: &[Field] = &[
     Field::always("user", JsonType::String, "Its user."),
-    Field::left_out("client", JsonType::String, "if it has no connection, as a publisher over REST", "Id of its connection."),
+    Field::left_out(
+        "client",
+        JsonType::String,
+        "if it has no connection, as a publisher over REST",
+        "Id of its connection.",
+    ),
     Field::left_out("conn_info", JsonType::Any, "if the token has none", "`info` of its token."),
     Field::left_out("chan_info", JsonType::Any, "if the subscription has none", "`info` of its subscription."),
 ];

@@ -23,7 +23,9 @@ impl TokenError {
             Self::HeaderTooDeep | Self::MalformedHeader => PLAIN_HEADER,
             Self::KeyIdTooLong => "shorten the id of the key, and kid in the header of its tokens",
             Self::WrongType => return wrong_type(auth),
-            Self::UnknownKey if has_keys(config) => "put the id of one of auth.keys into kid of the header, or set auth.hmac_secret for tokens without kid",
+            Self::UnknownKey if has_keys(config) => {
+                "put the id of one of auth.keys into kid of the header, or set auth.hmac_secret for tokens without kid"
+            }
             Self::UnknownKey => NO_KEY,
             Self::KeyPending => KEY_PENDING,
             Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
@@ -117,7 +119,8 @@ const DAMAGED: &str = "a token is header.payload.signature, whole, without quote
 
 const PLAIN_HEADER: &str = "sign with a plain header: alg, and kid and typ where needed";
 
-const CLAIM_TYPES: &str = "sub must be a string, dates must be numbers of seconds since 1970, and no claim may occur twice";
+const CLAIM_TYPES: &str =
+    "sub must be a string, dates must be numbers of seconds since 1970, and no claim may occur twice";
 
 const UNEXPECTED_AUDIENCE: &str = "if aud is this hub, set it as audience of the key in auth.keys; otherwise the token is for \
     another application of the provider";

@@ -146,7 +146,11 @@ impl TokenReport<'_> {
         }
         let ignored = self.ignored();
         if !ignored.is_empty() {
-            let _ = writeln!(text, "Ignored, because the hub does not know them\n  {}", escape_control(&ignored.join(", ")));
+            let _ = writeln!(
+                text,
+                "Ignored, because the hub does not know them\n  {}",
+                escape_control(&ignored.join(", "))
+            );
         }
         let _ = match &self.result {
             Ok(claims) => write!(text, "Verdict\n  valid: {}", self.verified_text(claims)),

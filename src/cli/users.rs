@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// When a change takes effect.
-const RELOAD_NOTICE: &str = "Running hubs read the file when it changes (login.users_file_interval, 10 s by default) and at SIGHUP.";
+const RELOAD_NOTICE: &str =
+    "Running hubs read the file when it changes (login.users_file_interval, 10 s by default) and at SIGHUP.";
 
 /// A login file, and the configuration of the hubs that read it.
 pub(super) struct LoginFile {

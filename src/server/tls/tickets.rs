@@ -135,7 +135,9 @@ fn read_keys(files: &[PathBuf]) -> Result<Vec<TicketKey>, CertificateError> {
         };
         if bytes.len() < MIN_KEY_FILE_BYTES {
             let bytes = bytes.len();
-            return Err(unusable(format!("a ticket key must have at least {MIN_KEY_FILE_BYTES} random bytes, not {bytes}")));
+            return Err(unusable(format!(
+                "a ticket key must have at least {MIN_KEY_FILE_BYTES} random bytes, not {bytes}"
+            )));
         }
         derive(&bytes).ok_or_else(|| unusable("no key can be derived from it".to_owned()))
     };

@@ -83,7 +83,10 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
             Ok(_) if has_moved() => {}
             Ok(0) => return "the subscriptions receive nothing: redis has lost them".to_owned(),
             Ok(_) if !has_arrived(context, server, arrival, sent).await && !has_moved() => {
-                return format!("the subscriptions receive nothing: a probe that redis accepted {:.1?} ago has not arrived", sent.elapsed());
+                return format!(
+                    "the subscriptions receive nothing: a probe that redis accepted {:.1?} ago has not arrived",
+                    sent.elapsed()
+                );
             }
             Ok(_) => {
                 has_arrived_before = true;
