@@ -1,4 +1,4 @@
-//! The network address of a client, as limits count it.
+//! The network address of a client, in the form in which limits per address count it.
 
 use std::{
     fmt,

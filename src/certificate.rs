@@ -1,4 +1,4 @@
-//! PEM files of certificates and keys: read, and checked at once, so that a fault is found at start.
+//! Reads PEM files of certificates and keys, and checks them at once, so that a fault is found at start.
 
 use std::{
     io,

@@ -1,8 +1,8 @@
-//! The two clocks. By the wall clock tokens and subscriptions expire, because their issuers chose a date: `exp`, `nbf`,
-//! `iat`, `expire_at`, `not_after`. NTP, an administrator or a resumed machine may step it in either direction. By the
-//! monotonic clock everything else expires that has a length: presence, histories, idempotency keys, tickets, delays,
-//! timeouts. Nothing steps it. The times of the two clocks have different types, so that they cannot be mixed; only this
-//! file reads the system's wall clock.
+//! The two clocks. Tokens and subscriptions expire by the wall clock, because their issuers chose a date: `exp`, `nbf`, `iat`,
+//! `expire_at`, `not_after`. NTP, an administrator or a resumed machine may step it in either direction. By the monotonic clock
+//! everything else expires that has a length: presence, histories, idempotency keys, tickets, delays, timeouts. Nothing steps
+//! it. The times of the two clocks have different types, so that they cannot be mixed; only this file reads the system's wall
+//! clock.
 
 use std::{
     fmt,

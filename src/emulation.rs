@@ -1,5 +1,5 @@
-//! Commands of clients whose connection is an HTTP response: they come in requests of their own, on any connection and to any
-//! node. The id of a session is the secret that lets a request speak for it.
+//! Commands of clients whose connection is an HTTP response. They come in HTTP requests of their own, on any connection and to
+//! any node. The id of a session is the secret that lets a request speak for it.
 
 use std::{
     collections::{HashMap, VecDeque},

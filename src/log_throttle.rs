@@ -1,4 +1,4 @@
-//! Limits a log line that others may cause as often as they like.
+//! Limits how often a log line is written that clients can cause as often as they like.
 
 use std::time::{Duration, Instant};
 

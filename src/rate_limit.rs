@@ -1,5 +1,5 @@
-//! Rate limits: the algorithm, and a limiter for many keys in a table of fixed size, which no number of keys can make grow and
-//! which needs no cleanup.
+//! Rate limits: the algorithm, and a limiter for many keys. Its table has a fixed size, so that no number of keys makes it
+//! grow, and needs no cleanup.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},

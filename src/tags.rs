@@ -1,4 +1,4 @@
-//! Tags of a publication: a few short strings by name, which the filters of subscribers compare.
+//! Tags of a publication: a few short strings with names. The filters of subscribers compare them.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -25,13 +25,13 @@ pub struct Tags(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagsError {
     /// More than [`MAX_TAGS`].
-    #[error("a publication has at most {MAX_TAGS} tags")]
+    #[error("a publication may have at most {MAX_TAGS} tags")]
     TooMany,
     /// Longer than [`MAX_BYTES`].
-    #[error("tags have at most {MAX_BYTES} bytes together")]
+    #[error("tags may have at most {MAX_BYTES} bytes together")]
     TooLong,
     /// Two tags have the same name, so it is unclear which one counts.
-    #[error("two tags have the same name")]
+    #[error("two tags must not have the same name")]
     DuplicateName,
 }
 

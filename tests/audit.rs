@@ -112,7 +112,7 @@ async fn refresh_is_recorded_once_and_another_users_token_as_refused() {
     ann.send(json!({"id": 3, "refresh": {"token": hub.token("bob")}})).await;
     ann.wait_for_close().await;
     let line = audited.wait_for("refused", 1).await;
-    assert_fields(&line, json!({"user": "bob", "reason": "the token is of another user than the session"}));
+    assert_fields(&line, json!({"user": "bob", "reason": "the token belongs to another user than the session"}));
     assert_eq!(audited.lines("refreshed").len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! Calls of the server API in the audit log.
+//! Writes calls of the server API to the audit log.
 
 use serde::Deserialize;
 use uuid::Uuid;

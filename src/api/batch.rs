@@ -1,4 +1,4 @@
-//! `batch`: many commands in one call, one after the other or several at a time, each with a reply.
+//! `batch`: runs many commands in one call, one after the other or several at a time, and returns a reply for each.
 
 use std::fmt;
 
@@ -61,7 +61,7 @@ pub(super) const BATCH: ApiMethod = ApiMethod {
         request: r#"{"commands":[{"publish":{"channel":"news","data":1}},{"publish":{"data":1}}]}"#,
         answer: r#"{"replies":[
   {"publish":{"offset":3,"epoch":"xyzw"}},
-  {"error":{"code":107,"message":"bad request: channel: a channel name has 1 to 255 bytes"}}
+  {"error":{"code":107,"message":"bad request: channel: a channel name must have 1 to 255 bytes"}}
 ]}"#,
     },
     handler: Handler::Batch,

@@ -1,4 +1,4 @@
-//! How many calls of the server API there were, by method and result (`wardcast_api_calls_total`).
+//! Counts the calls of the server API by method and result (`wardcast_api_calls_total`).
 
 use prometheus_client::metrics::counter::Counter;
 

@@ -1,4 +1,4 @@
-//! `channel_info`: all that the nodes and the broker know of one channel.
+//! `channel_info`: describes one channel from what the nodes and the broker know of it.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -163,7 +163,7 @@ struct ChannelNode {
     channel: NodeChannel,
 }
 
-/// What is stored of a channel.
+/// The stored history of a channel.
 #[derive(Default, Serialize)]
 pub(super) struct HistoryInfo {
     #[serde(skip_serializing_if = "Option::is_none")]

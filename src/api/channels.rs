@@ -1,4 +1,4 @@
-//! `channels`: the channels that have subscribers, on all nodes together.
+//! `channels`: lists the channels that have subscribers, on all nodes together.
 
 use std::collections::BTreeMap;
 

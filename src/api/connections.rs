@@ -1,4 +1,4 @@
-//! `connections`: the connections of all nodes, in pages.
+//! `connections`: lists the connections of all nodes, in pages.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -28,15 +28,15 @@ const MAX_CURSOR_BYTES: usize = 512;
 pub(super) const CONNECTIONS: ApiMethod = ApiMethod {
     name: "connections",
     access: Access::ReadOnly,
-    summary: "Lists the authenticated connections of all nodes in pages, of one user or in one channel if these are named.",
-    details: "The body may be empty. A connection that lives from the first page to the last is listed exactly once, whatever \
-        others come and go meanwhile. A page may have fewer connections than `limit`, or none, and still have a `cursor`.",
+    summary: "Lists the authenticated connections of all nodes in pages: all of them, or those of one user or one channel.",
+    details: "The body may be empty. A connection that is open from the first page to the last is listed exactly once, even if \
+        others open or close meanwhile. A page may have fewer connections than `limit`, or none, and still have a `cursor`.",
     request: &[ConnectionsRequest::FIELDS],
     result: &[
         Field::always(
             "connections",
             JsonType::Array(&JsonType::Object(CONNECTION)),
-            "The connections of the page, in an order of their own.",
+            "The connections of the page, in no particular order.",
         ),
         Field::left_out("cursor", JsonType::String, "on the last page", "`cursor` of the request for the next page."),
         UNREACHABLE,
@@ -96,7 +96,7 @@ const CONNECTION: &[Field] = &[
         "channels",
         JsonType::Array(&JsonType::String),
         "if `channels` of the request is 0",
-        "Some of these channels, in no order.",
+        "Some of these channels, in no particular order.",
     ),
 ];
 
@@ -206,7 +206,7 @@ fn decode_cursor(cursor: &str) -> Result<ConnectionPlace, WireError> {
         let (worker, slot) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         Some(ConnectionPlace { node: parts.next()?.to_owned(), local: (worker, slot) })
     };
-    decode().ok_or_else(|| ErrorCode::BadRequest.with_detail("cursor is not one that the hub has given"))
+    decode().ok_or_else(|| ErrorCode::BadRequest.with_detail("cursor is not one that the hub has returned"))
 }
 
 #[cfg(test)]

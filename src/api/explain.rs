@@ -1,4 +1,4 @@
-//! `explain`: why a publication did not arrive at a client.
+//! `explain`: finds out why a publication did not arrive at a client.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -34,11 +34,11 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
     name: "explain",
     access: Access::ReadOnly,
     summary: "Says why a publication did not arrive at a user or a connection.",
-    details: "`cause` names one of the [causes](#causes). It is that of the open sessions of the client; without any, it is that of \
-        the session that has ended last. Each node remembers `limits.ended_sessions` ended sessions and \
+    details: "`cause` names one of the [causes](#causes). If the client has open sessions, it is their cause; otherwise it is that of \
+        the session that ended last. Each node remembers `limits.ended_sessions` ended sessions and \
         `limits.ended_subscriptions` ended or refused subscriptions per worker. A node that does not answer within 150 ms is named in \
-        `unreachable`. `delivered` means that the kernel of the node has accepted the publication; whether the client has handled \
-        it, only the client knows.",
+        `unreachable`. `delivered` means that the kernel of the node has accepted the publication; only the client knows whether it has \
+        handled it.",
     request: &[ExplainRequest::FIELDS],
     result: &[
         Field::always("cause", JsonType::String, "The cause."),
@@ -132,7 +132,7 @@ const SESSION: &[Field] = &[
         "stalled_for",
         JsonType::Integer,
         "if its socket is not full",
-        "Milliseconds for which nothing has left.",
+        "Milliseconds for which its socket has accepted nothing.",
     ),
     NODE,
 ];
@@ -193,7 +193,7 @@ struct SessionResult {
     node: NodeIdentity,
 }
 
-/// What is known of the publication before the nodes are asked.
+/// The publication as it is known before the nodes are asked.
 enum Found {
     /// There is nothing to judge but the sessions.
     Nothing,

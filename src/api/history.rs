@@ -1,4 +1,4 @@
-//! `history` and `history_remove`: the publications that a channel keeps.
+//! `history` and `history_remove`: read and delete the publications that a channel keeps.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -25,7 +25,7 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
     name: "history",
     access: Access::ReadOnly,
     summary: "Reads publications from the history of a channel, and the position of its newest one.",
-    details: "Without `limit` the answer holds the position alone. To page through a history, pass the offset of the last \
+    details: "Without `limit` the answer has only the position. To page through a history, pass the offset of the last \
         publication and the epoch as `since` of the next call. A page ends early if it would be larger than \
         `limits.reply_bytes`.",
     request: &[ReadHistoryRequest::FIELDS],
@@ -102,7 +102,7 @@ request_fields! {
         /// Channel whose history is read.
         channel: Option<String> = (JsonType::String, None),
         /// Maximum publications, at most `limits.history_publications`. Negative: that many.
-        limit: Option<i64> = (JsonType::Integer, Some("`0`: the position alone")),
+        limit: Option<i64> = (JsonType::Integer, Some("`0`: only the position")),
         /// Position after which to read, or before which with `reverse`.
         #[serde(default, deserialize_with = "deserialize_object")]
         since: Option<ApiPosition> =

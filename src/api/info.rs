@@ -1,4 +1,4 @@
-//! `info`: the nodes and their state.
+//! `info`: lists the nodes and their load.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

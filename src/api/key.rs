@@ -1,4 +1,4 @@
-//! Who may call the server API: a caller with the API key, or with a session of the admin page. It is checked before the body of a
+//! Authorizes callers of the server API: by the API key, or by a session of the admin page. It is checked before the body of a
 //! request is read, and accepted only where the server API is served.
 
 use std::{
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Who calls the server API, for the audit log.
+/// The caller of the server API, for the audit log.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     address: Option<IpAddr>,

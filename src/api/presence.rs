@@ -1,4 +1,4 @@
-//! `presence` and `presence_stats`: the clients in a channel.
+//! `presence` and `presence_stats`: list and count the clients that are subscribed to a channel.
 
 use bytes::Bytes;
 
@@ -31,7 +31,7 @@ pub(super) const PRESENCE: ApiMethod = ApiMethod {
         UNKNOWN_NAMESPACE,
         (
             ErrorCode::LimitExceeded,
-            "the answer would be larger than `limits.reply_bytes`: a part of it would look like all of it",
+            "the answer would be larger than `limits.reply_bytes`; the hub sends no partial answer, because it would look complete",
         ),
         INVALID_CHANNEL,
         NO_PRESENCE,
@@ -66,7 +66,12 @@ pub(super) const PRESENCE_STATS: ApiMethod = ApiMethod {
 /// The fields that describe a client to others.
 pub(super) const CLIENT_INFO: &[Field] = &[
     Field::always("user", JsonType::String, "Its user."),
-    Field::left_out("client", JsonType::String, "if it published over REST", "Id of its connection."),
+    Field::left_out(
+        "client",
+        JsonType::String,
+        "if it has no connection, as a publisher over REST",
+        "Id of its connection.",
+    ),
     Field::left_out("conn_info", JsonType::Any, "if the token has none", "`info` of its token."),
     Field::left_out("chan_info", JsonType::Any, "if the subscription has none", "`info` of its subscription."),
 ];

@@ -1,4 +1,4 @@
-//! `publish` and `broadcast`: the same data to one channel, or to many.
+//! `publish` and `broadcast`: publish data to one channel, or the same data to many.
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ const POSITION: &[Field] = &[
         "offset",
         JsonType::Integer,
         "if the channel has no history",
-        "Offset of the publication in the history; of a `version` that is not new, the offset of the newest one.",
+        "Offset of the publication in the history. If its `version` is not new: the offset of the newest publication.",
     ),
     Field::left_out("epoch", JsonType::String, "if the channel has no history", "Epoch of the history."),
 ];

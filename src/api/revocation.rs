@@ -1,4 +1,4 @@
-//! `revoke_token` and `invalidate_user_tokens`: tokens that are void before they expire, on all nodes.
+//! `revoke_token` and `invalidate_user_tokens`: make tokens void before they expire, on all nodes.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -22,7 +22,7 @@ const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 const NOT_CONFIRMED: (ErrorCode, &str) = (
     ErrorCode::Internal,
     "the broker is unavailable, and nothing is revoked; or some live nodes, which the message names, have not confirmed \
-     within 2 s, and the revocation is in force all the same",
+     within 2 s, and the revocation is in force nevertheless",
 );
 const LIST_FULL: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`limits.revocations` is reached; nothing is revoked");
 
@@ -31,10 +31,10 @@ pub(super) const REVOKE_TOKEN: ApiMethod = ApiMethod {
     name: "revoke_token",
     access: Access::Write,
     summary: "Revokes a token by its `jti`, or all tokens of a session at the identity provider by their `sid`.",
-    details: "Sessions whose token is revoked are closed with 3500 on all nodes, and what waits for them is dropped; subscriptions \
-        with a revoked subscription token end with 2000. From then on the tokens are refused, also by nodes that start later. A \
-        session belongs to the newest token that it has presented: revoking the `jti` of one that it has replaced leaves it alone. \
-        The answer comes when every live node has obeyed.",
+    details: "Sessions whose token is revoked are closed with 3500 on all nodes, and messages that wait for them are dropped; subscriptions \
+        with a revoked subscription token end with 2000. From then on the tokens are refused, also by nodes that start later. For a \
+        session only the newest token that it has presented counts: revoking the `jti` of an older one does not close it. \
+        The answer comes when every live node has confirmed.",
     request: &[RevokeTokenRequest::FIELDS],
     result: &[],
     errors: &[
@@ -54,10 +54,10 @@ pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
     name: "invalidate_user_tokens",
     access: Access::Write,
     summary: "Revokes all tokens of a user that were issued before a time, everywhere or in one channel.",
-    details: "As `revoke_token`, for tokens whose `iat` is before the time, and for those without `iat`. `iat` counts whole \
+    details: "It works as `revoke_token`, for tokens whose `iat` is before the time and for those without `iat`. `iat` counts whole \
         seconds: without `issued_before`, a token that is issued in the second of the call is revoked, too. Logins of the hub that \
         were started before the time end, with all of their tokens. With `channel`, sessions stay open: these tokens allow nothing in the channel any more, and the user's subscriptions there end with 2000, \
-        but for those with a newer subscription token and those that the server API gave.",
+        except those with a newer subscription token and those that the server API gave.",
     request: &[InvalidateRequest::FIELDS],
     result: &[],
     errors: &[
@@ -85,7 +85,7 @@ request_fields! {
         sid: Option<String> = (JsonType::String, Some("not used")),
         /// Only tokens with this `iss`: providers choose their ids without knowing those of others. At most 255 bytes.
         issuer: Option<String> = (JsonType::String, Some("any")),
-        /// When the tokens have expired, in seconds since 1970: in the future. For tokens that live longer than `auth.max_ttl`.
+        /// When all of these tokens have expired, in seconds since 1970. It must be in the future. Needed if they live longer than `auth.max_ttl`.
         expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
     }
 }
@@ -101,7 +101,7 @@ request_fields! {
         issuer: Option<String> = (JsonType::String, Some("any")),
         /// Only in this channel.
         channel: Option<String> = (JsonType::String, Some("everywhere")),
-        /// When the tokens have expired, in seconds since 1970: in the future. For tokens that live longer than `auth.max_ttl`.
+        /// When all of these tokens have expired, in seconds since 1970. It must be in the future. Needed if they live longer than `auth.max_ttl`.
         expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
     }
 }

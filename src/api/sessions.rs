@@ -1,4 +1,4 @@
-//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: controls for the sessions of a user on all nodes. An answer says
+//! `subscribe`, `unsubscribe`, `disconnect` and `refresh`: send controls to the sessions of a user on all nodes. An answer says
 //! that the broker has the control, not whether there are such sessions.
 
 use bytes::Bytes;
@@ -29,15 +29,15 @@ const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
     name: "subscribe",
     access: Access::Write,
-    summary: "Subscribes the sessions of a user to a channel, whatever the user may subscribe to.",
-    details: "A session that is subscribed to the channel already stays as it is. A session does not carry the control out if \
+    summary: "Subscribes the sessions of a user to a channel, even if the user may not subscribe to it.",
+    details: "A session that is already subscribed to the channel is not changed. A session is not subscribed if \
         the channel's name limits it to other users (`#`), if it has `limits.channels_per_session` channels, or if twice as many \
-        controls wait for it. Such a \
+        controls wait for it. The \
         subscription ends by `unsubscribe`, at `expire_at`, or with the session; new tokens do not change it. A client that \
-        reconnects and names it in `subs` of `connect`, as SDKs do where it was recoverable, gets it again until its token has ended; \
-        not if the request named `client` or `session`, not after a `disconnect` of all connections of the user with a code \
-        after which SDKs stay away, and not if the hub may have missed an `unsubscribe` meanwhile \
-        (limit: `limits.api_grant_bytes`).",
+        reconnects and names the channel in `subs` of `connect` gets the subscription again until its token has expired; SDKs \
+        name it if it was recoverable. The client does not get it again if the request named `client` or `session`, after a \
+        `disconnect` of all connections of the user with a code after which SDKs do not reconnect, or if the hub may have missed \
+        an `unsubscribe` meanwhile. `limits.api_grant_bytes` limits what the hub remembers for this.",
     request: &[SessionTarget::FIELDS, SubscribeRequest::FIELDS],
     result: &[],
     errors: &[
@@ -58,10 +58,10 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
 pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
     name: "unsubscribe",
     access: Access::Write,
-    summary: "Ends the subscriptions of a user's sessions to a channel, however they came about.",
+    summary: "Ends all subscriptions of a user's sessions to a channel, whoever made them.",
     details: "The sessions get an unsubscribe push with code 2000. They may subscribe again if their token or the configuration \
-        allows it. A reconnecting client does not get back what `subscribe` had given it, also if the request names one connection \
-        only.",
+        allows it. A reconnecting client does not get back a subscription that `subscribe` gave it, even if the request named \
+        only one connection.",
     request: &[SessionTarget::FIELDS, ChannelRequest::FIELDS],
     result: &[],
     errors: &[
@@ -78,9 +78,9 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
     name: "disconnect",
     access: Access::Write,
     summary: "Closes the connections of a user.",
-    details: "Code 3000 cuts the connection, as if the network had failed: the client gets no close frame. A client whose token is still valid may connect again, unless the close code keeps it away: SDKs reconnect after \
-        all codes but 3500 to 3999 and 4500 to 4999. After one of these, unless the request names connections, a user gets back nothing \
-        that `subscribe` had given.",
+    details: "Code 3000 cuts the connection, as if the network had failed: the client gets no close frame. A client whose token is still valid may connect again; SDKs reconnect after \
+        all codes but 3500 to 3999 and 4500 to 4999. After one of these codes, a user who connects again gets back no subscription \
+        that `subscribe` gave, unless the request named connections.",
     request: &[SessionTarget::FIELDS, DisconnectRequest::FIELDS],
     result: &[],
     errors: &[
@@ -103,8 +103,8 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
 pub(super) const REFRESH: ApiMethod = ApiMethod {
     name: "refresh",
     access: Access::Write,
-    summary: "Sets another end for the sessions of a user, or ends them as expired.",
-    details: "Expired sessions are closed with 3005. To the others a refresh push says when they end.",
+    summary: "Changes when the sessions of a user expire, or ends them as expired.",
+    details: "Expired sessions are closed with 3005. The others get a refresh push that says when they expire.",
     request: &[SessionTarget::FIELDS, RefreshRequest::FIELDS],
     result: &[],
     errors: &[
@@ -126,7 +126,7 @@ request_fields! {
         user: Option<String> = (JsonType::String, None),
         /// Id of the one connection that is meant, at most 64 bytes.
         client: Option<String> = (JsonType::String, Some("all connections of the user")),
-        /// Id of a session, which is the id of its connection: only this session. With `client`, only a session that has both ids.
+        /// Id of the one session that is meant, which is the id of its connection. With `client`, both ids must be those of the session.
         /// If no session matches, the result is empty.
         session: Option<String> = (JsonType::String, Some("all sessions of the user")),
     }
@@ -147,10 +147,10 @@ request_fields! {
         data: Option<&'a RawValue> = (JsonType::Any, Some("none")),
         /// `data` in Base64, instead of it. It must be JSON, too.
         b64data: Option<String> = (JsonType::String, Some("none")),
-        /// Position that the client has. It gets the later publications of the history.
+        /// Position that the client has. The client gets the publications of the history after it.
         #[serde(default, deserialize_with = "deserialize_object")]
         recover_since: Option<ApiPosition> = (JsonType::Object(ApiPosition::FIELDS), Some("no recovery")),
-        /// End of the subscription, in seconds since 1970: in the future.
+        /// End of the subscription, in seconds since 1970. It must be in the future.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: the end of the session")),
         /// Channel options that differ for this subscription.
         #[serde(default, deserialize_with = "deserialize_object")]
@@ -232,7 +232,7 @@ request_fields! {
     struct RefreshRequest<'a> {
         /// Ends the sessions now.
         expired: Option<bool> = (JsonType::Boolean, Some("`false`")),
-        /// End of the sessions, in seconds since 1970: in the future. Not used with `expired`.
+        /// End of the sessions, in seconds since 1970. It must be in the future. Not used with `expired`.
         expire_at: Option<i64> = (JsonType::Integer, Some("`0`: they do not expire")),
         /// JSON that replaces what others see of the user, as `conn_info`. At most 4,096 bytes.
         #[serde(borrow)]

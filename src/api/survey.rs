@@ -1,4 +1,4 @@
-//! What the methods that ask all nodes have in common: the survey, its error, and the nodes that have not answered.
+//! Shared code of the methods that ask all nodes: the survey, its error, and the nodes that have not answered.
 
 use std::time::Duration;
 

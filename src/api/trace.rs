@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_millis(1000);
 /// A comment is sent after so long without an event, so that proxies keep the response open, and a client that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// What is known of a node that has not answered for so long is forgotten. The node has forgotten the trace earlier.
+/// A node that has not answered for this long is forgotten. The node has forgotten the trace earlier.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// The live traces that this node serves.

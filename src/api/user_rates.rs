@@ -1,5 +1,5 @@
-//! `limits.publications_per_second` of each user over REST: of this instance, and where the broker connects instances, of all of them
-//! together.
+//! Applies `limits.publications_per_second` to each user over REST: on this instance, and if the broker connects instances, on
+//! all of them together.
 //!
 //! No publication waits for the broker. An instance lets a user publish by its own limit, tells the others ten times a second
 //! what its users have published, and learns how much their rates are exhausted on all instances. So what a user publishes at

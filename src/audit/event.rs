@@ -62,7 +62,7 @@ audit_events! {
     /// A session of a client that was let in has ended, `seconds` after its handshake. `code` and `reason` are those of the close,
     /// by either side; without a `code` the connection was lost.
     Disconnected = "disconnected", None;
-    /// A session presented another valid token, and belongs to that from then on.
+    /// A session presented another valid token, which replaces the one before.
     Refreshed = "refreshed", Client;
     /// A credential, a page, a handshake or a request was refused; `reason` says why.
     Refused = "refused", Address;
@@ -71,7 +71,7 @@ audit_events! {
     LoggedIn = "logged_in", None;
     /// A login failed, or was not tried because of earlier failures.
     LoginFailed = "login_failed", Address;
-    /// A user logged out. What was revoked follows as `revoked`.
+    /// A user logged out. Lines with `revoked` follow for what was revoked.
     LoggedOut = "logged_out", None;
     /// A refresh token was exchanged for new tokens.
     RefreshTokenUsed = "refresh_token_used", None;
@@ -81,17 +81,17 @@ audit_events! {
     TicketIssued = "ticket_issued", None;
     /// A ticket was exchanged for its token. If the token is still valid, `connected` follows.
     TicketUsed = "ticket_used", None;
-    /// Tokens were revoked: those of the given `jti`, `sid` or `user`; `by` says by whom. With `reason` it failed, and nothing is
-    /// revoked; `count` nodes have not confirmed it.
+    /// Tokens were revoked: those of the given `jti`, `sid` or `user`; `by` says who revoked them. With `reason` the revocation failed, and
+    /// nothing is revoked. `count` is the number of nodes that have not confirmed it.
     Revoked = "revoked", None;
-    /// An identity provider reported a logout. What was revoked follows as `revoked`.
+    /// An identity provider reported a logout. Lines with `revoked` follow for what was revoked.
     BackChannelLogout = "back_channel_logout", None;
-    /// A call of the server API that changes something, but for publications with the API key.
+    /// A call of the server API that changes something, except publications with the API key.
     ApiCall = "api_call", None;
     /// The audit log was opened at the start of the hub.
     Started = "started", None;
-    /// The configuration was read again (SIGHUP). `options` are the keys of those that have changed; with `reason` it was refused, and
-    /// nothing has changed.
+    /// The configuration was read again (SIGHUP). `options` are the keys of those that have changed; with `reason` the new configuration was
+    /// refused, and nothing has changed.
     ConfigReloaded = "config_reloaded", None;
     /// The hub stops; the last line of this run.
     Stopped = "stopped", None;
@@ -174,7 +174,7 @@ audit_fields! {
     channel: &'a str,
     /// When the token, the ticket or the revocation expires.
     expires_at: WallTime,
-    /// Only tokens that were issued before this time are meant.
+    /// Only tokens that were issued before this time are revoked.
     issued_before: WallTime,
     /// Error code of the answer to a call, none if it has succeeded; close code of a session, none without a close frame.
     code: u32,

@@ -66,7 +66,7 @@ struct OpenLog {
     refusal_rate: KeyedRateLimiter,
 }
 
-/// What the queue and the writer share.
+/// The state that the queue and the writer share.
 #[derive(Default)]
 struct QueueState {
     /// Lines that were lost, and not reported yet.

@@ -32,7 +32,7 @@ pub(super) enum Output {
     File(PathBuf),
 }
 
-/// What the queue holds.
+/// An entry of the queue.
 pub(super) enum Message {
     /// A line, with its line break.
     Line(Vec<u8>),

@@ -14,14 +14,14 @@ use crate::{
     revocation::{IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
 };
 
-/// What stands for the issuer of admin sessions in their revocations. No token has it: it is no `iss` of a provider.
+/// The issuer under which admin sessions are revoked. No token has it: it is no `iss` of a provider.
 const ISSUER: &str = "wardcast:admin";
 /// Random bytes of the id of a session.
 const ID_BYTES: usize = 16;
 /// Maximum length of the text of a session. That of the longest user name is shorter.
 const MAX_TEXT_BYTES: usize = 512;
 
-/// Who has logged in to the admin page.
+/// The admin who has logged in to the admin page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admin {
     /// A caller with the API key.
@@ -94,7 +94,7 @@ impl AdminSession {
     }
 }
 
-/// Who may log in to the admin page, and the sessions of those who have.
+/// The admins who may log in to the admin page, and the check of their sessions.
 pub struct AdminSessions {
     /// Derived from the API key, which all nodes have: a new one ends all sessions.
     key: Key,

@@ -31,14 +31,14 @@ pub struct Claims {
     pub hook: Option<Box<HookClaims>>,
 }
 
-/// What only the connect hook says of a session.
+/// The part of an answer of the connect hook that tokens do not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookClaims {
     /// Raw JSON for later calls of hooks about the session.
     pub meta: Option<Bytes>,
 }
 
-/// What a connection token grants beyond the configuration.
+/// The grants of a connection token beyond the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     /// `caps`.

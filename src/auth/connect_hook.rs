@@ -1,5 +1,5 @@
-//! The connect hook of the backend: who a client without a token is. Its answer becomes claims, which are checked as those of a
-//! token are.
+//! Asks the backend's connect hook who a client without a token is. The answer becomes claims, which are checked like those of
+//! a token.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
 /// What the audit log says of a client that the hook has let in (`by`).
 pub const CONNECT_HOOK: &str = "connect_hook";
 
-/// What the hook gives a client.
+/// The session that the hook has approved for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectGrant {
     /// The claims of its session.

@@ -50,7 +50,7 @@ pub struct HandshakeCredentials<'a> {
     pub subprotocol: Option<&'a str>,
 }
 
-/// What authenticates the client.
+/// The credential of a client.
 #[derive(PartialEq, Eq)]
 pub enum Credential<'a> {
     /// A token that the client sent explicitly.

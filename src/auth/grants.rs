@@ -32,7 +32,7 @@ pub(super) struct RawGrants<'a> {
     pub(super) caps: Option<&'a RawValue>,
 }
 
-/// What grants are checked against.
+/// The limits and rules against which grants are checked.
 #[derive(Clone, Copy)]
 pub(super) struct GrantContext<'a> {
     pub(super) permissions: &'a Permissions,

@@ -1,5 +1,5 @@
-//! Names what the hub ignores in a token: a header member, claim or option that it does not know is often misspelt, or one of
-//! another server.
+//! Lists the header members, claims and options of a token that the hub ignores. One that it does not know is often misspelt,
+//! or belongs to another server.
 
 use serde_json::Value;
 

@@ -23,7 +23,7 @@ const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 /// Maximum age of a logout token without `exp`.
 pub(super) const MAX_LOGOUT_TOKEN_AGE: Duration = Duration::from_secs(120);
 
-/// What a valid logout token says.
+/// The content of a valid logout token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogoutToken {
     /// `iss`.
@@ -40,7 +40,7 @@ pub struct LogoutToken {
     pub expires_at: WallTime,
 }
 
-/// What a logout token is checked against.
+/// The rules and the time against which a logout token is checked.
 pub(super) struct LogoutExpectations<'a> {
     pub(super) now: WallTime,
     /// `auth.max_ttl`.

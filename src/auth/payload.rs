@@ -68,7 +68,7 @@ pub(super) struct Payload<'a> {
     overrides: Option<&'a RawValue>,
 }
 
-/// What a payload is checked against.
+/// The rules and the time against which a payload is checked.
 pub(super) struct Expectations<'a> {
     pub(super) now: WallTime,
     pub(super) auth: &'a config::AuthConfig,

@@ -37,7 +37,7 @@ impl From<PermissionError> for WireError {
     }
 }
 
-/// What a session may do in a channel, apart from subscribing.
+/// An action in a channel that needs a permission, apart from subscribing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChannelRight {
     /// Publishing (`allow_publish`, `pub` in `caps`).
@@ -70,7 +70,7 @@ impl ChannelRight {
     }
 }
 
-/// What the configuration allows. A token can add to it.
+/// The permissions of the configuration. A token can add to them.
 #[derive(Debug)]
 pub struct Permissions {
     rules: ArcSwap<ChannelRules>,
@@ -257,7 +257,7 @@ impl Permissions {
     }
 }
 
-/// What the users in a channel's name mean for one user.
+/// Whether the users in a channel's name include one user.
 #[derive(PartialEq, Eq)]
 enum Membership {
     /// The name has no users.

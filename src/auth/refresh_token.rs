@@ -1,6 +1,6 @@
-//! Refresh tokens of the login: opaque to clients. One names its login and how often that has been refreshed, with a MAC. So the
-//! broker keeps no token, a forged one costs no call of the broker, a spent one is recognised however old it is, and a refresh that
-//! is repeated because its reply was lost leads to the same token. Pure.
+//! Refresh tokens of the login, which are opaque to clients. A refresh token contains its login, how often that login has been
+//! refreshed, and a MAC. So the broker keeps no token, a forged one costs no call of the broker, a spent one is recognised
+//! however old it is, and a refresh that is repeated because its reply was lost leads to the same token. Pure.
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, Tag, sign, verify};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,7 +12,7 @@ const PREFIX: &str = "wcr_";
 /// Maximum length of one.
 const MAX_BYTES: usize = 128;
 
-/// What a refresh token says.
+/// The content of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
     /// The login.

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, Door, LiveConfig, RefusalLogging},
 };
 
-/// What was refused, and why.
+/// A refusal: its subject and its reason.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
     /// A token for a connection or a request.
@@ -130,7 +130,7 @@ impl Refusal {
             }
             Self::MissingToken => "give the client a token, or set auth.anonymous = \"always\"".to_owned(),
             Self::ConnectHook(_) => {
-                "see the log of the backend; code 100 is often one of its failures: look for hook failed here".to_owned()
+                "see the log of the backend; with code 100 the call itself may have failed: look for \"hook failed\" in this log".to_owned()
             }
             Self::Origin(OriginRefusal::NotAllowed) => {
                 "if the page is yours, list its origin in origins.allowed; if the hub serves it behind a load balancer, \
@@ -147,7 +147,7 @@ impl Refusal {
             }
             Self::RefreshToken(_) => "log in again".to_owned(),
             Self::Login(_) => {
-                "many: someone guesses passwords; limit the address in front of the hub, or see login.failures".to_owned()
+                "if there are many, someone is guessing passwords: limit the address in front of the hub, or see login.failures".to_owned()
             }
             Self::Origin(_) => {
                 "list the origin of the page in origins.allowed, or send the token in another way".to_owned()

@@ -1,4 +1,4 @@
-//! What an operator does about a refused token.
+//! Tells an operator what to do about a refused token.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,9 @@ impl TokenError {
             Self::HeaderTooDeep | Self::MalformedHeader => PLAIN_HEADER,
             Self::KeyIdTooLong => "shorten the id of the key, and kid in the header of its tokens",
             Self::WrongType => return wrong_type(auth),
-            Self::UnknownKey if has_keys(config) => "name one of auth.keys in kid, or set auth.hmac_secret for no kid",
+            Self::UnknownKey if has_keys(config) => {
+                "put the id of one of auth.keys into kid of the header, or set auth.hmac_secret for tokens without kid"
+            }
             Self::UnknownKey => NO_KEY,
             Self::KeyPending => KEY_PENDING,
             Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
@@ -41,7 +43,7 @@ impl TokenError {
             Self::UnexpectedAudience => UNEXPECTED_AUDIENCE,
             Self::WrongClient => WRONG_CLIENT,
             Self::MissingUser => MISSING_USER,
-            Self::InvalidUser => "name the user in sub by a shorter id without control characters",
+            Self::InvalidUser => "use a shorter id of the user without control characters in sub",
             Self::ForeignUser => FOREIGN_USER,
             Self::IsEventToken => "it belongs to POST /auth/backchannel-logout; connections need an access token",
             Self::IsNoLogoutToken => {
@@ -52,7 +54,7 @@ impl TokenError {
             Self::LogoutTokenWithoutIssuer => "set issuer of the key in auth.keys, or auth.issuer",
             Self::OldLogoutToken => "set the clocks of both machines; the provider must send logout tokens at once",
             Self::UsedLogoutToken => {
-                "nothing if the provider sent it twice; otherwise another party repeats it, which has no effect"
+                "nothing: the provider sent it twice, or another party has repeated it, which has no effect"
             }
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
@@ -104,7 +106,7 @@ fn has_keys(config: &Config) -> bool {
 }
 
 const NO_KEY: &str = "no key is configured here, so no token can be verified: name the hub's file with --config, or set \
-    WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a new one for each run";
+    WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a secret, and keeps it for this user unless it runs with --ephemeral";
 
 const OTHER_SECRET: &str = "the token was changed on its way, or signed with another secret than the one configured here; \
     is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)? auth.hmac_secret is used as the text that it is, not \
@@ -117,7 +119,8 @@ const DAMAGED: &str = "a token is header.payload.signature, whole, without quote
 
 const PLAIN_HEADER: &str = "sign with a plain header: alg, and kid and typ where needed";
 
-const CLAIM_TYPES: &str = "sub must be a string, dates numbers of seconds since 1970, and each claim there once";
+const CLAIM_TYPES: &str =
+    "sub must be a string, dates must be numbers of seconds since 1970, and no claim may occur twice";
 
 const UNEXPECTED_AUDIENCE: &str = "if aud is this hub, set it as audience of the key in auth.keys; otherwise the token is for \
     another application of the provider";

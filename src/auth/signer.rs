@@ -56,7 +56,7 @@ struct IssuedClaims<'a, T> {
     claims: &'a T,
 }
 
-/// What a token is for.
+/// The purpose of a signed token.
 enum TokenUse<'a> {
     Connection,
     Login(&'a LoginId),

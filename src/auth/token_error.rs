@@ -61,7 +61,7 @@ pub enum TokenError {
     #[error("kid is longer than {MAX_KEY_ID_BYTES} bytes")]
     KeyIdTooLong,
     /// `typ` is not the one that is configured for the key or in `auth.typ`.
-    #[error("typ is not the configured one, or without one in the configuration not \"JWT\" or \"at+jwt\"")]
+    #[error("typ is not auth.typ or, if that is not set, neither \"JWT\" nor \"at+jwt\"")]
     WrongType,
     /// `kid` names no key, or is absent although there are several keys.
     #[error("no key has this kid, or there is no kid and several keys")]
@@ -160,7 +160,7 @@ pub enum TokenError {
     #[error("this is a connection token, not a subscription token")]
     IsConnectionToken,
     /// A subscription token without `channel`.
-    #[error("no claim channel")]
+    #[error("the claim channel is missing")]
     MissingChannel,
     /// A text that is not a channel name, in `channel`, `channels` or `subs`.
     #[error("invalid channel name: {0}")]

@@ -139,7 +139,7 @@ pub enum UsersFileError {
     },
     /// TOML, but not a list of users.
     #[error(
-        "{0}; the file is a list of [[users]] with name and password (strings), and optionally info, channels and caps"
+        "{0}; the file must be a list of [[users]] with name and password (strings), and optionally info, channels and caps"
     )]
     Form(String),
     /// The password is not a complete argon2id hash.

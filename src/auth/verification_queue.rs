@@ -1,7 +1,7 @@
-//! When a worker verifies the tokens of clients that connect. A verification takes up to a third of a millisecond (ES384), so a
-//! storm of them would hold up deliveries and commands. A worker verifies for `limits.verification_turn` at a time, then does its
-//! other work. Clients that have to wait take turns by address; too many, or for too long, and they are refused before they cost a
-//! verification. So a storm takes what the rest of the work leaves, however large it is.
+//! Decides when a worker verifies the tokens of clients that connect. A verification takes up to a third of a millisecond
+//! (ES384), so a storm of them would hold up deliveries and commands. A worker verifies for `limits.verification_turn` at a
+//! time, then does its other work. Clients that have to wait take turns by address; too many, or for too long, and they are
+//! refused before they cost a verification. So a storm takes what the rest of the work leaves, however large it is.
 //!
 //! Refused tokens are wasted work. An address that has sent many of them lately waits until all others had their turn, and all
 //! such addresses together have `limits.refused_token_share` of the worker's time.
@@ -291,7 +291,7 @@ impl VerificationQueue {
     }
 }
 
-/// What a round of turns has come to.
+/// The outcome of a round of turns.
 enum NextTurns {
     /// Clients have their turn.
     Granted,

@@ -1,4 +1,4 @@
-//! Controls: what the server API makes the sessions of a user do, on all instances.
+//! Controls: what the server API tells the sessions of a user to do, on all instances.
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 

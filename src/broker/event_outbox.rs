@@ -1,6 +1,6 @@
-//! The outbox of the events for the operator's backend (`hooks.events`): what is appended stays there until the backend has
-//! accepted it, whichever node sends it. It has [`EVENT_LANES`] lanes. All events of a user are in one lane, and all of a
-//! channel, and one node at a time sends a lane, in the order in which the events were appended.
+//! The outbox of the events for the operator's backend (`hooks.events`). An event stays there until the backend has accepted
+//! it, whichever node sends it. It has [`EVENT_LANES`] lanes. All events of a user are in one lane, and all of a channel, and
+//! one node at a time sends a lane, in the order in which the events were appended.
 //!
 //! With Redis it also stores which sessions each node has open, and which channels each node has subscribers of. So another
 //! node can append the events of a node that was killed. The broker does not know what is in an event.

@@ -1,5 +1,5 @@
-//! Explanations: why a publication did not arrive. Each node judges its own sessions, the server API judges the publication, and
-//! together they name one cause.
+//! Explanations: the causes for which a publication did not arrive. Each node examines its own sessions, the server API
+//! examines the publication, and together they name one cause.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ causes! {
     /// The channel keeps no history.
     NeverStored = "The channel keeps no history, so no publication has an offset there.";
     /// The history has another epoch.
-    OtherEpoch = "The history has another epoch: the one that is asked for was lost, and its offsets mean nothing any more.";
+    OtherEpoch = "The history with the requested epoch was lost. The channel has a new epoch, in which the old offsets mean nothing.";
     /// The tag filter.
     Filtered = "The tag filter of the subscription does not match the tags of the publication.";
     /// `exclude`.
@@ -66,7 +66,7 @@ causes! {
     /// Another error.
     SubscribeFailed = "The client has tried to subscribe, and got an error.";
     /// The client has not asked.
-    NotSubscribed = "The client is connected and not subscribed: it has not asked for the channel.";
+    NotSubscribed = "The client is connected and has not asked to subscribe to the channel.";
     /// The session has no token yet.
     NotAuthenticated = "The client is connected and has not sent a token yet.";
     /// A node has not answered.

@@ -1,4 +1,4 @@
-//! Inspections: what the server API asks all nodes about their sessions and channels, and what a node answers. Questions and
+//! Inspections: questions of the server API to all nodes about their sessions and channels, and the answers. Questions and
 //! answers are JSON in surveys. Written by the hubs, read by the server API.
 
 use serde::{Deserialize, Serialize};

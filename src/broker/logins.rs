@@ -1,5 +1,5 @@
-//! Logins that the broker keeps for all instances, so that refresh tokens work once, on any of them. It keeps no token and nothing
-//! from which one could be made: only which refresh of a login is the latest.
+//! Logins, which the broker keeps for all instances, so that each refresh token works once, on any of them. It keeps no token
+//! and nothing from which one could be made: only which refresh of a login is the latest.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Nodes: which one, and the state of each as it answers a survey. Written by the hubs, read by the server API.
+//! The identity of a node, and its state as it answers a survey. Written by the hubs, read by the server API.
 
 use serde::{Deserialize, Serialize};
 

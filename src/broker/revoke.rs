@@ -1,4 +1,4 @@
-//! What the server API and the logout do with a revocation.
+//! Carries out a revocation for the server API and the logout: stores it, sends it to all nodes and records it.
 
 use std::{
     fmt,

@@ -1,5 +1,5 @@
-//! Live traces: what happens to a user, a connection or a channel. The node that is asked for a trace asks all nodes again and again;
-//! each keeps the events since the last question.
+//! Live traces: the events of a user, a connection or a channel. The node that is asked for a trace asks all nodes again and
+//! again; each keeps the events since the last question.
 
 use std::collections::BTreeMap;
 
@@ -67,9 +67,9 @@ macro_rules! events {
 
 events! {
     Connected = "A client has authenticated.";
-    TokenChanged = "A session has a new token, or another end.";
+    TokenChanged = "A session has got a new token, or a new time at which it expires.";
     Subscribed = "A subscription has begun.";
-    Unsubscribed = "A subscription has ended; with a code, by the server.";
+    Unsubscribed = "A subscription has ended. The event has a `code` if the server ended it.";
     SubscribeRefused = "A client has tried to subscribe, and got an error.";
     Disconnected = "A session has ended.";
     Delivered = "A publication was queued to the subscribers on one worker of the node. Only in traces of a channel.";

@@ -1,4 +1,4 @@
-//! `limits.connections_per_user`: of this instance, and where the broker connects instances, of all of them together.
+//! Applies `limits.connections_per_user`: on this instance, and if the broker connects instances, on all of them together.
 
 use std::sync::{
     Arc,

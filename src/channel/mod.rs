@@ -19,11 +19,11 @@ pub struct Channel(Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
     /// Empty, or longer than [`MAX_BYTES`].
-    #[error("a channel name has 1 to {MAX_BYTES} bytes")]
+    #[error("a channel name must have 1 to {MAX_BYTES} bytes")]
     Length,
     /// A character that misleads readers of logs and pages, or a space at an end or next to another one.
     #[error(
-        "a channel name has no control or other invisible characters, no '*', and no leading, trailing or double spaces"
+        "a channel name must have no control or other invisible characters, no '*', and no leading, trailing or double spaces"
     )]
     ForbiddenCharacter,
 }

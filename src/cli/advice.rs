@@ -71,7 +71,7 @@ fn unix_socket_error(error: &io::Error) -> String {
 pub(super) fn certificate_error(error: &CertificateError) -> String {
     let remedy = match error {
         CertificateError::File { .. } => {
-            "it must name a PEM file that this user can read: of cert the certificate with its chain, of key its private key"
+            "cert and key must name PEM files that this user can read: the certificate with its chain, and its private key"
         }
         CertificateError::Pair(_) => {
             "key must be the key of the certificate in cert; in that file the certificate comes first, then the chain"

@@ -57,7 +57,7 @@ pub(super) struct Arguments {
 
 #[derive(Args)]
 pub(super) struct ServeArguments {
-    /// Development: generate the secrets that are not set for this run only, and keep them nowhere
+    /// Development: generate secrets that are not set for this run only, and do not keep them
     #[arg(long)]
     pub(super) ephemeral: bool,
 }
@@ -175,7 +175,7 @@ const INIT_HELP: &str = r#"Existing files are never changed. Later runs print th
 Example:
     wardcast init --dir hub --user ann"#;
 
-const USER_HELP: &str = r#"Hubs read the file at start and at SIGHUP.
+const USER_HELP: &str = r#"Running hubs read the file when it changes (login.users_file_interval, 10 s by default) and at SIGHUP. They then end the logins of removed users and changed passwords.
 
 Examples:
     wardcast user add ann --file users.toml
@@ -221,7 +221,7 @@ pub(super) struct SubArguments {
     /// Print only the data of each publication
     #[arg(long)]
     pub(super) data_only: bool,
-    /// Connect with the token in this file, which is read again for each connection, instead of one signed by this command
+    /// Connect with the token in this file instead of one signed by this command; the file is read again for each connection
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     pub(super) token_file: Option<PathBuf>,
     /// The user of the token; default: a user to which the channels are limited, or wardcast-sub

@@ -146,7 +146,11 @@ impl TokenReport<'_> {
         }
         let ignored = self.ignored();
         if !ignored.is_empty() {
-            let _ = writeln!(text, "Ignored: the hub does not know\n  {}", escape_control(&ignored.join(", ")));
+            let _ = writeln!(
+                text,
+                "Ignored, because the hub does not know them\n  {}",
+                escape_control(&ignored.join(", "))
+            );
         }
         let _ = match &self.result {
             Ok(claims) => write!(text, "Verdict\n  valid: {}", self.verified_text(claims)),
@@ -203,7 +207,7 @@ impl TokenReport<'_> {
         let subscriptions = grants.map_or(&[][..], |grants| &grants.subscriptions);
         if !subscriptions.is_empty() {
             let names = subscriptions.iter().map(|subscription| subscription.channel.to_string());
-            let _ = writeln!(text, "  is subscribed without a request to {}", join(names.collect()));
+            let _ = writeln!(text, "  is subscribed automatically to {}", join(names.collect()));
         }
         for cap in grants.iter().flat_map(|grants| &grants.caps) {
             let rights = [

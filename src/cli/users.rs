@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// When a change takes effect.
-const RELOAD_NOTICE: &str = "Hubs read the file at start and at SIGHUP.";
+const RELOAD_NOTICE: &str =
+    "Running hubs read the file when it changes (login.users_file_interval, 10 s by default) and at SIGHUP.";
 
 /// A login file, and the configuration of the hubs that read it.
 pub(super) struct LoginFile {
@@ -76,7 +77,7 @@ impl LoginFile {
             Ok(())
         })?;
         Ok(self.success(&format!(
-            "{} can no longer log in; tokens issued before are valid until they expire",
+            "{} can no longer log in; running hubs end the logins of this user when they read the file",
             escape_control(name)
         )))
     }

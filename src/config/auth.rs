@@ -206,7 +206,7 @@ impl KeyConfig {
     }
 }
 
-/// What the tokens of a key may be used for.
+/// The purpose of a key: which kinds of tokens it may sign.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyPurpose {
@@ -252,7 +252,7 @@ pub enum Door {
     Header,
 }
 
-/// What a connection must have in common with the request for its ticket (`auth.ticket_bind`).
+/// A property that a connection must have in common with the request for its ticket (`auth.ticket_bind`).
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum TicketBinding {

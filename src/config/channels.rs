@@ -128,7 +128,7 @@ pub enum ChannelAccess {
     Anonymous,
 }
 
-/// What a client recovers.
+/// Which publications a client recovers.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum RecoveryMode {
@@ -138,7 +138,7 @@ pub enum RecoveryMode {
     Cache,
 }
 
-/// What the data of a channel's publications is.
+/// The format of the data of a channel's publications.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum DataFormat {

@@ -28,7 +28,7 @@ pub struct EventsConfig {
     pub vacated_delay: Duration,
 }
 
-/// What an event tells.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum EventType {

@@ -1,4 +1,4 @@
-//! `[hooks]`: HTTP endpoints of the operator's backend that the hub asks.
+//! `[hooks]`: the HTTP endpoints of the operator's backend that the hub calls.
 
 use std::{fmt, path::PathBuf, time::Duration};
 

@@ -1,4 +1,5 @@
-//! What `[auth]` and an entry of `auth.keys` together require of the tokens of a key, and whose tokens they are.
+//! The rules for the tokens of a key, from `[auth]` and the key's entry in `auth.keys` together: what they must contain, and
+//! whose tokens they are.
 
 use std::path::Path;
 
@@ -15,7 +16,7 @@ pub enum TokenKind {
     Logout,
 }
 
-/// What the tokens of a key must have. A setting of the key overrides that of `[auth]`, and one for subscription tokens that
+/// The rules that the tokens of a key must meet. A setting of the key overrides that of `[auth]`, and one for subscription tokens that
 /// for both kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRules {
@@ -36,7 +37,7 @@ pub struct KeyRules {
     pub subscription: KindRules,
 }
 
-/// What tokens of one kind must have.
+/// The rules that tokens of one kind must meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KindRules {
     /// An entry of `aud`.
@@ -73,7 +74,7 @@ impl KeyPurpose {
     }
 }
 
-/// Who signs tokens, as far as the configuration tells. A `sub` names a user of one issuer.
+/// The issuer of tokens, as far as the configuration names it. A `sub` names a user of one issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenIssuer<'a> {
     /// The operator's own backend, and the login: without a configured issuer.

@@ -1,5 +1,5 @@
-//! What a running hub does with a changed option: the table of all options, and the merge of a configuration that was loaded
-//! again.
+//! Decides what a running hub does with a changed option: the table of all options, and the merge of a configuration that was
+//! loaded again.
 
 use std::sync::Arc;
 

@@ -74,7 +74,11 @@ pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Set
         return Some(Ok(Setting { value: parse_value(&path, text), path, source }));
     }
     if key == "ENVIRONMENT" {
-        return Some(Err(ConfigError::new("environment", source, "has another name: WARDCAST_ENV")));
+        return Some(Err(ConfigError::new(
+            "environment",
+            source,
+            "cannot be set in this way; set the variable WARDCAST_ENV",
+        )));
     }
     let key_path = keys::all_keys().into_iter().find(|path| path.len() > 1 && path.join("_") == key.to_lowercase())?;
     let variable = format!("WARDCAST_{}", key_path.join("__").to_uppercase());

@@ -1,4 +1,4 @@
-//! The compressor and the inflater of a thread. Both are reset for each message.
+//! The compressor and the decompressor of a thread. Both are reset for each message.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use super::WINDOW_BITS;
 
 /// The empty stored block that ends each flush. A message is sent without it (RFC 7692 §7.2.1).
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// What follows a received message: the tail that its sender has removed (§7.2.2), and an empty final block. The inflater
+/// The bytes appended to a received message: the tail that its sender has removed (§7.2.2), and an empty final block. The inflater
 /// reaches the end of that block only if the message was complete.
 const MESSAGE_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 /// Bytes that are reserved first for an inflated message.

@@ -78,7 +78,7 @@ fn window_bits(value: &str) -> Option<u8> {
     ((8..=15).contains(&bits) && value == bits.to_string()).then_some(bits)
 }
 
-/// What is left of a header. Its grammar is a list (RFC 7230 §7) of a token with parameters (RFC 6455 §9.1).
+/// The unread rest of a header. Its grammar is a list (RFC 7230 §7) of a token with parameters (RFC 6455 §9.1).
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {

@@ -37,37 +37,37 @@ pub struct Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// Not JSON of this form.
-    #[error("a filter is an object with op, key, cmp, val, vals and nodes")]
+    #[error("a filter must be an object with op, key, cmp, val, vals and nodes")]
     Malformed,
     /// Deeper than [`MAX_DEPTH`].
-    #[error("a filter is at most {MAX_DEPTH} nodes deep")]
+    #[error("a filter must be at most {MAX_DEPTH} nodes deep")]
     TooDeep,
     /// More than [`MAX_NODES`].
-    #[error("a filter has at most {MAX_NODES} nodes")]
+    #[error("a filter may have at most {MAX_NODES} nodes")]
     TooManyNodes,
     /// More than [`MAX_VALUES`].
-    #[error("a filter has at most {MAX_VALUES} vals")]
+    #[error("a filter may have at most {MAX_VALUES} vals")]
     TooManyValues,
     /// Longer than [`MAX_BYTES`].
-    #[error("keys and values of a filter have at most {MAX_BYTES} bytes together")]
+    #[error("keys and values of a filter may have at most {MAX_BYTES} bytes together")]
     TooLong,
     /// `op` is not an operation.
-    #[error("op is and, or, not, or absent")]
+    #[error("op must be and, or, not, or absent")]
     UnknownOperation,
     /// `cmp` is not a comparison.
-    #[error("cmp is eq, neq, in, nin, ex, nex, sw, ew, ct, lt, lte, gt or gte")]
+    #[error("cmp must be eq, neq, in, nin, ex, nex, sw, ew, ct, lt, lte, gt or gte")]
     UnknownComparison,
     /// An operation and a comparison in one node.
-    #[error("a node has either op and nodes, or key and cmp")]
+    #[error("a node must have either op and nodes, or key and cmp")]
     OperationAndComparison,
     /// `not` without exactly one node, or `and` or `or` without any.
-    #[error("op not has exactly one node; op and and op or have at least one")]
+    #[error("op not must have exactly one node, op and and op or at least one")]
     NodeCount,
     /// A comparison without `key`.
-    #[error("a comparison has a key")]
+    #[error("a comparison must have a key")]
     MissingKey,
     /// `val` or `vals` with a comparison that has none, or the one that it needs is missing.
-    #[error("in and nin have vals, ex and nex have neither val nor vals, and the other comparisons have a val")]
+    #[error("in and nin need vals, ex and nex must have neither val nor vals, and the other comparisons need a val")]
     WrongValues,
 }
 

@@ -20,7 +20,7 @@ struct State {
     closed_until: Option<MonotonicTime>,
 }
 
-/// What a result has changed.
+/// A change of state that a result has caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transition {
     /// The first failure after a success.

@@ -234,7 +234,7 @@ impl HookClient {
         stream.set_nodelay(true).map_err(HookError::Connect)?;
         let Some(tls) = &self.tls else { return start_connection(stream).await };
         let name = ServerName::try_from(host.clone())
-            .map_err(|_| HookError::Tls(std::io::Error::other("the host is no valid server name")))?;
+            .map_err(|_| HookError::Tls(std::io::Error::other("the host is not a valid server name")))?;
         start_connection(tls.connect(name, stream).await.map_err(HookError::Tls)?).await
     }
 

@@ -1,4 +1,4 @@
-//! One hook: its limits, its circuit breaker, and what its answers come to.
+//! One hook: its limits, its circuit breaker, and the outcome of its calls.
 
 use std::{
     cell::Cell,

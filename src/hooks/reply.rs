@@ -16,7 +16,7 @@ use crate::{
     publication::MAX_INFO_BYTES,
 };
 
-/// What a hook answers if it does not refuse.
+/// The result of a hook that does not refuse.
 pub trait HookResult: Sized {
     /// `result` in JSON.
     type Json: DeserializeOwned;

@@ -1,4 +1,4 @@
-//! What the hub tells a hook, in the JSON of Centrifugo's proxies.
+//! The requests to hooks, in the JSON of Centrifugo's proxies.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;

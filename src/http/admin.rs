@@ -41,7 +41,7 @@ struct AdminLogin {
     api_key: Option<String>,
 }
 
-/// What an admin logs in with.
+/// The credential with which an admin logs in.
 enum AdminCredential {
     Password { username: String, password: String },
     ApiKey(String),
@@ -83,7 +83,7 @@ async fn log_in(
     require_admin_page(&request, &context)?;
     require_json(&request)?;
     let credential = parse_login(&body.0)?;
-    // What is no user may be a password, typed into the wrong field.
+    // A name that is no user may be a password, typed into the wrong field.
     let by = match &credential {
         AdminCredential::Password { username, .. } => {
             let is_user = sessions.users().is_some_and(|users| users.has(username));

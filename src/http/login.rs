@@ -67,7 +67,7 @@ pub(super) async fn login(
     let verify = move || list.verify(&name, &password);
     let checked = check_credential(&username, source.address, &context, verify).await;
     let failed = |reason| {
-        // What is no user may be a password, typed into the wrong field.
+        // A name that is no user may be a password, typed into the wrong field.
         let user = Some(&*username).filter(|username| users.has(username));
         let fields = AuditFields { user, reason: Some(reason), ..source.fields("/auth/login") };
         context.audit.record(AuditEvent::LoginFailed, fields);
@@ -139,7 +139,7 @@ async fn start_login(
     revoke_replaced_logins(&replaced, source, context);
     // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
     if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
-        // Nobody has its refresh token.
+        // No client has received its refresh token.
         _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id)).await;
         return Err(HttpError::unavailable("the tokens of the user are being revoked; try again soon"));
     }

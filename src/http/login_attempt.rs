@@ -1,4 +1,4 @@
-//! One attempt to log in: whether earlier failures delay it, on this instance or on any other, and what its end changes.
+//! One attempt to log in: checks whether earlier failures, on this instance or on others, delay it, and records how it ends.
 //!
 //! Where the broker connects instances, failures are counted there, and the table of this instance is a copy of what the broker
 //! has said last: it refuses what is delayed without a call, and decides alone while the broker does not answer.

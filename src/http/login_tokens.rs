@@ -1,4 +1,4 @@
-//! The tokens of a login, as a response carries them: in its body (RFC 6749 §5.1), or in cookies that no script can read.
+//! Puts the tokens of a login into a response: into its body (RFC 6749 §5.1), or into cookies that no script can read.
 
 use std::time::Duration;
 

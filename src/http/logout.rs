@@ -142,7 +142,7 @@ async fn revoke(
         Ok(verified) => verified,
         Err(error) => {
             context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
-            // What is void already, the cookie of an old login for one, need not be revoked. A token whose key is not there at
+            // A token that is void already, such as the cookie of an old login, need not be revoked. A token whose key is not there at
             // the moment may be valid again.
             let is_void =
                 matches!(error, TokenError::Expired | TokenError::Revoked) || (!has_bearer && !error.is_temporary());

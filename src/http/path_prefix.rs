@@ -1,4 +1,4 @@
-//! What is not below `server.path_prefix`, if there is one: health checks at the root, and the prefix itself.
+//! The routes outside of `server.path_prefix`, if there is one: health checks at the root, and the prefix itself.
 
 use actix_web::{
     HttpRequest, HttpResponse, guard,

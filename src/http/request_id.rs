@@ -1,6 +1,6 @@
-//! The id of each HTTP request: in the response, in the audit log and in lines about refusals, and for hooks that list the header. A
-//! trusted proxy may choose it, so that one id leads through the logs of proxy, hub and backend; from anybody else it would be
-//! text of a stranger in the logs.
+//! The id of each HTTP request. It is in the response, in the audit log, in lines about refusals, and in calls of hooks that
+//! list the header. A trusted proxy may choose it, so that one id leads through the logs of proxy, hub and backend; from
+//! anybody else it would be text of a stranger in the logs.
 
 use std::{
     hash::{BuildHasher, RandomState},

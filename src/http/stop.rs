@@ -1,4 +1,4 @@
-//! How far the stop of this instance has come. Readiness, handshakes and HTTP connections depend on it.
+//! The phase of the stop of this instance, on which readiness, handshakes and HTTP connections depend.
 
 use std::time::Duration;
 

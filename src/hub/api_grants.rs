@@ -1,5 +1,5 @@
-//! The subscriptions that the server API has given to users, kept for clients that reconnect: a client names in `connect` the
-//! subscriptions that it had, and gets these again. One table for all workers of this instance.
+//! Remembers the subscriptions that the server API has given to users, for clients that reconnect: a client names in `connect`
+//! the subscriptions that it had, and gets these again. One table for all workers of this instance.
 //!
 //! Every instance sees every control, in the order of the broker, and so keeps the same grants, also of users whose sessions are
 //! elsewhere. But only the instance with a user's session knows when its token ends. And an instance to which the broker has

@@ -1,4 +1,4 @@
-//! Applies controls of the server API to the sessions of a hub. To few sessions at once; to the many sessions of one user in
+//! Applies controls of the server API to the sessions of a hub: to a few sessions at once, to the many sessions of one user in
 //! turns, as [`paced_queue`](super::paced_queue) says, while other users' controls do not wait.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};

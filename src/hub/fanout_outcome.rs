@@ -1,4 +1,4 @@
-//! What is left to do for a delivery after its frames are queued in all outboxes: sessions to close, and groups of
+//! The work that is left for a delivery after its frames are queued in all outboxes: sessions to close, and groups of
 //! subscribers whose delivery options change.
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{clock::WallTime, transport::PushError};
 
-/// What is left to do for a delivery after its frames are queued.
+/// The work that is left for a delivery after its frames are queued.
 #[derive(Default)]
 pub(super) struct FanoutOutcome {
     pub(super) now: WallTime,

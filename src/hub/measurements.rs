@@ -1,5 +1,5 @@
-//! What metrics ask of the hubs. They answer as they handle any other message, so an answer that takes long says how long
-//! everything else waits for its hub.
+//! Questions of the metrics to the hubs. Hubs answer them like any other message, so the time until an answer shows how long
+//! every message waits for its hub.
 
 use std::time::{Duration, Instant};
 

@@ -97,7 +97,7 @@ pub struct AwaitDisconnect(pub SessionKey);
 #[rtype(result = "()")]
 pub struct Unregister(pub SessionKey);
 
-/// What only the session itself can do: a control of the server API, or a warning of its hub.
+/// An action that only the session itself can carry out: a control of the server API, or a warning of its hub.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum SessionControl {

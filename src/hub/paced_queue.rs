@@ -14,7 +14,7 @@ pub(super) const AT_ONCE: usize = 32;
 /// How long the hub leaves the thread to others when no turn has come.
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What waits for its turn, first in, first out.
+/// The entries that wait for their turn, first in, first out.
 pub(super) struct PacedQueue<T> {
     waiting: VecDeque<T>,
     /// What was taken since `waiting` was empty.

@@ -72,7 +72,7 @@ impl Paces {
     }
 }
 
-/// What may wait at most. Above it, it is sent early.
+/// The limits on waiting deliveries. Above them, they are sent early.
 #[derive(Clone, Copy)]
 pub(in crate::hub) struct PaceLimits {
     deliveries: usize,
@@ -108,7 +108,7 @@ struct PacedChannel {
     is_batch_queued: bool,
 }
 
-/// What happens to a delivery of a paced channel.
+/// The decision about a delivery of a paced channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::hub) enum Admission {
     /// It is sent at once.

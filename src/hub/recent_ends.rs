@@ -1,4 +1,4 @@
-//! What a hub remembers of sessions and subscriptions that have ended, so that the server API can explain why a client receives
+//! Remembers sessions and subscriptions of a hub that have ended, so that the server API can explain why a client receives
 //! nothing: two rings of limited length. Nothing is noted per delivery.
 
 use std::{collections::VecDeque, sync::Arc};

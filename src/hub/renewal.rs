@@ -41,7 +41,7 @@ pub struct RenewSession {
     pub renewal: SessionRenewal,
 }
 
-/// What the backend says about a session.
+/// The backend's answer about a session.
 pub enum SessionRenewal {
     /// It goes on.
     Extended {

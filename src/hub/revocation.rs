@@ -1,6 +1,6 @@
-//! Obeys revocations. Before a hub delivers anything, it applies the revocations that it has not applied yet: it marks the
-//! outboxes of the sessions that they mean, from which nothing more is written, and ends subscriptions. Then it closes the
-//! marked sessions, and those whose tokens have expired. Both a little at a time.
+//! Applies revocations in a hub. Before a hub delivers anything, it applies the revocations that it has not applied yet: it
+//! marks the outboxes of the sessions that they mean, from which nothing more is written, and ends subscriptions. Then it
+//! closes the marked sessions, and those whose tokens have expired. Both a little at a time.
 
 use std::{
     collections::VecDeque,
@@ -37,7 +37,7 @@ pub(super) struct ObeyRevocations;
 #[rtype(result = "()")]
 pub struct AwaitRevocations;
 
-/// What a hub has still to do for revocations.
+/// The work for revocations that a hub still has to do.
 pub(super) struct RevokedSessions {
     /// The revocations up to this state are applied, but to the sessions in `to_check`.
     obeyed: RevocationState,

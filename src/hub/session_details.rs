@@ -1,4 +1,5 @@
-//! What a session's hub keeps of it for the server API alone: where its client is, and what it says of itself.
+//! Details of a session that its hub keeps only for the server API: where its client is, and which name and version the client
+//! has sent.
 
 use std::net::IpAddr;
 

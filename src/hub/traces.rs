@@ -19,7 +19,7 @@ use crate::{
 const MAX_TRACES: usize = 64;
 /// Maximum bytes of events that wait for one trace. Above it they are dropped and counted.
 const MAX_WAITING_BYTES: usize = 256 * 1024;
-/// A trace ends when nobody has asked for its events for so long.
+/// A trace ends when no node has asked for its events for this long.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
 
 /// The traces of a node, shared by its hubs.

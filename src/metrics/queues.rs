@@ -1,5 +1,5 @@
-//! How full the queues of an instance are. Each part reports its own when metrics are read, from what it counts anyway: nothing is
-//! kept up to date for a scrape that may never come.
+//! How full the queues of an instance are. Each part reports its own queue when metrics are read, from what it counts anyway:
+//! nothing is kept up to date for a scrape that may never come.
 
 use super::{Metrics, QueueLabel};
 

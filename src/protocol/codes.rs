@@ -1,7 +1,7 @@
 //! The description of the codes on the wire: when each is sent, what SDKs do, and what to do about it. `docs/codes.md` is
 //! generated from it. The codes themselves are declared in `error.rs` and `disconnect.rs`, each with its description.
 
-/// What a code means.
+/// The description of a code.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeInfo {
     /// The number on the wire.

@@ -49,8 +49,7 @@ disconnects! {
         "Reconnect; another node takes the client.";
     /// A channel that the token grants could not be subscribed to, because the broker is unavailable. Or an `unsubscribe` or
     /// `refresh` of the server API found too many controls waiting for the session, because the broker is slow. Or the keys of the
-    /// issuer of a token sent as text are about to be fetched. Or the node has held what it delivers for 15 s, because it cannot
-    /// load the list of revocations.
+    /// issuer of a token sent as text are about to be fetched. Or the node has held back its deliveries for 15 s, because it cannot load the list of revocations.
     INTERNAL = 3004, "internal server error",
         "Reconnect a little later.";
     /// The token has expired, `refresh` brought an expired one, or the server API has ended the session.
@@ -59,12 +58,11 @@ disconnects! {
     /// A subscription that the token or the server API brought has expired.
     SUBSCRIPTION_EXPIRED = 3006, "subscription expired",
         "Reconnect with a new token.";
-    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. Or it has read
-    /// nothing of what waits for `limits.outbox_stall`. The connection is reset without a close frame, so the client sees code
+    /// The client reads more slowly than its channels publish: more than `limits.outbox_bytes` wait for it. Or messages wait for it, and it has read nothing for `limits.outbox_stall`. The connection is reset without a close frame, so the client sees code
     /// 1006; log and metrics have 3008.
     SLOW = 3008, "slow",
         "Reconnect; subscribe to less, publish less, or raise `limits.outbox_bytes`.";
-    /// A publication is missing in a channel that the token or the server API brought, and that has positions.
+    /// A publication is missing in a subscription that the token or the server API brought and that has positions.
     INSUFFICIENT_STATE = 3010, "insufficient state",
         "Reconnect; the client recovers the publication, or learns that it cannot.";
     /// The client has not answered a ping within `server.pong_timeout`.

@@ -22,8 +22,7 @@ code_enum! {
         /// The namespace of the channel is not configured. This says nothing about the channel itself.
         UnknownChannel = 102, "unknown channel", error_reaction(102, false),
             "Add the namespace to `[[namespaces]]`, or use another name. Names without a colon need no namespace.";
-        /// Neither the configuration nor a token grants it, or the subscription token is invalid, or there is no such
-        /// subscription: the cases look the same.
+        /// Neither the configuration nor a token grants it, or the subscription token is invalid, or there is no such subscription. The error does not say which of these it is.
         PermissionDenied = 103, "permission denied", error_reaction(103, false),
             "Grant it in the configuration (`channels.allow_subscribe`, `channels.allow_publish`, `channels.allow_history`, \
              `channels.allow_presence`) or by `caps` in the token.";
@@ -54,7 +53,7 @@ code_enum! {
         /// (`limits.hub_queue_bytes`), calls of a hook that wait (`hooks.waiting`), more clients that connect than can be verified (`limits.verification_queue`), or, over HTTP (429, 503), a limit on handshakes, connections, logins or tickets.
         TooManyRequests = 111, "too many requests", error_reaction(111, true),
             "Repeat the call later and more slowly, over HTTP after `Retry-After`.";
-        /// The history no longer has the publications that the client missed, and the client or the caller insists on them.
+        /// The history no longer has the publications that the client missed, and the client or the caller has asked for an error in this case.
         UnrecoverablePosition = 112, "unrecoverable position", error_reaction(112, false),
             "Load the state from the backend, and subscribe again without a position.";
     }

@@ -1,4 +1,4 @@
-//! What names a token, and whose tokens a revocation means.
+//! The ids by which a token can be revoked, and the check whether a revocation applies to it.
 
 use super::{Fingerprint, IssueTimes, KeyNumber, fingerprint, issuer_number};
 use crate::clock::WallTime;
@@ -28,7 +28,7 @@ impl TokenIds {
     }
 }
 
-/// What a revocation can name of a verified token.
+/// The ids of a verified token that a revocation can name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenIdentity {
     /// `jti`.

@@ -1,4 +1,4 @@
-//! The list of revocations as verifier, hubs and broker share it.
+//! The list of revocations that verifier, hubs and broker share.
 
 use std::{
     fmt,
@@ -38,7 +38,7 @@ pub struct Revocations {
     metrics: Arc<Metrics>,
 }
 
-/// What a hub compares: which revocations there are, and whether it may deliver.
+/// The state that a hub compares: which revocations there are, and whether it may deliver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RevocationState(u64);
 

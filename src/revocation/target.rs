@@ -1,4 +1,4 @@
-//! Revocations, and how they are written outside of the process.
+//! A revocation and its target, and their form outside of the process.
 
 use serde::{Deserialize, Serialize};
 

@@ -41,7 +41,7 @@ impl ClientCertificates {
         let Some(ca) = tls.client_ca.clone() else { return Ok(None) };
         let current = ArcSwap::from_pointee(read_verifier(&ca)?);
         let names = tls.client_names.iter().filter_map(|name| ServerName::try_from(name.clone()).ok()).collect();
-        // Not of the names that can be read: without any of them nobody is let in.
+        // Not of the names that can be read: without any of them no client is let in.
         let accepts_any_name = tls.client_names.is_empty();
         Ok(Some(Arc::new(Self { ca, names, accepts_any_name, current })))
     }

@@ -1,6 +1,6 @@
-//! What a listener serves. A connection passes through the PROXY header and TLS, where they are configured, to HTTP, and
-//! after a handshake to a session. `ws` and `wss` use the same services over different byte streams. Each address of a listener
-//! has a service of its own in each worker.
+//! Serves the connections of a listener. A connection passes through the PROXY header and TLS, where they are configured, to
+//! HTTP, and after a handshake to a session. `ws` and `wss` use the same services over different byte streams. Each address of
+//! a listener has a service of its own in each worker.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -208,7 +208,7 @@ fn build_app(
 type UpgradeRequest<T> = (actix_http::Request, actix_codec::Framed<HttpSocket<T>, actix_http::h1::Codec>);
 
 thread_local! {
-    /// What the sessions of this worker share, as long as a service uses it: the worker has one hub for all addresses.
+    /// The parts that the sessions of this worker share, as long as a service uses it: the worker has one hub for all addresses.
     static WORKER_SERVICES: RefCell<Weak<session::Services>> = const { RefCell::new(Weak::new()) };
 }
 

@@ -123,7 +123,7 @@ impl KernelListener {
     }
 }
 
-/// Whose socket it is, and with it who closes it.
+/// The owner of a socket, which closes it.
 #[derive(Debug)]
 enum SocketOwner {
     Hub,
@@ -169,7 +169,7 @@ impl SocketFile {
     }
 }
 
-/// What decides how the addresses of a listener are opened.
+/// The options that decide how the addresses of a listener are opened.
 pub(super) struct ListenRules<'a> {
     /// `server.bind` or `server.internal_bind`.
     pub(super) key: &'static str,

@@ -11,7 +11,7 @@ use crate::config::BindAddress;
 /// A socket that was passed cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the service manager has passed socket {number} (\"{name}\"), which is no TCP or Unix socket that listens for streams: {error}"
+    "the service manager has passed socket {number} (\"{name}\"), which is not a listening TCP or Unix stream socket: {error}"
 )]
 pub struct PassedSocketError {
     /// Its number, from 1.

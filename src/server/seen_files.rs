@@ -1,9 +1,10 @@
-//! When watched files are read again: when they have changed, and after an error. The files are polled: notifications of the kernel
-//! do not tell of changes on network drives, and of those in mounted secrets only with care, since these are swapped as links.
+//! Decides when watched files are read again: when they have changed, and after an error. The files are polled: notifications
+//! of the kernel do not tell of changes on network drives, and of those in mounted secrets only with care, since these are
+//! swapped as links.
 
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
 
-/// What changes with the content of a file: device, inode, size, and the time of the last change.
+/// The attributes of a file that change with its content: device, inode, size, and the time of the last change.
 pub(super) type FileStamp = (u64, u64, u64, i64, i64);
 
 /// Returns what changes with the content of a file; `None` if it cannot be found.
@@ -12,7 +13,7 @@ pub(super) fn stamp_of(file: &PathBuf) -> Option<FileStamp> {
     Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// What the last look at the files has found. The files may have changed since the start, so the first look reads them in any case.
+/// The stamps of the files at the last look. The files may have changed since the start, so the first look reads them in any case.
 #[derive(Default)]
 pub(super) struct SeenFiles {
     stamps: Option<Vec<Option<FileStamp>>>,

@@ -1,5 +1,5 @@
-//! The stop of a server, in the order that loses nothing: load balancers learn of it, the listener closes, the sessions
-//! are closed in waves, and the requests that have begun are answered.
+//! Stops a server in an order in which nothing is lost: load balancers learn of it, the listener closes, the sessions are
+//! closed in waves, and the requests that have begun are answered.
 
 use std::time::{Duration, Instant};
 

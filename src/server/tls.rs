@@ -86,7 +86,7 @@ impl Certificate {
     }
 
     /// Returns a configuration for TLS 1.2 and 1.3 with HTTP/1.1 only, which a WebSocket handshake needs. Without early data
-    /// (0-RTT): whoever records it can send it again, with the token in it.
+    /// (0-RTT): an attacker who records it can send it again, with the token in it.
     pub(super) fn server_config(&self) -> ServerConfig {
         let builder = ServerConfig::builder_with_provider(Arc::new(record_keys::provider()));
         let builder = builder.with_safe_default_protocol_versions().expect("aws-lc supports TLS 1.2 and 1.3");

@@ -1,4 +1,5 @@
-//! Whether a session is authenticated, and as what kind of session: the state that decides what a message means. Pure.
+//! The authentication state of a session: whether it is authenticated, and as a plain session or an SDK session. It decides
+//! what a message means. Pure.
 
 use std::sync::Arc;
 

@@ -79,7 +79,7 @@ impl Session {
         if self.auth_state.claims().is_some_and(|current| current.user != claims.user) {
             self.audit_token(
                 AuditEvent::Refused,
-                Some("the token is of another user than the session"),
+                Some("the token belongs to another user than the session"),
                 door,
                 token,
                 &claims,

@@ -1,4 +1,4 @@
-//! How fast a client may send commands: a token bucket in one number. Pure but for the clock.
+//! Limits how fast a client may send commands: a token bucket in one number. Pure, apart from the clock.
 
 use std::{
     sync::LazyLock,

@@ -1,4 +1,4 @@
-//! The state of an outbox whose socket is full: who is woken when it has room.
+//! The state of an outbox whose socket is full: which tasks are woken when it has room again.
 
 use std::{task::Waker, time::Instant};
 

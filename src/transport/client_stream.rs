@@ -1,4 +1,4 @@
-//! The connection of a client as the kernel has it: over TCP or over a Unix socket.
+//! The socket of a client's connection: a TCP socket or a Unix socket.
 
 use std::{
     io::{self, IoSlice},

@@ -1,4 +1,4 @@
-//! The byte streams below a WebSocket: plain, here, and TLS. Both give access to the kernel's socket.
+//! The byte streams below a WebSocket: the plain one (in this file) and TLS. Both give access to the kernel's socket.
 
 use std::{
     io::{self, IoSlice},

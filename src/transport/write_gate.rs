@@ -1,6 +1,6 @@
-//! Whether outboxes of this thread may write what was queued before. After a freeze of the process the kernel wakes all tasks at
-//! once, and one that waits for a full socket must not write its backlog before the hub of its thread knows which tokens have
-//! been revoked meanwhile. One gate per thread: nothing is stored per connection.
+//! Decides whether outboxes of this thread may write what was queued before. After a freeze of the process the kernel wakes all
+//! tasks at once, and one that waits for a full socket must not write its backlog before the hub of its thread knows which
+//! tokens have been revoked meanwhile. One gate per thread: nothing is stored per connection.
 
 use std::{
     cell::{Cell, RefCell},

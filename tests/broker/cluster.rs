@@ -100,7 +100,7 @@ async fn incomplete_cluster_a_server_that_is_none_and_a_missing_password_are_nam
 
     let single = RedisServer::start().await;
     let instance = start_cluster_broker(&format!("127.0.0.1:{}", single.port()));
-    let error = instance.wait_for_outage("no node of a cluster").await;
+    let error = instance.wait_for_outage("not a node of a cluster").await;
     assert!(error.contains("broker.redis.url"), "{error}");
     assert_eq!(instance.metrics.broker_up.get(), 0);
     let locked = RedisServer::start_with(&["--requirepass", "secret"]).await;

@@ -78,7 +78,7 @@ fn check_token_shows_times_and_permissions_of_valid_token() {
         "sub        \"ann\"",
         "expires in 14m",
         "valid: opens connections of the user \"ann\"",
-        "is subscribed without a request to news",
+        "is subscribed automatically to news",
         "may subscribe, publish in a\n",
         "Anyone who holds this token can read all of this",
     ] {
@@ -134,7 +134,7 @@ fn check_token_names_what_the_hub_ignores() {
     let exp = wardcast::clock::Clock::default().now().unix_seconds() + 60;
     let claims = json!({"sub": "ann", "exp": exp, "email": "x", "subs": {"news": {"recover": true}}});
     let result = check_token(&sign(claims.clone()), &[]);
-    let line = "Ignored: the hub does not know\n  header.x5t, email, subs.news.recover\n";
+    let line = "Ignored, because the hub does not know them\n  header.x5t, email, subs.news.recover\n";
     assert!(result.code == Some(0) && result.stdout.contains(line), "{result:?}");
     let object: Value = check_token(&sign(claims), &["--json"]).stdout.parse().unwrap();
     assert_eq!(object["ignored"], json!(["header.x5t", "email", "subs.news.recover"]));

@@ -148,7 +148,7 @@ test("presence, history and rpc fail with 108, and the client stays connected", 
   const [presence, history] = ["channels.presence is off", "channels.history_size is off"];
   for (const [call, why] of [
     [() => ann.presence("empty"), presence], [() => ann.presenceStats("empty"), presence],
-    [() => ann.history("empty", { limit: 1 }), history], [() => ann.rpc("method", {}), "rpc needs a backend"],
+    [() => ann.history("empty", { limit: 1 }), history], [() => ann.rpc("method", {}), "rpc needs a hook (hooks.rpc.endpoint)"],
     [() => news.presence(), presence], [() => news.presenceStats(), presence],
     [() => news.history({ limit: 10, since: { offset: 1, epoch: "e" }, reverse: true }), history],
   ]) {

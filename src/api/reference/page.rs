@@ -1,4 +1,4 @@
-//! The reference as a page: HTML without scripts, in the order of the table.
+//! The reference of the server API as an HTML page without scripts, in the order of the table.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! Elements of DER (X.690 §8.1).
+//! Reads elements of DER (X.690 §8.1), the encoding of keys and certificates.
 
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;

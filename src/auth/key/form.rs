@@ -1,5 +1,5 @@
-//! Recognizes what a key file contains instead of the PEM of a public key, and tells which command makes that from it. Never
-//! quotes the file.
+//! Recognizes what a key file contains instead of the PEM of a public key, and names the command that converts it. Never quotes
+//! the file.
 
 use std::path::Path;
 
@@ -108,7 +108,7 @@ fn ssh(is: &str, file: &str) -> String {
     )
 }
 
-/// What a DER element is.
+/// The form of a DER element.
 #[derive(Clone, Copy)]
 enum DerForm {
     /// SubjectPublicKeyInfo (RFC 5280 §4.1).

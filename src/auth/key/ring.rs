@@ -44,7 +44,7 @@ struct FetchedKeys {
     is_stale: bool,
 }
 
-/// What a change of keys means for open sessions.
+/// The effect of a change of keys on open sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyChange {
     /// Keys that were not there before.
@@ -168,7 +168,7 @@ impl KeySources {
     }
 }
 
-/// What a change of the keys has replaced.
+/// The keys that a change has replaced.
 #[derive(Default)]
 struct Replaced {
     added: usize,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::config::{self, Config, KeyConfig, KeyPurpose, KeySource, TokenIssuer};
 
-/// What a secret is used for.
+/// The purpose of a secret.
 #[derive(PartialEq, Eq)]
 enum SecretUse<'a> {
     ServerApi,

@@ -194,7 +194,7 @@ impl HttpsClient {
         let resolved: Vec<SocketAddr> =
             lookup_host((url.host.as_str(), url.port)).await.map_err(FetchError::Resolve)?.collect();
         let name = ServerName::try_from(url.host.clone())
-            .map_err(|_| FetchError::Tls(std::io::Error::other("the host is no valid server name")))?;
+            .map_err(|_| FetchError::Tls(std::io::Error::other("the host is not a valid server name")))?;
         let stream = self.connect_to_any(&resolved).await?;
         self.tls.connect(name, stream).await.map_err(FetchError::Tls)
     }

@@ -1,4 +1,4 @@
-//! The configuration of an OpenID provider (OpenID Connect Discovery 1.0 §4): where it is, and where it says that the keys are.
+//! The configuration document of an OpenID provider (OpenID Connect Discovery 1.0 §4): its URL, and the URL of the keys in it.
 //! Pure.
 
 use serde::Deserialize;

@@ -1,5 +1,5 @@
-//! When a JWK set is fetched: regularly, again after a failure or when keys were absent, and at most once per interval because of
-//! tokens whose `kid` is unknown. Pure.
+//! Decides when a JWK set is fetched: regularly, again after a failure or when keys were absent, and at most once per interval
+//! because of tokens whose `kid` is unknown. Pure.
 
 use std::{
     collections::HashSet,
@@ -15,7 +15,7 @@ const MAX_UNKNOWN_KIDS: usize = 1024;
 /// Maximum number of times that the time until the next attempt doubles. It is limited in length, too.
 const MAX_DOUBLINGS: u32 = 16;
 
-/// What a token with an unknown `kid` gets.
+/// The answer to a token with an unknown `kid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnknownKid {
     /// A temporary error: the next fetch may bring the key.

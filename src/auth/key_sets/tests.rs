@@ -1,4 +1,4 @@
-//! What documents of a provider change, without fetching them.
+//! Tests of the documents of a provider and what they change, without fetching them.
 
 use super::*;
 use crate::{

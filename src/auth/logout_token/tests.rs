@@ -1,4 +1,4 @@
-//! Attacks on the claims of a logout token, one per test. The signature is valid in all of them.
+//! Tests: attacks on the claims of a logout token, one per test. The signature is valid in all of them.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Turns of one worker: this thread.
+//! Tests of the verification queue, on one worker: the thread of the test.
 
 use std::{cell::Cell, rc::Rc};
 

@@ -1,4 +1,5 @@
-//! Who waits for the verification of a token: addresses in turns, and those that have sent many refused tokens last. Pure.
+//! The clients that wait for the verification of their token. Addresses take turns, and those that have sent many refused
+//! tokens come last. Pure.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 that a load generator needs: reads whole responses, for the WebSocket upgrade and for the server API.
+//! A minimal HTTP/1.1 client: reads whole responses, for the WebSocket upgrade and for the server API.
 
 use crate::error::{Context, Result, fail};
 use crate::target_url::TargetUrl;

@@ -1,4 +1,4 @@
-//! The machine of a run: what it is and how busy it is, since figures from a busy machine are not those of the hub.
+//! Describes the machine of a run and how busy it is, since a busy machine distorts the figures of the hub.
 
 use std::fs;
 

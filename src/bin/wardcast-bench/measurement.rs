@@ -1,4 +1,4 @@
-//! Measures: the resources that server and this program use, what the server does with the sockets of clients that do not
+//! Measures the resources that the server and this program use, what the server does with the sockets of clients that do not
 //! read, and the phase of a run whose publications are counted.
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What to do about the reasons that a run met: which limit, secret or option to change. They are recognised by the words of
-//! the operating system, of the hub and of this program.
+//! Remedies for the errors of a run: which limit, secret or option to change. They are recognised by the words of the operating
+//! system, of the hub and of this program.
 
 use std::collections::BTreeMap;
 

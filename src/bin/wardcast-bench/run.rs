@@ -1,4 +1,4 @@
-//! A run: what all commands work with and what they have in common, from opening clients to reporting what was measured.
+//! A run: the code that all commands share, from opening clients to reporting what was measured.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The outbox of events in the memory of the process. What it has not sent ends with the process.
+//! The outbox of events in the memory of the process. Events that were not sent are lost when the process ends.
 
 use std::{collections::VecDeque, time::Duration};
 

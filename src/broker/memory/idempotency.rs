@@ -1,4 +1,4 @@
-//! The idempotency keys of recent publications. A publish with a known key gets the receipt of the first one.
+//! The idempotency keys of recent publications. A publish with a known key returns the receipt of the first one.
 
 use std::{
     collections::{HashMap, VecDeque},

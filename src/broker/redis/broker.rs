@@ -1,4 +1,4 @@
-//! The calls of [`Broker`], each with the operation for which it is measured. How they begin is in [`super::calls`].
+//! Implements the calls of [`Broker`] over Redis, each measured under the name of its operation. [`super::calls`] begins them.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The durations of the calls on which a client or a caller of the server API waits (`wardcast_broker_seconds`).
+//! Measures the durations of the calls on which a client or a caller of the server API waits (`wardcast_broker_seconds`).
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! How calls of the broker begin: at once, or when the Cluster has been asked for its masters; on the thread of their caller, or on
-//! that of the broker.
+//! Begins calls of the broker: at once, or when the Cluster has been asked for its masters; on the thread of their caller, or
+//! on that of the broker.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Why the broker does not start, and errors of its calls.
+//! The errors of the Redis broker: at its start, and of its calls.
 
 use crate::broker::BrokerError;
 

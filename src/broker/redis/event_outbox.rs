@@ -271,7 +271,7 @@ fn split_page(reply: Vec<Vec<u8>>) -> Result<(usize, bool, Vec<Vec<u8>>), Broker
     let number = |text: &Vec<u8>| std::str::from_utf8(text).ok()?.parse::<usize>().ok();
     match reply.first().and_then(number).zip(reply.get(1).and_then(number)) {
         Some((waiting, may_send)) => Ok((waiting, may_send == 1, reply.into_iter().skip(2).collect())),
-        None => Err(unavailable("a reply is not one of Wardcast")),
+        None => Err(unavailable("a reply has an unexpected form")),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The layout of keys: which keys and PUB/SUB channels belong to a channel. Nodes of two layouts do not hear each other, not even
-//! their heartbeats, because the name of the control channel is part of the layout. So the layout is a record in Redis, under a name
-//! that all layouts have in common, and every node claims it as often as it sends heartbeats. The layout that has been in use for longest holds: a
-//! node that is started with another one is not ready until no node of the former one is left, and those that were there before
-//! stay ready.
+//! The layout of keys: the rule by which keys and PUB/SUB channels belong to a channel. Nodes of two layouts do not hear each
+//! other, not even their heartbeats, because the name of the control channel is part of the layout. So the layout is a record
+//! in Redis, under a name that all layouts have in common, and every node claims it as often as it sends heartbeats. The layout
+//! that has been in use for longest holds: a node that is started with another one is not ready until no node of the former one
+//! is left, and those that were there before stay ready.
 
 use std::{sync::Arc, time::Duration};
 

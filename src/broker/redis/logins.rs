@@ -82,7 +82,7 @@ fn ended_logins(tag: &str, records: Vec<EndedRecord>) -> Vec<EndedLogin> {
 }
 
 fn foreign() -> BrokerError {
-    unavailable("a record is not one of Wardcast")
+    unavailable("a record has an unexpected form")
 }
 
 fn millis(duration: Duration) -> u64 {

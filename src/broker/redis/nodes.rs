@@ -1,6 +1,6 @@
-//! The other nodes that are alive, as this node knows them from their heartbeats. A node is alive until it says goodbye, or
-//! until it has been silent for [`SILENT_INTERVALS`] heartbeats while this node was listening: an outage of Redis or a pause
-//! of this process says nothing about the other nodes.
+//! The list of the other live nodes, which this node knows from their heartbeats. A node is alive until it says goodbye, or
+//! until it has been silent for [`SILENT_INTERVALS`] heartbeats while this node was listening: an outage of Redis or a pause of
+//! this process says nothing about the other nodes.
 //!
 //! [`NodeList`] is the list without I/O; [`NodeRegistry`] shares it, logs its changes, and counts the nodes.
 

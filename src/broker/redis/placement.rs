@@ -1,7 +1,7 @@
-//! Which of several independent servers has a channel: rendezvous hashing. The channel is on the server whose address, hashed
-//! together with the name of the channel, gives the highest value. So all nodes agree without asking, the order of the list
-//! does not matter, and a server that is added takes its equal share from each of the others; nothing else moves. There is no
-//! I/O here.
+//! Decides which of several independent servers has a channel, by rendezvous hashing. The channel is on the server whose
+//! address, hashed together with the name of the channel, gives the highest value. So all nodes agree without asking, the order
+//! of the list does not matter, and a server that is added takes its equal share from each of the others; nothing else moves.
+//! There is no I/O here.
 
 use std::borrow::Cow;
 

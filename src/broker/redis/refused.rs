@@ -1,5 +1,5 @@
-//! Counts what this instance drops because it is no valid message of another instance. Whoever can write to Redis can send as
-//! many of them as it likes, so the log gets one line per minute.
+//! Counts the messages that this instance drops because they are not valid messages of another instance. A program that can
+//! write to Redis can send as many of them as it likes, so the log gets one line per minute.
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What runs on the broker's thread: the connections of each server, and everything that is done at intervals or on demand.
+//! The tasks on the broker's thread: the connections of each server, and everything that is done at intervals or on demand.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! Tickets in Redis: any instance can take, once, what another one has stored. GETDEL is atomic, so exactly one of several
-//! simultaneous callers gets the value. Redis removes tickets that nobody takes.
+//! simultaneous callers gets the value. Redis removes tickets that are not taken.
 
 use std::time::Duration;
 

@@ -96,7 +96,7 @@ impl ApiClient {
             Ok(Answer { error: Some(ErrorBody { code, message }), .. }) => Err(ApiFailure::Error { code, message }),
             Ok(Answer { result: Some(result), .. } | Answer { replies: Some(result), .. }) => Ok(result),
             _ => Err(ApiFailure::Other(format!(
-                "{}: the response has status {status} and is not of a hub",
+                "{}: the response has status {status} and does not come from a hub",
                 self.endpoint
             ))),
         }

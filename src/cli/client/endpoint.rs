@@ -1,4 +1,4 @@
-//! Where a listener of a hub is, and connections to it.
+//! The address of a hub's listener, and connections to it.
 
 use std::{
     fmt,
@@ -214,8 +214,8 @@ impl Endpoint {
     pub(in crate::cli) fn describe(&self, error: &io::Error) -> String {
         match error.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::NotFound => format!(
-                "{self}: {error}; no hub listens there: start it, or name its address by the --config, variables and --set \
-                 that it was started with, or by --url"
+                "{self}: {error}; no hub listens there: start it, or give this command the --config, variables and --set \
+                 with which it was started, or its --url"
             ),
             _ => format!("{self}: {error}"),
         }

@@ -1,5 +1,5 @@
-//! The hub as a client of this machine reaches it, for the commands that talk to a running hub: its address, the TLS and the PROXY
-//! header that it expects, its server API and its WebSockets.
+//! How a client on this machine reaches the hub, for the commands that talk to a running hub: its address, the TLS and the
+//! PROXY header that it expects, its server API and its WebSockets.
 
 mod api;
 mod development_hub;

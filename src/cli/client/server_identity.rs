@@ -1,4 +1,4 @@
-//! How a server proves its identity over TLS.
+//! Checks the identity of a server over TLS.
 
 use std::{io, path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Where the output of one channel is. Pure.
+//! The position up to which the publications of one channel were printed. Pure.
 
 use super::messages::{Publication, Subscribed};
 

@@ -48,7 +48,7 @@ pub(super) fn subscribe(inputs: &ConfigInputs, arguments: &SubArguments) -> Comm
 
 /// How a connection has ended.
 enum End {
-    /// As many publications as wanted have been printed, or nobody reads them any more.
+    /// As many publications as wanted have been printed, or the reader of the output is gone.
     Done,
     /// The reason. Reconnecting helps.
     Lost(String),
@@ -160,7 +160,7 @@ impl Tail {
 
     fn on_reply(&mut self, line: &[u8]) -> Result<Handled, End> {
         let Ok(reply) = serde_json::from_slice::<Reply<'_>>(line) else {
-            return Err(End::Failed("the hub sends what is no reply of the client protocol".to_owned()));
+            return Err(End::Failed("the hub sent a message that is not a reply of the client protocol".to_owned()));
         };
         match reply {
             Reply { error: Some(error), id: Some(id), .. } => {
@@ -171,7 +171,7 @@ impl Tail {
                     self.channels.keys().map(String::as_str).filter(|name| !connect.subs.contains_key(*name)).collect();
                 if !missing.is_empty() {
                     return Err(End::Failed(format!(
-                        "the token gives no subscription to {}: the channel's options, or the claims of the token, have to allow it",
+                        "the token does not permit a subscription to {}: the channel's options or the claims of the token must allow it",
                         missing.join(", ")
                     )));
                 }
@@ -288,7 +288,7 @@ impl Printer {
     /// Prints a line.
     ///
     /// # Errors
-    /// The end, if no more are wanted or nobody reads them.
+    /// The end, if no more are wanted or the reader of the output is gone.
     fn print(&mut self, channel: &str, publication: &Publication) -> Result<(), End> {
         if self.remaining == Some(0) {
             return Err(End::Done);

@@ -1,4 +1,4 @@
-//! `top`: nodes with their load, and the channels with most subscribers, live on a terminal.
+//! `top`: shows the nodes with their load, and the channels with most subscribers, live on a terminal.
 
 mod screen;
 
@@ -78,7 +78,7 @@ async fn take_sample(api: &mut ApiClient) -> Result<Sample, String> {
         channels: BTreeMap<String, ChannelClients>,
     }
     let unexpected =
-        |error: serde_json::Error| format!("the hub answers what this version does not understand: {error}");
+        |error: serde_json::Error| format!("this version of wardcast does not understand the hub's answer: {error}");
     let info = api.call("info", "{}").await?;
     let Info { nodes, unreachable } = serde_json::from_str(info.get()).map_err(unexpected)?;
     let at = Instant::now();

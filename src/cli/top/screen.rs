@@ -1,4 +1,4 @@
-//! What `top` shows: tables made from two samples. Pure.
+//! Formats what `top` shows: tables made from two samples. Pure.
 
 use std::{fmt, time::Duration};
 

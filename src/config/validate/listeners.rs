@@ -1,4 +1,4 @@
-//! The rules of `[server]`: addresses, TLS, and what a stop takes.
+//! Checks `[server]`: addresses, TLS, and the durations of a stop.
 
 use rustls_pki_types::ServerName;
 

@@ -1,4 +1,4 @@
-//! The JSON of events, and of the records from which another node writes the last event of a session.
+//! The JSON of events, and of the records from which another node makes the last event of a session whose node is lost.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
@@ -69,7 +69,7 @@ impl Serialize for IdText {
     }
 }
 
-/// What has ended something.
+/// The cause for which a session or subscription has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EndCause {
     pub(super) code: Option<u32>,

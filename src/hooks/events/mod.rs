@@ -1,5 +1,5 @@
-//! Events for the operator's backend: sessions, subscriptions and channels that begin and end. The backend is not asked
-//! anything; it gets them in batches, at least once, those of a user and those of a channel in their order.
+//! Events for the operator's backend, about sessions, subscriptions and channels that begin and end. The backend gets them in
+//! batches, at least once, those of a user and those of a channel in their order.
 //!
 //! ```text
 //!  session, hub ─▶ reporter: tables of sessions and channels, bounded queue    (never waits, never fails)

@@ -1,5 +1,5 @@
-//! What sessions and hubs report. Their calls never wait for anything but a short lock, and never fail: what is above a bound is dropped,
-//! counted and logged.
+//! Takes the reports of sessions and hubs. Their calls wait only for a short lock, and never fail: reports above a bound are
+//! dropped, counted and logged.
 //!
 //! Sessions are in a table while they are open, and channels while a hub of this node has subscribers of them, so that both can be
 //! told to the outbox again if it has lost them. Session events wait in a queue. A channel waits at most once, whatever

@@ -63,7 +63,7 @@ pub(super) struct EventSender {
     metrics: Arc<Metrics>,
 }
 
-/// What has become of a batch.
+/// The outcome of a batch.
 enum Sent {
     /// The backend has accepted the events up to this one.
     Accepted(EntryId),

@@ -1,6 +1,6 @@
-//! Moves what is reported to the outbox in the broker: one task per node, which tries again until the broker has it. It also renews the
-//! registration of the node, stores its sessions and channels again if the broker has lost them, and names the nodes that are lost to the
-//! [`Takeover`].
+//! Moves reports to the outbox in the broker: one task per node, which tries again until the broker has them. It also renews
+//! the registration of the node, stores its sessions and channels again if the broker has lost them, and names the nodes that
+//! are lost to the [`Takeover`].
 //!
 //! A node takes another one for lost only after it has renewed its own registration without a break for as long as one lasts: after an
 //! outage of the broker all registrations have expired, and each node needs a moment to renew its own.

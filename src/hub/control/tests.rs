@@ -1,4 +1,4 @@
-//! Controls of the server API for a user with many sessions on one hub.
+//! Tests of controls of the server API for a user with many sessions on one hub.
 
 use super::*;
 use crate::{

@@ -1,4 +1,4 @@
-//! The deliveries of a channel that are sent together, and what of them a subscriber receives. Pure.
+//! A batch: the deliveries of a paced channel that are sent together, and which of them each subscriber receives. Pure.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -21,7 +21,7 @@ pub(super) struct Batch<'a> {
     excluded: Vec<Uuid>,
 }
 
-/// What of a batch a subscriber receives.
+/// The part of a batch that a subscriber receives.
 pub(super) struct Selection {
     /// The frames of what it receives, one after the other; `None`: nothing.
     pub(super) frame: Option<Bytes>,

@@ -44,7 +44,7 @@ const TAKEN_AT_ONCE: usize = 1024;
 #[rtype(result = "()")]
 pub(super) struct DrainQueue;
 
-/// What a flow has to queue to the subscribers of its channel.
+/// An entry of a flow, which is queued to the subscribers of its channel.
 enum FlowItem {
     Delivery(Arc<Delivery>),
     /// What has waited in a paced channel.

@@ -1,4 +1,5 @@
-//! Paced channels in the fan-out: what waits, its timer, and how it is queued to the subscribers when its time has come.
+//! Paced channels in the fan-out: the waiting deliveries, their timer, and how they are queued to the subscribers when they are
+//! due.
 
 use std::{
     sync::Arc,

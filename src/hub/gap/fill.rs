@@ -111,7 +111,7 @@ impl GapFill {
         positions.filter(|position| position.epoch == epoch).map(|position| position.offset).max().unwrap_or(0)
     }
 
-    /// Forgets the positions of an epoch: what is held back is delivered, but nobody goes on from there.
+    /// Forgets the positions of an epoch: what is held back is delivered, but no subscriber continues from there.
     fn forget_positions(&mut self, epoch: Epoch) {
         for delivery in &mut self.held {
             if let Some(publication) = delivery.publication()

@@ -51,7 +51,7 @@ fn compare(asked_at: ChannelTop, here: Position, found: Option<ChannelTop>) -> C
     }
 }
 
-/// What a page of the history shows about the publications after the last one that the hub has.
+/// The findings of a page of the history about the publications after the last one that the hub has.
 #[derive(Debug, PartialEq, Eq)]
 enum PageVerdict {
     /// The publications after the first `known` ones follow without a hole.

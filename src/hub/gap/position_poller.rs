@@ -53,7 +53,7 @@ struct SuspectedGap {
 /// A channel that is to be compared, and at which position it was found to be behind.
 type DueCheck = (Channel, Option<Position>);
 
-/// What the hub knows of a channel when it asks the broker.
+/// A channel as the hub knows it when it asks the broker.
 struct PositionQuery {
     channel: Channel,
     asked_at: ChannelTop,

@@ -1,4 +1,4 @@
-//! Tests of what is decided from positions alone.
+//! Tests of the decisions about gaps that need only positions.
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
-//! What this node knows of a channel: its subscribers, and how far they are. A hub reads the users of many subscribers in pages, in the
-//! order of their slots, so that its deliveries wait for one page only.
+//! Describes a channel for the server API as this node knows it: its subscribers, and up to which position they have received
+//! it. A hub reads the users of many subscribers in pages, in the order of their slots, so that its deliveries wait for one
+//! page only.
 
 use std::{
     collections::HashSet,
@@ -23,7 +24,7 @@ const PAGE_SLOTS: usize = if cfg!(test) { 3 } else { 1024 };
 #[rtype(result = "Option<WorkerChannel>")]
 struct DescribeChannel(Channel);
 
-/// What a hub knows of a channel that has subscribers there.
+/// A channel with subscribers, as one hub knows it.
 struct WorkerChannel {
     clients: usize,
     filtered: usize,

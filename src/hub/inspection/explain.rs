@@ -1,5 +1,5 @@
-//! Why a publication did not arrive, as far as this node knows: from the open sessions of the client, and from those that have ended
-//! lately.
+//! Finds why a publication did not arrive, as far as this node knows: from the open sessions of the client, and from those that
+//! have ended lately.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! The sessions of a hub, their users, and who is subscribed to what: plain data on one thread, without an actor.
+//! The registry of a hub: its sessions, their users, and their subscriptions. Plain data on one thread, without an actor.
 
 mod places;
 mod session_subscriptions;

@@ -1,5 +1,5 @@
-//! The sessions in the order of their slots, from any slot on. A session keeps its slot as long as it lives, so that a reader can
-//! go on later where it has stopped, whatever sessions have come and gone meanwhile.
+//! Reads the sessions in the order of their slots, from any slot on. A session keeps its slot as long as it lives, so that a
+//! reader can go on later where it has stopped, whatever sessions have come and gone meanwhile.
 
 use std::{collections::BinaryHeap, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The registry against a model.
+//! Tests of the registry against a model.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 

@@ -1,4 +1,4 @@
-//! Sessions and subscriptions that a revocation ends or holds, in one hub.
+//! Tests of the sessions and subscriptions that a revocation ends or holds, in one hub.
 
 use super::*;
 use crate::{

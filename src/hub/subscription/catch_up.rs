@@ -1,6 +1,6 @@
-//! Stores what is delivered in a channel while subscriptions to it are made, so that it can follow what they read of the
-//! history. A delivery is stored once for all of them. Bounded: a subscription for which too much was delivered reads the
-//! history again.
+//! The catch-up buffer: stores the deliveries of a channel while subscriptions to it are being made, so that they can follow
+//! the publications that were read from the history. A delivery is stored once for all of them. Bounded: a subscription for
+//! which too much was delivered reads the history again.
 
 use std::{
     cell::RefCell,

@@ -1,5 +1,5 @@
-//! What a hub knows of a channel that has subscribers: its position, and whether a delivery follows the one before it. A
-//! channel has one position on a hub, however many subscribers it has there. Pure.
+//! The state of a channel that has subscribers on a hub: its position, and the check whether a delivery follows the one before
+//! it. A channel has one position on a hub, however many subscribers it has there. Pure.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     position::Position,
 };
 
-/// What a hub knows of a channel that has subscribers.
+/// The state of a channel that has subscribers on a hub.
 #[derive(Default)]
 pub(in crate::hub) struct ChannelState {
     /// Makes the broker deliver the channel, until the last subscriber here is gone.
@@ -29,7 +29,7 @@ pub(in crate::hub) struct ChannelState {
     pub(in crate::hub) polled_retention: Option<Retention>,
     /// The position is to be compared with the broker's at once.
     pub(in crate::hub) is_check_queued: bool,
-    /// The broker has subscribed again, and may have lost publications. Nobody compares the position where no subscriber relies
+    /// The broker has subscribed again, and may have lost publications. The position is not compared where no subscriber relies
     /// on it, so the next delivery counts wherever it is.
     pub(in crate::hub) may_go_back: bool,
     /// How the channel's deliveries are paced; `None`: each is sent at once.

@@ -1,5 +1,4 @@
-//! What happens to live subscriptions: they change with newer tokens, and end by their client, by newer claims, and when they
-//! expire.
+//! Changes and ends live subscriptions: newer tokens change them; their client, newer claims and their expiry end them.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What sessions ask of their subscriptions.
+//! The messages of sessions to the hub about their subscriptions.
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -172,7 +172,7 @@ pub struct RenewSubscription {
     pub renewal: SubscriptionRenewal,
 }
 
-/// What becomes of a subscription.
+/// The result of the renewal of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SubscriptionRenewal {
     /// It has these terms.

@@ -131,7 +131,7 @@ pub(super) struct Ended {
     pub(super) visibility: Option<Box<Visibility>>,
 }
 
-/// What is read of a channel's history.
+/// The part of a channel's history that is read.
 #[derive(Clone, Copy)]
 struct HistoryQuery {
     request: HistoryRequest,

@@ -1,4 +1,5 @@
-//! What a session asks of a subscription: positions, recovery, deltas, filter, and how other clients see the subscriber.
+//! The options of a subscription that a session requests: positions, recovery, deltas, filter, and how other clients see the
+//! subscriber.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What a session learns when its subscription becomes live: the position at which it starts, and the publications that the
-//! client has missed.
+//! The outcome of a subscription that becomes live: the position at which it starts, and the publications that the client has
+//! missed.
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ pub struct SubscribeOutcome {
     live_from: Option<Position>,
     /// Offset of the last missed publication from which the client is excluded; 0 if there is none.
     pub(super) excluded_up_to: u64,
-    /// What a client gets that has missed something; `None` if it does not get all of it.
+    /// The publications that the client has missed; `None` if it does not get all of them.
     pub(super) recovery: Option<Recovery>,
 }
 

@@ -1,5 +1,5 @@
-//! Limits what the requests of a session hold of histories: while the pages are read, and while those that were read wait for
-//! the others.
+//! Limits the pages of histories that the requests of a session hold: while the pages are read, and while those that were read
+//! wait for the others.
 
 use std::cell::Cell;
 

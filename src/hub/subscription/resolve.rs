@@ -1,5 +1,5 @@
-//! The broker is asked for a channel and, where publications may be missing, for its history; both are merged with what was
-//! delivered meanwhile.
+//! Resolves a subscription: asks the broker for the channel and, where publications may be missing, for its history, and merges
+//! both with the deliveries that arrived meanwhile.
 
 use std::{rc::Rc, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! Why a session is subscribed to a channel, and on which terms. Plain data: the session decides, the hub keeps it.
+//! The source of a subscription: why a session is subscribed to a channel, and on which terms. Plain data: the session decides
+//! it, the hub keeps it.
 
 use bytes::Bytes;
 

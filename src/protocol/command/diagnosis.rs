@@ -1,5 +1,5 @@
-//! What is wrong with a message that is not a command: its id, if it has one, and the field. The parsers stop at the first
-//! fault and report none, because only plain sessions are told.
+//! Finds what is wrong with a message that is not a command: its id, if it has one, and the field. The parsers stop at the
+//! first fault and report none, because only plain sessions are told.
 
 use std::{borrow::Cow, fmt};
 
@@ -36,7 +36,7 @@ const METHODS: [&str; 12] = [
     "sub_refresh",
 ];
 
-/// What is wrong with a message.
+/// The fault of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// The id of the command; 0 if none could be read.

@@ -131,11 +131,13 @@ fn read_keys(files: &[PathBuf]) -> Result<Vec<TicketKey>, CertificateError> {
         let length = fs::metadata(path).map_err(|error| unusable(error.to_string()))?.len();
         let bytes = match length {
             ..=MAX_KEY_FILE_BYTES => fs::read(path).map_err(|error| unusable(error.to_string()))?,
-            _ => return Err(unusable(format!("a ticket key has at most {MAX_KEY_FILE_BYTES} bytes"))),
+            _ => return Err(unusable(format!("a ticket key must have at most {MAX_KEY_FILE_BYTES} bytes"))),
         };
         if bytes.len() < MIN_KEY_FILE_BYTES {
             let bytes = bytes.len();
-            return Err(unusable(format!("a ticket key has at least {MIN_KEY_FILE_BYTES} random bytes, not {bytes}")));
+            return Err(unusable(format!(
+                "a ticket key must have at least {MIN_KEY_FILE_BYTES} random bytes, not {bytes}"
+            )));
         }
         derive(&bytes).ok_or_else(|| unusable("no key can be derived from it".to_owned()))
     };

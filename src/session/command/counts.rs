@@ -1,4 +1,4 @@
-//! How many commands clients have sent, by method and result (`wardcast_commands_total`).
+//! Counts the commands of clients by method and result (`wardcast_commands_total`).
 
 use prometheus_client::metrics::counter::Counter;
 

@@ -1,5 +1,5 @@
-//! Questions of a session to the hooks of the backend. The session waits for the answer to its command; if it ends meanwhile,
-//! the answer is dropped.
+//! Calls the backend's hooks for a session. The session waits for the answer to its command; if it ends meanwhile, the answer
+//! is dropped.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Session {
     ) -> Result<CommandOutcome, CommandFailure> {
         let hook = &self.services.hooks.rpc;
         if hook.is_none() {
-            return Err(ErrorCode::NotAvailable.with_detail("rpc needs a backend").into());
+            return Err(ErrorCode::NotAvailable.with_detail("rpc needs a hook (hooks.rpc.endpoint)").into());
         }
         let request = HookRequest { method: Some(method), data, ..self.hook_request_of(claims) };
         let (answer, format) = (self.ask_hook::<RpcAnswer>(hook, request), self.format);

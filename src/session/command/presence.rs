@@ -1,4 +1,4 @@
-//! `presence` and `presence_stats`: the clients in a channel.
+//! `presence` and `presence_stats`: list and count the clients in a channel.
 
 use std::sync::Arc;
 

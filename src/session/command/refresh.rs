@@ -1,4 +1,5 @@
-//! `refresh`: newer tokens of an authenticated session, by the command, beside any other command, and by the server API.
+//! `refresh`: applies newer tokens to an authenticated session. They come with this command, with any other command, or through
+//! the server API.
 
 use std::{borrow::Cow, sync::Arc};
 

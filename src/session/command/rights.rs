@@ -1,4 +1,4 @@
-//! Checks of the rights of a session, which may depend on its subscriptions.
+//! Checks the rights of a session, which may depend on its subscriptions.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! `subscribe`: the options that the client asks for and those that the channel adds, and the result for the client.
+//! `subscribe`: joins the options that the client asks for with those that the channel adds, and makes the result for the
+//! client.
 
 use std::sync::Arc;
 
@@ -224,7 +225,7 @@ impl Session {
         let retention = Retention::from_options(&channel_options);
         let is_recoverable = retention.is_some() && overrides.force_recovery.unwrap_or(channel_options.force_recovery);
         let forces_positioning = overrides.force_positioning.unwrap_or(channel_options.force_positioning);
-        // Nobody could read the presence of a channel that has none.
+        // A channel without presence has none that a client could read.
         let in_presence = channel_options.presence && overrides.presence.unwrap_or(true);
         let sends_join_leave = overrides.join_leave.unwrap_or(channel_options.join_leave);
         let visibility = (in_presence || sends_join_leave).then(|| Visibility {

@@ -1,4 +1,4 @@
-//! `unsubscribe`: ends a subscription at its client's wish.
+//! `unsubscribe`: ends a subscription at the request of its client.
 
 use super::{CommandOutcome, CommandReply};
 use crate::{

@@ -1,4 +1,5 @@
-//! The messages of a client that is not authenticated yet. Each may bring a token, whose verification waits for its turn.
+//! Handles the messages of a client that is not authenticated yet. Each may carry a token, whose verification waits for its
+//! turn.
 
 use actix::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What becomes of a frame, of a flush, and of reading.
+//! The results of queueing a frame and of flushing an outbox, and whether a connection may be read.
 
 /// The result of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

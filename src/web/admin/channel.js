@@ -52,7 +52,7 @@ const loadFacts = () => attempt(async (isCurrent) => {
 });
 
 async function loadPresence(isKept, isCurrent) {
-  if (!isKept) return $("channel-presence").replaceChildren(make("p", { className: "hint" }, "The channel keeps no presence. The subscribers below are those of the nodes."));
+  if (!isKept) return $("channel-presence").replaceChildren(make("p", { className: "hint" }, "The channel keeps no presence. The nodes themselves list the subscribers below."));
   const { num_clients, num_users } = await call("presence_stats", { channel: name });
   const count = make("p", {}, `${formatNumber(num_clients)} ${num_clients === 1 ? "client" : "clients"}, ${formatNumber(num_users)} ${num_users === 1 ? "user" : "users"}`);
   if (num_clients > MAX_PRESENT) {

@@ -85,12 +85,12 @@ function drawActions(user) {
   const reload = () => list.restart();
   const disconnectAll = button("Disconnect all", `Disconnect all of ${user}`, async (event) => {
     const element = event.currentTarget;
-    const isSure = await ask(`Disconnect all sessions of ${user}?`, "Closes all connections of the user. Its tokens stay valid.", "Disconnect all");
+    const isSure = await ask(`Disconnect all sessions of ${user}?`, "Closes all connections of the user. The user's tokens stay valid.", "Disconnect all");
     if (isSure) await run(element, `Disconnected all sessions of ${user}.`, "disconnect", { user }, reload);
   }, "");
   const revoke = button("Revoke tokens", `Revoke tokens of ${user}`, async (event) => {
     const element = event.currentTarget;
-    const isSure = await ask(`Revoke all tokens of ${user}?`, "No token of the user that was issued until now is accepted any more, on no node, and the sessions that have one are closed.", "Revoke");
+    const isSure = await ask(`Revoke all tokens of ${user}?`, "All nodes refuse the tokens of the user that were issued until now, and close the sessions that have one.", "Revoke");
     if (isSure) await run(element, `Revoked all tokens of ${user}.`, "invalidate_user_tokens", { user }, reload);
   }, "danger");
   $("sessions-actions").replaceChildren(make("strong", {}, code(user)), disconnectAll, revoke, link("Trace", "trace", "user", user), link("Explain", "explain", user), link("All users", "sessions"));

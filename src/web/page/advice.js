@@ -134,7 +134,7 @@ const CLOSES = {
     action: "login",
   },
   3506: { title: "Text on a Protobuf connection, or the reverse", text: "This page may be of another version: reload it.", action: "connect" },
-  3508: { title: "Not available", text: "The hub has no send command.", action: "connect" },
+  3508: { title: "Not available", text: "The hub has no hook for the command send (hooks.send).", action: "connect" },
   3509: { title: "Too many errors", text: "The page sent too many messages that the hub cannot read. Connect again.", action: "connect" },
 };
 

@@ -127,14 +127,14 @@ export function forCommand(error, about) {
     case 102:
       return {
         title: `No namespace for “${channel}”`,
-        text: "The part before the colon has to be one of [[namespaces]] in the hub's configuration. Plain names have none.",
+        text: "The part before the colon has to be one of [[namespaces]] in the hub's configuration. Names without a colon need none.",
       };
     case 103:
       return forDenied(about);
     case 104:
       return { title: "The hub does not know this method", text: "This page may be of another version: reload it." };
     case 105:
-      return { title: `Already subscribed to “${channel}”`, text: "A connection subscribes to a channel once." };
+      return { title: `Already subscribed to “${channel}”`, text: "A connection can subscribe to a channel only once." };
     case 106: {
       const remedy = { subscribe: "Unsubscribe from a channel first.", publish: "Publish less data, or raise limits.publication_bytes." }[command];
       return { title: "A limit of the hub is reached", text: `${says(error.message)} ${remedy ?? ""}` };
@@ -149,7 +149,7 @@ export function forCommand(error, about) {
     case 109:
       return forExpired(about);
     case 111:
-      return { title: "Too fast", text: "The hub limits commands and publications per second. Try again in a moment." };
+      return { title: "Too many requests", text: "The hub limits commands and publications per second. Try again in a moment." };
     case 112:
       return { title: "The missed publications are no longer available", text: "Subscribe again without a position." };
     case 0:
@@ -172,8 +172,8 @@ export function forReconnect(subscriptions, isOtherHub) {
   const missed = recovered.reduce((sum, [, { recovery }]) => sum + recovery.missed, 0);
   const texts = [];
   if (recovered.length > 0) texts.push(missed > 0 ? `${inWords(missed, "missed publication")} recovered.` : "Nothing was missed.");
-  if (failed.length > 0) texts.push(`What was missed in ${listed(failed)} is no longer in the history.`);
-  if (without.length > 0) texts.push(`What was published meanwhile in ${listed(without)} was missed: no history (history_size).`);
+  if (failed.length > 0) texts.push(`The missed publications in ${listed(failed)} are no longer in the history.`);
+  if (without.length > 0) texts.push(`Publications in ${listed(without)} in between were missed: no history (history_size).`);
   return {
     title: isOtherHub ? "Connected again, to another or restarted hub" : "Connected again",
     text: `The subscriptions are restored. ${texts.join(" ")}`,

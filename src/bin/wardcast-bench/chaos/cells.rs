@@ -1,4 +1,4 @@
-//! The table of what is broken: component × failure, and the forms in which it is.
+//! The table of the cells: which component fails in which way, and in which deployments.
 
 use super::fault::Fault;
 use super::redis_deployment::Form;

@@ -1,4 +1,4 @@
-//! What load balancers see: the answers of the hubs to `/health/ready` while a cell runs.
+//! Records the answers of the hubs to `/health/ready` while a cell runs, as load balancers see them.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! How many connections this machine allows a server, the same for every server.
+//! Finds how many connections this machine allows a server; all servers get the same number.
 
 /// Open files of a process that are not connections of clients: its own, and those of publishers.
 const OTHER_FILES: u64 = 300;

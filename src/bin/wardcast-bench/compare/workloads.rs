@@ -1,4 +1,4 @@
-//! What is measured: every measurement is a command of this program, and its figures are fields of that command's report.
+//! The measurements. Each is a command of this program, and its figures are fields of that command's report.
 
 /// How the servers of a measurement are set up.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The options of these commands.
+//! The options of `revoke`, `expiry`, `refresh` and `forged`.
 
 use std::{ops::Range, time::Duration};
 

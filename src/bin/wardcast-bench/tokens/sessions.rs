@@ -1,4 +1,5 @@
-//! The sessions of these commands: their tokens end or are refreshed, some do not read, or they only stay.
+//! The sessions of `revoke`, `expiry`, `refresh` and `forged`: their tokens end or are refreshed, some do not read, and others
+//! only stay connected.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! Sessions that stay while something happens to the tokens of others. They have a thread of their own: otherwise this program
-//! would read their deliveries only after the thousands of closes that came before.
+//! Sessions that stay connected while something happens to the tokens of others. They have a thread of their own: otherwise
+//! this program would read their deliveries only after the thousands of closes that came before.
 
 use std::{
     sync::{

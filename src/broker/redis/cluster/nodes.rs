@@ -63,7 +63,7 @@ impl NodeConnections {
                     views.push(view);
                 }
                 Err(error) => {
-                    log::debug!("redis node does not tell the topology error={error:?}");
+                    log::debug!("redis node did not report the topology error={error:?}");
                     problem = Some(error);
                 }
             }
@@ -91,7 +91,7 @@ async fn ask(config: &RedisConfig, connection: Option<NodeConnection>) -> Result
         let replies = redis.send_packed_commands(&questions, 0, 3).await;
         let replies = replies.map_err(|error| server::describe(&error, limit))?;
         let Ok([hello, info, slots]) = <[Value; 3]>::try_from(replies) else {
-            return Err("another number of replies than of questions".to_owned());
+            return Err("the number of replies is not that of the commands".to_owned());
         };
         if let Some(version) = version(&hello).filter(|version| is_too_old(version)) {
             return Err(format!("{TOO_OLD}, for sharded PUB/SUB: this is {version}"));

@@ -1,5 +1,5 @@
-//! What a node of a Cluster says about it: which master has which slots. Nodes do not learn of a change at the same moment, so
-//! the view with the highest epoch counts. There is no I/O here.
+//! The topology that a node of a Cluster reports: which master has which slots. Nodes do not learn of a change at the same
+//! moment, so the view with the highest epoch counts. There is no I/O here.
 
 use std::{collections::HashMap, fmt};
 

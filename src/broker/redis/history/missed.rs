@@ -1,4 +1,5 @@
-//! Reads what reconnecting clients have missed: once for all clients of this instance that need it at about the same time.
+//! Reads the publications that reconnecting clients have missed: once for all clients of this instance that need it at about
+//! the same time.
 
 use std::{sync::Arc, time::Duration};
 

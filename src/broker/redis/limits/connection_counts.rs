@@ -1,4 +1,5 @@
-//! How many connections each user has on this instance, and what Redis has to learn of it. Pure but for the oneshots.
+//! Counts the connections of each user on this instance, and selects the counts that Redis does not have yet. Pure, apart from
+//! oneshot channels.
 //!
 //! A *round* asks Redis for the new connections of many users at once, and stores the counts that have changed. There is one round
 //! at a time, so the counts of a user are stored in their order. They are absolute, so one that is lost is made good by the next.

@@ -48,7 +48,7 @@ pub(super) async fn forgive(
     call.arg(set).arg(before);
     match query::<String>(context, &keys[0], &call).await?.as_str() {
         "OK" => Ok(()),
-        _ => Err(unavailable("a reply is not one of Wardcast")),
+        _ => Err(unavailable("a reply has an unexpected form")),
     }
 }
 

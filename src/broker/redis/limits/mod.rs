@@ -95,7 +95,7 @@ async fn query_keys<T: FromRedisValue>(
     });
     let mut answers: Vec<(usize, T)> = try_join_all(asked).await?.into_iter().flatten().collect();
     if answers.len() != keys.len() {
-        return Err(unavailable("a reply is not one of Wardcast"));
+        return Err(unavailable("a reply has an unexpected form"));
     }
     answers.sort_unstable_by_key(|(number, _)| *number);
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())

@@ -1,4 +1,4 @@
-//! The changes of presence whose order matters beyond that of their calls. Pure.
+//! Changes of presence that must keep their order even if their calls do not. Pure.
 //!
 //! - A refresh asks Redis which clients it lacks, and stores those again. A client that was changed since the refresh began must
 //!   not be stored again as it was then.

@@ -1,4 +1,5 @@
-//! What the publishing connection sends in one pipeline, and which publications share a call of a script there.
+//! Chooses the commands that the publishing connection sends in one pipeline, and the publications that share a call of a
+//! script there.
 
 use std::{collections::HashMap, mem};
 

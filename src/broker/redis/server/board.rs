@@ -1,4 +1,4 @@
-//! Which servers work: the gauge `wardcast_broker_up` is 1 while all of them do.
+//! Keeps which servers work: the gauge `wardcast_broker_up` is 1 while all of them do.
 
 use std::{collections::BTreeSet, sync::Arc};
 

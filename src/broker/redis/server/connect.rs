@@ -197,7 +197,7 @@ impl Connector {
         self.send_to_master(redis, &mut Pipeline::new(), 0).await.map(drop)
     }
 
-    /// Sends commands, and returns their replies. Those are worth nothing from a server that is not a master after them, so
+    /// Sends commands, and returns their replies. Replies of a server that is not a master after them do not count, so
     /// that is an error. Scripts that the server does not have are loaded, and run behind the other commands.
     pub(super) async fn send_to_master(
         &self,

@@ -1,6 +1,6 @@
-//! The subscriptions that this instance should have in Redis, and how far they are. This is the desired state, not a queue of
-//! operations: callers change it under a lock, so the last call for a channel decides, and it has at most one entry per
-//! channel. The subscriber makes Redis agree with it, batch by batch. There is no I/O here.
+//! The subscriptions that this instance should have in Redis, and how much of that is done. This is the desired state, not a
+//! queue of operations: callers change it under a lock, so the last call for a channel decides, and it has at most one entry
+//! per channel. The subscriber makes Redis agree with it, batch by batch. There is no I/O here.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,5 @@
-//! What an error of Redis means, and what the operator can do about it: one line per kind, for the log and the readiness.
+//! The table of Redis errors: what each means, and what the operator can do about it. One line per kind, for the log and the
+//! readiness.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ const MEANINGS: [(&str, &str, &str); 21] = [
     (
         "ERR",
         "cluster support disabled",
-        "it is no node of a cluster; use broker.redis.url for one server, or broker.redis.urls",
+        "it is not a node of a cluster; use broker.redis.url for one server, or broker.redis.urls",
     ),
     ("ERR", "not allowed in cluster mode", NODE_OF_A_CLUSTER),
     ("MOVED", "", NODE_OF_A_CLUSTER),

@@ -1,4 +1,4 @@
-//! What waits to be published: a command, and the caller that waits for its reply.
+//! A job of the publishing connection: a command, and the caller that waits for its reply.
 
 use std::{
     mem,

@@ -81,9 +81,12 @@ pub(super) async fn run_until_deaf(context: &RedisContext, server: &RedisServer,
         match server.publisher.publish(name, &message).await {
             Err(error) => log::debug!("subscription probe not sent error={:?}", error.to_string()),
             Ok(_) if has_moved() => {}
-            Ok(0) => return "deaf: redis has lost the subscriptions".to_owned(),
+            Ok(0) => return "the subscriptions receive nothing: redis has lost them".to_owned(),
             Ok(_) if !has_arrived(context, server, arrival, sent).await && !has_moved() => {
-                return format!("deaf: a probe that redis accepted {:.1?} ago has not arrived", sent.elapsed());
+                return format!(
+                    "the subscriptions receive nothing: a probe that redis accepted {:.1?} ago has not arrived",
+                    sent.elapsed()
+                );
             }
             Ok(_) => {
                 has_arrived_before = true;

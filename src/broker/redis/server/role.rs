@@ -1,6 +1,6 @@
-//! Whether a connection leads to a master that the hub can use. A replica accepts PUBLISH, answers ok, and passes nothing on to
-//! its master. So the broker asks for the role after each connect, with each ping, and behind every batch of commands in the
-//! same pipeline: a reply counts only if the server is a master after it.
+//! Checks whether a connection leads to a master that the hub can use. A replica accepts PUBLISH, answers ok, and passes
+//! nothing on to its master. So the broker asks for the role after each connect, with each ping, and behind every batch of
+//! commands in the same pipeline: a reply counts only if the server is a master after it.
 //!
 //! ROLE is the best question: short, and a replica names its master. A user without the right for it asks HELLO, which every
 //! user may. HELLO also says after each connect which version of which server this is.

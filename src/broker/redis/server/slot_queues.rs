@@ -10,7 +10,7 @@ const MAX_WAITING: usize = 16_384;
 pub(super) struct SlotQueues<Job> {
     queues: HashMap<u16, SlotQueue<Job>>,
     waiting: usize,
-    /// Slots whose queues somebody has to empty from now on.
+    /// Slots whose queues a task has to empty from now on.
     begun: Vec<u16>,
 }
 

@@ -1,6 +1,6 @@
-//! Makes one subscription connection agree with what is desired: the channels, and this instance's own names. A Cluster has
-//! shard channels: a command may name those of one slot only, and a master refuses a slot that it does not have, or ends its
-//! subscriptions when the slot moves to another master.
+//! Sends the commands that make one subscription connection agree with the desired subscriptions: the channels, and this
+//! instance's own names. A Cluster has shard channels: a command may name those of one slot only, and a master refuses a slot
+//! that it does not have, or ends its subscriptions when the slot moves to another master.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -1,4 +1,4 @@
-//! The order of the fan-out without a clock: what is queued and flushed before what.
+//! Tests of the order of the fan-out, without a clock: what is queued and flushed before what.
 
 use std::collections::BTreeMap;
 

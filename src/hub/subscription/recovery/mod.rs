@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{RecoveryRequest, RequestedEpoch};
 use crate::{config::RecoveryMode, position::Position};
 
-/// What the hub knows of a channel when the history has been read.
+/// The state of a channel on the hub when the history has been read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalState<'a> {
     /// The position of the channel on this hub; `None` if it has no positioned subscriber here.
@@ -15,7 +15,7 @@ pub(super) struct LocalState<'a> {
     pub(super) buffered: &'a [Position],
 }
 
-/// What was read of the history: the publications after the client's offset, the oldest first; in cache mode the newest one.
+/// The page that was read of the history: the publications after the client's offset, the oldest first; in cache mode the newest one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HistoryRead<'a> {
     pub(super) offsets: &'a [u64],

@@ -1,4 +1,5 @@
-//! Recovery against a model: in whatever order things happen, each client receives every publication once and in order.
+//! Tests of recovery against a model: in whatever order events happen, each client receives every publication once and in
+//! order.
 
 use proptest::prelude::*;
 
