@@ -218,6 +218,33 @@ async fn answer_about_a_session_that_has_a_token_meanwhile_has_no_effect() {
     assert_eq!(ann.wait_for_close().await.0, Some(3005));
 }
 
+/// A backend may end a session and the tokens that it issues for it at the same time.
+#[actix_rt::test]
+async fn answer_about_a_session_has_no_effect_after_a_token_that_ends_when_the_session_would() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let later = after(&hub, 10 * LIFETIME);
+    for (calls, answer, outcome, count) in [
+        (1, json!({"result": {"expired": true}}), "answered", 1.0),
+        (2, json!({"disconnect": {"code": 4500, "reason": "banned"}}), "refused", 1.0),
+        (3, json!({"result": {"expire_at": later}}), "answered", 2.0),
+    ] {
+        let mut ann = connect(&hub, &backend).await;
+        let end = backend.last_json("/connect")["result"]["expire_at"].as_i64().unwrap();
+        backend.answer("/refresh", Answer::Silence);
+        hub.clock.advance(ASKED);
+        backend.wait_for_calls("/refresh", calls).await;
+        let token = hub.token_that_ends_at(json!({"sub": "ann", "channels": ["news"]}), end);
+        assert!(ann.request(json!({"id": 2, "refresh": {"token": token}})).await["refresh"].is_object());
+        backend.answer_json("/refresh", answer.clone());
+        wait_for_answers(&hub, &mut ann, outcome, count).await;
+        published(&hub, "news", &mut ann, 1).await;
+        hub.clock.advance(Duration::from_secs(LIFETIME as u64 - 460 + 1));
+        hub.publish("news", json!("too late")).await;
+        assert_eq!(ann.next().await.map_err(|closed| closed.code), Err(Some(3005)), "{answer}");
+    }
+}
+
 #[actix_rt::test]
 async fn subscription_goes_on_while_the_backend_says_so() {
     let backend = Backend::start().await;

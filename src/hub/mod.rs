@@ -75,7 +75,7 @@ pub use messages::{
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use recent_ends::NoteRefusedSubscription;
-pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer};
+pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer, TokenTakeover};
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{

@@ -14,7 +14,7 @@ use crate::{
     hooks::{ForwardedHeaders, HookRefusal, HookRequest, Renewal},
     hub::{
         AwaitDisconnect, CloseReason, RenewSession, RenewSubscription, SessionKey, SessionRenewal, SessionRenewer,
-        SetRenewer, SubscriptionRenewal,
+        SetRenewer, SubscriptionRenewal, TokenTakeover,
     },
     protocol::{Disconnect, Format},
     transport::Outbox,
@@ -59,6 +59,7 @@ struct HookRenewer {
     client: Uuid,
     key: SessionKey,
     format: Format,
+    takeover: TokenTakeover,
     schedule: RenewalSchedule,
 }
 
@@ -79,13 +80,13 @@ impl SessionRenewer for HookRenewer {
         }
         let question = ask_hook::<Renewal>(&self.services.hooks.refresh, self.request(), self.headers.clone());
         let (services, outbox, user) = (self.services.clone(), self.outbox.clone(), self.claims.user.clone());
-        let (key, schedule) = (self.key, self.schedule);
+        let (key, takeover, schedule) = (self.key, self.takeover.clone(), self.schedule);
         actix_rt::spawn(async move {
             let answer = question.await;
             let now = services.clock.now();
             let renewal = match answer {
                 Ok(Renewal::Until { expires_at, info }) if expires_at > now => {
-                    if outbox.expires_at() == asked {
+                    if outbox.expires_at() == asked && !takeover.has_happened() {
                         services.api_grants.note_refresh(&user, expires_at);
                     }
                     SessionRenewal::Extended { expires_at, info, renew_at: schedule.first(expires_at, now) }
@@ -98,7 +99,7 @@ impl SessionRenewer for HookRenewer {
                 Err(HookRefusal::Error(_)) => return,
                 Err(HookRefusal::Disconnect(disconnect)) => SessionRenewal::Ended(disconnect),
             };
-            services.hub.do_send(RenewSession { key, asked, renewal });
+            services.hub.do_send(RenewSession { key, asked, takeover, renewal });
         });
         true
     }
@@ -155,7 +156,10 @@ impl Session {
     /// Gives the hub what it needs to ask the backend about the session.
     pub(super) fn register_renewer(&mut self) {
         let Some(claims) = self.auth_state.claims().cloned() else { return };
-        self.has_renewer = true;
+        let takeover = self.takeover.get_or_insert_default().clone();
+        if claims.hook.is_none() {
+            takeover.note();
+        }
         let renewer = HookRenewer {
             services: self.services.clone(),
             outbox: self.outbox.clone(),
@@ -166,6 +170,7 @@ impl Session {
             format: self.format,
             schedule: self.renewal_schedule(),
         };
+            takeover,
         self.services.hub.do_send(SetRenewer { key: self.key, renewer: Arc::new(renewer) });
     }
 
@@ -173,7 +178,7 @@ impl Session {
     pub(super) fn update_renewer(&mut self) {
         let is_of_hook =
             |claims: &Arc<Claims>| claims.hook.is_some() && self.renew_session_at(claims.expires_at) != NEVER;
-        if self.has_renewer || self.auth_state.claims().is_some_and(is_of_hook) {
+        if self.takeover.is_some() || self.auth_state.claims().is_some_and(is_of_hook) {
             self.register_renewer();
         }
     }

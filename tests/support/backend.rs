@@ -188,6 +188,19 @@ impl Drop for Backend {
     }
 }
 
+    /// What a path answers now.
+    pub fn last_json(&self, path: &str) -> Value {
+        match self.served.0.lock().unwrap().answers.get(path) {
+            Some(Answer::Json(json)) => json.clone(),
+            _ => panic!("{path} answers no JSON"),
+        }
+    }
+
+    /// The largest number of connections that were open at the same time.
+    pub fn peak_connections(&self) -> usize {
+        self.served.0.lock().unwrap().peak_connections
+    }
+
 async fn serve(mut stream: impl Stream, served: Shared) {
     while let Some(call) = read_call(&mut stream).await {
         let (path, body) = (call.path.clone(), call.body.clone());
