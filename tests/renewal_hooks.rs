@@ -245,6 +245,44 @@ async fn answer_about_a_session_has_no_effect_after_a_token_that_ends_when_the_s
     }
 }
 
+/// `connect` without a token keeps the claims of a plain session. The session handles it before it learns of the renewal.
+#[actix_rt::test]
+async fn command_that_keeps_the_claims_does_not_undo_a_renewal_that_came_before_it() {
+    for is_first_end_over in [false, true] {
+        let backend = Backend::start().await;
+        let hub = start(&backend, |config| config.hooks.connect_in_handshake = true).await;
+        let result = json!({"user": "ann", "expire_at": after(&hub, LIFETIME), "channels": ["news"]});
+        backend.answer_json("/connect", json!({"result": result}));
+        let mut ann = hub.connect_without_token().await;
+        ann.receive_connect_push().await;
+        backend.answer("/rpc", Answer::Silence);
+        let commands = [json!({"id": 1, "rpc": {"method": "slow"}}), json!({"id": 2, "connect": {}})];
+        ann.send_text(&commands.map(|command| command.to_string()).join("\n")).await;
+        backend.wait_for_calls("/rpc", 1).await;
+        let second_end = after(&hub, 460 + LIFETIME);
+        backend.answer_json("/refresh", json!({"result": {"expire_at": second_end}}));
+        hub.clock.advance(ASKED);
+        wait_for_outcome(&hub, "refresh", "answered", 1.0).await;
+        // The hub knows it when it delivers this.
+        published(&hub, "news", &mut ann, 1).await;
+        if is_first_end_over {
+            hub.clock.advance(Duration::from_secs(145));
+        }
+        backend.answer_json("/rpc", json!({"result": {}}));
+        assert_eq!(ann.receive().await, json!({"id": 1, "rpc": {}}));
+        assert!(ann.receive().await["connect"].is_object());
+        hub.clock.advance(Duration::from_secs(if is_first_end_over { 0 } else { 145 }));
+        published(&hub, "news", &mut ann, 2).await;
+        // It is asked about the second end, and its answer counts.
+        backend.answer_json("/refresh", json!({"result": {"expire_at": second_end + LIFETIME}}));
+        hub.clock.advance(Duration::from_secs(310));
+        wait_for_answers(&hub, &mut ann, "answered", 2.0).await;
+        assert_eq!(backend.calls("/refresh").len(), 2);
+        hub.clock.advance(Duration::from_secs(150));
+        published(&hub, "news", &mut ann, 3).await;
+    }
+}
+
 #[actix_rt::test]
 async fn subscription_goes_on_while_the_backend_says_so() {
     let backend = Backend::start().await;

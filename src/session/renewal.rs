@@ -183,7 +183,7 @@ impl Session {
         }
     }
 
-    /// Takes over the end, and perhaps the `info`, that the backend has given the session.
+    /// Takes over the end, and perhaps the `info`, that the backend has given the session. The hub has set the end in the outbox already.
     pub(super) fn apply_renewal(&mut self, asked: WallTime, expires_at: WallTime, info: Option<Bytes>) {
         // A token, or the server API, may have given the session another end meanwhile.
         let is_asked = |claims: &&Arc<Claims>| claims.hook.is_some() && claims.expires_at == asked;
