@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use wardcast::config::{Config, Namespace};
 
 use crate::support::{
@@ -281,6 +282,50 @@ async fn command_that_keeps_the_claims_does_not_undo_a_renewal_that_came_before_
         hub.clock.advance(Duration::from_secs(150));
         published(&hub, "news", &mut ann, 3).await;
     }
+}
+
+#[actix_rt::test]
+async fn question_about_a_session_that_has_ended_does_not_keep_its_socket() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    backend.answer_json("/connect", json!({"result": {"user": "ann", "expire_at": after(&hub, LIFETIME)}}));
+    let stream = TcpStream::connect(hub.address).await.unwrap();
+    let port = stream.local_addr().unwrap().port();
+    let url = format!("ws://{}/socket", hub.address);
+    let mut ann = Client::connect_over(Box::new(stream), &url, &[]).await.unwrap();
+    assert!(ann.request(json!({"id": 1, "connect": {}})).await["connect"].is_object());
+    backend.answer_json("/subscribe", json!({"result": {"expire_at": after(&hub, LIFETIME)}}));
+    assert!(ann.subscribe_with("ask:1", json!({})).await["subscribe"].is_object());
+    backend.answer("/refresh", Answer::Silence);
+    backend.answer("/sub_refresh", Answer::Silence);
+    hub.clock.advance(ASKED);
+    backend.wait_for_calls("/refresh", 1).await;
+    backend.wait_for_calls("/sub_refresh", 1).await;
+    let socket = socket_of_hub(hub.address.port(), port);
+    assert!(has_descriptor_of(&socket));
+    drop(ann);
+    hub.wait_for_connections(0).await;
+    poll_until("the hub closes the socket", async || !has_descriptor_of(&socket)).await;
+    let answered = hub.metric("wardcast_hook_calls_total{hook=\"refresh\",outcome=\"answered\"}").await;
+    assert_eq!((answered, backend.calls("/refresh").len()), (0.0, 1), "the question is still open");
+}
+
+/// Returns the name of the hub's socket of this connection, as links to descriptors have it.
+fn socket_of_hub(server: u16, client: u16) -> String {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let inode = table.lines().skip(1).find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let port = |address: &str| u16::from_str_radix(&address[address.len() - 4..], 16).unwrap();
+        ((port(fields[1]), port(fields[2])) == (server, client)).then(|| fields[9].to_owned())
+    });
+    format!("socket:[{}]", inode.expect("a connection"))
+}
+
+/// Returns whether this process, which runs the hub, has a descriptor of a socket.
+fn has_descriptor_of(socket: &str) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+    targets.any(|target| target.as_os_str() == socket)
 }
 
 #[actix_rt::test]

@@ -1,7 +1,10 @@
 //! Sessions and subscriptions that a hook has allowed for a time: before it ends, the backend is asked whether they go on. The hub has the
 //! questions asked, in tasks of their own, because the session reads nothing while a command of its client waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -53,13 +56,14 @@ impl RenewalSchedule {
 /// Asks the backend about a session, with the claims that the session has.
 struct HookRenewer {
     services: Arc<Services>,
-    outbox: Arc<Outbox>,
+    /// A question must not keep the socket of a session that has ended.
+    outbox: Weak<Outbox>,
     claims: Arc<Claims>,
+    takeover: TokenTakeover,
     headers: ForwardedHeaders,
     client: Uuid,
     key: SessionKey,
     format: Format,
-    takeover: TokenTakeover,
     schedule: RenewalSchedule,
 }
 
@@ -83,6 +87,7 @@ impl SessionRenewer for HookRenewer {
         let (key, takeover, schedule) = (self.key, self.takeover.clone(), self.schedule);
         actix_rt::spawn(async move {
             let answer = question.await;
+            let Some(outbox) = outbox.upgrade() else { return };
             let now = services.clock.now();
             let renewal = match answer {
                 Ok(Renewal::Until { expires_at, info }) if expires_at > now => {
@@ -124,6 +129,7 @@ impl SessionRenewer for HookRenewer {
                 // It ends when it was to end.
                 Err(HookRefusal::Error(_)) => return,
                 Err(HookRefusal::Disconnect(disconnect)) => {
+                    let Some(outbox) = outbox.upgrade() else { return };
                     CloseReason::from(&disconnect).close(&outbox, format, client, &services.clock, &services.metrics);
                     return services.hub.do_send(AwaitDisconnect(key));
                 }
@@ -162,15 +168,15 @@ impl Session {
         }
         let renewer = HookRenewer {
             services: self.services.clone(),
-            outbox: self.outbox.clone(),
+            outbox: Arc::downgrade(&self.outbox),
             claims,
+            takeover,
             headers: self.hook_headers.clone(),
             client: self.client,
             key: self.key,
             format: self.format,
             schedule: self.renewal_schedule(),
         };
-            takeover,
         self.services.hub.do_send(SetRenewer { key: self.key, renewer: Arc::new(renewer) });
     }
 
