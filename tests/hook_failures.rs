@@ -98,6 +98,23 @@ async fn connection_is_kept_after_an_error_whose_body_ends_soon_and_no_answer_wa
     assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"status\"}").await, 9.0);
 }
 
+/// Bodies that never end would otherwise hold a connection each, beyond `concurrency`.
+#[actix_rt::test]
+async fn errors_whose_bodies_do_not_end_keep_few_connections() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| {
+        (config.hooks.failures, config.hooks.rpc.concurrency) = (1000, 2);
+    })
+    .await;
+    let mut ann = hub.connect("ann").await;
+    backend.answer("/rpc", Answer::Kept(b"HTTP/1.1 500 Oops\r\ncontent-length: 10\r\n\r\nx".to_vec()));
+    for id in 1..=40 {
+        assert_eq!(ann.request(rpc(id, "x")).await["error"]["code"], 100);
+    }
+    // Four, that of the call, and those whose end the backend has not seen yet.
+    assert!(backend.peak_connections() <= 10, "{}", backend.peak_connections());
+}
+
 /// The backend is slow for so many, and works.
 #[actix_rt::test]
 async fn calls_that_wait_for_others_too_long_are_error_111_and_do_not_pause_the_hook() {
