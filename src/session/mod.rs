@@ -74,7 +74,7 @@ pub struct Services {
     pub clock: Clock,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Those of commands.
+    /// The counters of commands, by method and result.
     pub command_counters: CommandCounters,
     /// The configuration.
     pub config: Arc<LiveConfig>,

@@ -27,15 +27,13 @@ use crate::{
     broker::{
         BrokerError, BrokerFuture,
         event_outbox::{
-            Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxChange, OutboxEntry,
-            OutboxPage, Renewal,
+            Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LOST_INTERVALS, LostCursor, LostPage,
+            OutboxChange, OutboxEntry, OutboxPage, Renewal,
         },
     },
     channel::Channel,
 };
 
-/// Registrations that are not renewed for so many intervals have expired.
-const LOST_INTERVALS: u32 = 3;
 /// Lifetime of the keys after their last change. Nodes that run renew it.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Maximum number of lost nodes that one call names.
