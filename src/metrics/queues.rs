@@ -17,7 +17,7 @@ pub enum Queue {
     Deliveries,
     /// Controls of the server API that not every hub has applied ([`MAX_QUEUED_CONTROLS`]).
     Controls,
-    /// Bytes for clients whose sockets are full, of all connections; each has a limit of its own (`limits.outbox_bytes`).
+    /// Bytes for clients whose sockets are full, of all connections whose hubs answer; each has a limit of its own (`limits.outbox_bytes`).
     Outboxes,
     /// Clients that wait for the verification of their tokens, on all workers (`limits.verification_queue`).
     Verifications,
