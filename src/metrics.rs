@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use queues::{Queue, QueueDepth, ratio};
+pub use queues::{MAX_BROKER_COMMANDS, MAX_QUEUED_CONTROLS, MAX_SURVEYS, Queue, QueueDepth, ratio};
 
 /// Declares each metric once: field, type, name and description.
 macro_rules! metrics {

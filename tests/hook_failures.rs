@@ -6,7 +6,10 @@ use serde_json::json;
 
 use crate::{
     hooks::{rpc, start},
-    support::backend::{Answer, Backend},
+    support::{
+        backend::{Answer, Backend},
+        poll_until,
+    },
 };
 
 #[actix_rt::test]
@@ -87,15 +90,43 @@ async fn connection_is_kept_after_an_error_whose_body_ends_soon_and_no_answer_wa
         let head = format!("HTTP/1.1 500 Oops\r\ncontent-length: {length}\r\n\r\n");
         Answer::Kept([head.into_bytes(), vec![b'x'; sent]].concat())
     };
-    // The last two are no whole body, and one that is too long to be read for nothing.
-    for (length, sent, connections) in [(0, 0, 1), (1000, 1000, 1), (10, 5, 1), (200_000, 200_000, 2), (0, 0, 3)] {
+    let mut uses_kept_connection = async || {
+        let before = backend.connections();
+        assert_eq!(ann.request(rpc(1, "x")).await["error"]["code"], 100);
+        backend.connections() == before
+    };
+    // A body that does not end, and one that is too long to be read for nothing.
+    for (length, sent) in [(10, 5), (200_000, 200_000)] {
         backend.answer("/rpc", response(length, sent));
-        for id in 1..=if connections == 1 && length == sent { 3 } else { 1 } {
-            assert_eq!(ann.request(rpc(id, "x")).await["error"]["code"], 100);
+        for _ in 0..2 {
+            assert!(!uses_kept_connection().await, "{length} {sent}");
         }
-        assert_eq!(backend.connections(), connections, "{length} {sent}");
     }
-    assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"status\"}").await, 9.0);
+    for length in [0, 1000] {
+        backend.answer("/rpc", response(length, length));
+        uses_kept_connection().await;
+        // A call that comes before the body has been read uses another connection.
+        poll_until("the connection of the call before", &mut uses_kept_connection).await;
+    }
+    let calls = backend.calls("/rpc").len() as f64;
+    assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"status\"}").await, calls);
+}
+
+/// Bodies that never end would otherwise hold a connection each, beyond `concurrency`.
+#[actix_rt::test]
+async fn errors_whose_bodies_do_not_end_keep_few_connections() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| {
+        (config.hooks.failures, config.hooks.rpc.concurrency) = (1000, 2);
+    })
+    .await;
+    let mut ann = hub.connect("ann").await;
+    backend.answer("/rpc", Answer::Kept(b"HTTP/1.1 500 Oops\r\ncontent-length: 10\r\n\r\nx".to_vec()));
+    for id in 1..=40 {
+        assert_eq!(ann.request(rpc(id, "x")).await["error"]["code"], 100);
+    }
+    // Four, that of the call, and those whose end the backend has not seen yet.
+    assert!(backend.peak_connections() <= 10, "{}", backend.peak_connections());
 }
 
 /// The backend is slow for so many, and works.
@@ -144,7 +175,7 @@ async fn calls_above_concurrency_wait_and_calls_above_waiting_are_error_111() {
         clients.push(client);
     }
     let busy = "wardcast_hook_calls_total{hook=\"rpc\",outcome=\"busy\"}";
-    crate::support::poll_until("three are refused", async || hub.metric(busy).await == 3.0).await;
+    poll_until("three are refused", async || hub.metric(busy).await == 3.0).await;
     assert_eq!(backend.calls("/rpc").len(), 2);
     backend.answer_json("/rpc", json!({"result": {}}));
     let mut codes = Vec::new();

@@ -252,6 +252,28 @@ async fn commands_that_wait_for_redis_fill_its_queue() {
     poll_until("nothing waits", async || bytes().await < 20_000.0).await;
 }
 
+#[actix_rt::test]
+async fn commands_whose_clients_leave_before_the_answer_are_counted() {
+    let backend = Backend::start().await;
+    let hub = crate::hooks::start(&backend, |_| {}).await;
+    for path in ["/rpc", "/subscribe"] {
+        backend.answer(path, Answer::Silence);
+    }
+    let mut ann = hub.connect("ann").await;
+    ann.send(crate::hooks::rpc(1, "x")).await;
+    let mut bob = hub.connect("bob").await;
+    let subscribe = |id| json!({"id": id, "subscribe": {"channel": format!("ask:{id}")}}).to_string();
+    bob.send_text(&[subscribe(1), subscribe(2)].join("\n")).await;
+    backend.wait_for_calls("/rpc", 1).await;
+    backend.wait_for_calls("/subscribe", 2).await;
+    drop((ann, bob));
+    for path in ["/rpc", "/subscribe"] {
+        backend.answer(path, Answer::Kept(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".to_vec()));
+    }
+    hub.wait_for_connections(0).await;
+    assert_eq!(counts(&hub, COMMANDS).await, expected(&[("rpc", "error", 1), ("subscribe", "error", 2)]));
+}
+
 /// The names of all series, without their values.
 async fn series(hub: &TestHub) -> BTreeSet<String> {
     let text = http::get(hub.address, "/metrics").send().await.body;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use wardcast::config::{Config, Namespace};
 
 use crate::support::{
@@ -216,6 +217,115 @@ async fn answer_about_a_session_that_has_a_token_meanwhile_has_no_effect() {
     published(&hub, "news", &mut ann, 1).await;
     hub.clock.advance(Duration::from_secs(101));
     assert_eq!(ann.wait_for_close().await.0, Some(3005));
+}
+
+/// A backend may end a session and the tokens that it issues for it at the same time.
+#[actix_rt::test]
+async fn answer_about_a_session_has_no_effect_after_a_token_that_ends_when_the_session_would() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    let later = after(&hub, 10 * LIFETIME);
+    for (calls, answer, outcome, count) in [
+        (1, json!({"result": {"expired": true}}), "answered", 1.0),
+        (2, json!({"disconnect": {"code": 4500, "reason": "banned"}}), "refused", 1.0),
+        (3, json!({"result": {"expire_at": later}}), "answered", 2.0),
+    ] {
+        let mut ann = connect(&hub, &backend).await;
+        let end = backend.last_json("/connect")["result"]["expire_at"].as_i64().unwrap();
+        backend.answer("/refresh", Answer::Silence);
+        hub.clock.advance(ASKED);
+        backend.wait_for_calls("/refresh", calls).await;
+        let token = hub.token_that_ends_at(json!({"sub": "ann", "channels": ["news"]}), end);
+        assert!(ann.request(json!({"id": 2, "refresh": {"token": token}})).await["refresh"].is_object());
+        backend.answer_json("/refresh", answer.clone());
+        wait_for_answers(&hub, &mut ann, outcome, count).await;
+        published(&hub, "news", &mut ann, 1).await;
+        hub.clock.advance(Duration::from_secs(LIFETIME as u64 - 460 + 1));
+        hub.publish("news", json!("too late")).await;
+        assert_eq!(ann.next().await.map_err(|closed| closed.code), Err(Some(3005)), "{answer}");
+    }
+}
+
+/// `connect` without a token keeps the claims of a plain session. The session handles it before it learns of the renewal.
+#[actix_rt::test]
+async fn command_that_keeps_the_claims_does_not_undo_a_renewal_that_came_before_it() {
+    for is_first_end_over in [false, true] {
+        let backend = Backend::start().await;
+        let hub = start(&backend, |config| config.hooks.connect_in_handshake = true).await;
+        let result = json!({"user": "ann", "expire_at": after(&hub, LIFETIME), "channels": ["news"]});
+        backend.answer_json("/connect", json!({"result": result}));
+        let mut ann = hub.connect_without_token().await;
+        ann.receive_connect_push().await;
+        backend.answer("/rpc", Answer::Silence);
+        let commands = [json!({"id": 1, "rpc": {"method": "slow"}}), json!({"id": 2, "connect": {}})];
+        ann.send_text(&commands.map(|command| command.to_string()).join("\n")).await;
+        backend.wait_for_calls("/rpc", 1).await;
+        let second_end = after(&hub, 460 + LIFETIME);
+        backend.answer_json("/refresh", json!({"result": {"expire_at": second_end}}));
+        hub.clock.advance(ASKED);
+        wait_for_outcome(&hub, "refresh", "answered", 1.0).await;
+        // The hub knows it when it delivers this.
+        published(&hub, "news", &mut ann, 1).await;
+        if is_first_end_over {
+            hub.clock.advance(Duration::from_secs(145));
+        }
+        backend.answer_json("/rpc", json!({"result": {}}));
+        assert_eq!(ann.receive().await, json!({"id": 1, "rpc": {}}));
+        assert!(ann.receive().await["connect"].is_object());
+        hub.clock.advance(Duration::from_secs(if is_first_end_over { 0 } else { 145 }));
+        published(&hub, "news", &mut ann, 2).await;
+        // It is asked about the second end, and its answer counts.
+        backend.answer_json("/refresh", json!({"result": {"expire_at": second_end + LIFETIME}}));
+        hub.clock.advance(Duration::from_secs(310));
+        wait_for_answers(&hub, &mut ann, "answered", 2.0).await;
+        assert_eq!(backend.calls("/refresh").len(), 2);
+        hub.clock.advance(Duration::from_secs(150));
+        published(&hub, "news", &mut ann, 3).await;
+    }
+}
+
+#[actix_rt::test]
+async fn question_about_a_session_that_has_ended_does_not_keep_its_socket() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |_| ()).await;
+    backend.answer_json("/connect", json!({"result": {"user": "ann", "expire_at": after(&hub, LIFETIME)}}));
+    let stream = TcpStream::connect(hub.address).await.unwrap();
+    let port = stream.local_addr().unwrap().port();
+    let url = format!("ws://{}/socket", hub.address);
+    let mut ann = Client::connect_over(Box::new(stream), &url, &[]).await.unwrap();
+    assert!(ann.request(json!({"id": 1, "connect": {}})).await["connect"].is_object());
+    backend.answer_json("/subscribe", json!({"result": {"expire_at": after(&hub, LIFETIME)}}));
+    assert!(ann.subscribe_with("ask:1", json!({})).await["subscribe"].is_object());
+    backend.answer("/refresh", Answer::Silence);
+    backend.answer("/sub_refresh", Answer::Silence);
+    hub.clock.advance(ASKED);
+    backend.wait_for_calls("/refresh", 1).await;
+    backend.wait_for_calls("/sub_refresh", 1).await;
+    let socket = socket_of_hub(hub.address.port(), port);
+    assert!(has_descriptor_of(&socket));
+    drop(ann);
+    hub.wait_for_connections(0).await;
+    poll_until("the hub closes the socket", async || !has_descriptor_of(&socket)).await;
+    let answered = hub.metric("wardcast_hook_calls_total{hook=\"refresh\",outcome=\"answered\"}").await;
+    assert_eq!((answered, backend.calls("/refresh").len()), (0.0, 1), "the question is still open");
+}
+
+/// Returns the name of the hub's socket of this connection, as links to descriptors have it.
+fn socket_of_hub(server: u16, client: u16) -> String {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let inode = table.lines().skip(1).find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let port = |address: &str| u16::from_str_radix(&address[address.len() - 4..], 16).unwrap();
+        ((port(fields[1]), port(fields[2])) == (server, client)).then(|| fields[9].to_owned())
+    });
+    format!("socket:[{}]", inode.expect("a connection"))
+}
+
+/// Returns whether this process, which runs the hub, has a descriptor of a socket.
+fn has_descriptor_of(socket: &str) -> bool {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+    targets.any(|target| target.as_os_str() == socket)
 }
 
 #[actix_rt::test]

@@ -164,16 +164,17 @@ pub(super) async fn call_method(
     caller: &Caller,
     api: &ApiContext,
 ) -> Result<(&'static ApiMethod, Box<RawValue>), WireError> {
-    let Some(method) = find_method(name).filter(|method| !matches!(method.handler, Handler::Batch)) else {
-        api.call_counters.count_unknown();
-        return Err(ErrorCode::MethodNotFound.into());
-    };
     // A copy: a small publication in a queue must not keep the whole body in memory.
     let request = Bytes::copy_from_slice(request.as_bytes());
-    let result = match method.handler {
-        Handler::Single(call) => call(&request, api).await,
-        Handler::OfCaller(call) => call(&request, caller, api).await,
-        Handler::Batch => return Err(ErrorCode::MethodNotFound.into()),
+    let (method, result) = match find_method(name) {
+        Some(method @ ApiMethod { handler: Handler::Single(call), .. }) => (method, call(&request, api).await),
+        Some(method @ ApiMethod { handler: Handler::OfCaller(call), .. }) => {
+            (method, call(&request, caller, api).await)
+        }
+        Some(ApiMethod { handler: Handler::Batch, .. }) | None => {
+            api.call_counters.count_unknown();
+            return Err(ErrorCode::MethodNotFound.into());
+        }
     };
     api.call_counters.count(method, result.is_ok());
     record_call(method, &request, &result, caller, api);

@@ -88,7 +88,7 @@ pub struct ApiContext {
     pub clock: Clock,
     /// Counts publications and errors.
     pub metrics: Arc<Metrics>,
-    /// Count calls.
+    /// The counters of calls, by method and result.
     pub call_counters: CallCounters,
 }
 

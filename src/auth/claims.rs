@@ -109,6 +109,11 @@ impl Claims {
         serde_json::from_slice(meta).ok()
     }
 
+    /// Returns whether the session ends when it would by `other`, and the same side, a token or the backend, decides when.
+    pub fn ends_as(&self, other: &Self) -> bool {
+        self.expires_at == other.expires_at && self.hook.is_some() == other.hook.is_some()
+    }
+
     /// Returns whether there is no user.
     pub fn is_anonymous(&self) -> bool {
         self.user.is_empty()

@@ -15,6 +15,9 @@ use crate::channel::Channel;
 /// Number of lanes. Nodes of all releases must agree on it.
 pub const EVENT_LANES: usize = 8;
 
+/// A node whose registration was not renewed for so many intervals is lost. A lease of its takeover lasts as long.
+pub const LOST_INTERVALS: u32 = 3;
+
 /// Returns the lane of a user or a channel: the same on all nodes.
 pub fn event_lane(name: &str) -> usize {
     // The remainder is less than a usize.
@@ -151,7 +154,7 @@ pub trait EventOutbox: Send + Sync {
     /// Lets other nodes read the lane.
     fn release(&self, lane: usize) -> BrokerFuture<()>;
 
-    /// Returns how often this node has to renew its registration: it expires after three intervals. `None`: there are no
+    /// Returns how often this node has to renew its registration: it expires after [`LOST_INTERVALS`]. `None`: there are no
     /// other nodes.
     fn renew_interval(&self) -> Option<Duration>;
 
@@ -159,7 +162,7 @@ pub trait EventOutbox: Send + Sync {
     fn renew(&self, lane: usize) -> BrokerFuture<Renewal>;
 
     /// Leases the takeover of a lost node in a lane, or renews the lease. Returns whether this node may take it over: no other node may
-    /// for three intervals. `false` also if the node has registered again or is forgotten.
+    /// for [`LOST_INTERVALS`]. `false` also if the node has registered again or is forgotten.
     fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool>;
 
     /// Reads a part of what a lost node has stored in a lane.

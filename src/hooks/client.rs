@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio::{
     net::{TcpStream, lookup_host},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -44,6 +45,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(4);
 const MAX_DRAINED_BYTES: usize = 64 * 1024;
 /// Maximum time for that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum connections of a hook on which such bodies are read at the same time: they do not count for its concurrency. Above it, the
+/// connection is closed.
+const MAX_DRAINING: usize = 4;
 
 /// Why a call of a hook has no valid answer.
 #[derive(Debug, thiserror::Error)]
@@ -126,20 +130,28 @@ pub(super) struct HookClient {
     idle: Arc<IdleConnections>,
 }
 
-/// Unused connections, each with the time of its last use. There are hardly more than calls at the same time.
-#[derive(Default)]
-struct IdleConnections(Mutex<Vec<(Connection, Instant)>>);
+/// The connections of a hook that no call uses.
+struct IdleConnections {
+    /// Each with the time of its last use. There are hardly more than calls at the same time.
+    unused: Mutex<Vec<(Connection, Instant)>>,
+    /// One for each connection on which a body is read to its end.
+    draining: Arc<Semaphore>,
+}
 
 impl IdleConnections {
+    fn new() -> Self {
+        Self { unused: Mutex::default(), draining: Arc::new(Semaphore::new(MAX_DRAINING)) }
+    }
+
     /// Returns the one that was used last.
     fn take(&self) -> Option<Connection> {
-        let mut idle = self.0.lock();
-        idle.retain(|(connection, used)| used.elapsed() < KEEP_ALIVE && !connection.is_closed());
-        idle.pop().map(|(connection, _)| connection)
+        let mut unused = self.unused.lock();
+        unused.retain(|(connection, used)| used.elapsed() < KEEP_ALIVE && !connection.is_closed());
+        unused.pop().map(|(connection, _)| connection)
     }
 
     fn add(&self, connection: Connection) {
-        self.0.lock().push((connection, Instant::now()));
+        self.unused.lock().push((connection, Instant::now()));
     }
 
     /// Adds a connection when a body that does not matter has been read to its end, if that is soon. The caller does not wait.
@@ -147,6 +159,7 @@ impl IdleConnections {
         if body.is_end_stream() {
             return self.add(connection);
         }
+        let Ok(permit) = self.draining.clone().try_acquire_owned() else { return };
         actix_rt::spawn(async move {
             let drained = async {
                 let mut bytes = 0;
@@ -161,6 +174,7 @@ impl IdleConnections {
             if let Ok(Some(())) = timeout(DRAIN_TIMEOUT, drained).await {
                 self.add(connection);
             }
+            drop(permit);
         });
     }
 }
@@ -168,7 +182,7 @@ impl IdleConnections {
 impl HookClient {
     pub(super) fn new(endpoint: HookEndpoint, ca: Option<&Path>, max_bytes: usize) -> Result<Self, CertificateError> {
         let tls = endpoint.is_https.then(|| certificate::tls_connector(ca)).transpose()?;
-        Ok(Self { endpoint, tls, max_bytes, idle: Arc::default() })
+        Ok(Self { endpoint, tls, max_bytes, idle: Arc::new(IdleConnections::new()) })
     }
 
     pub(super) fn endpoint(&self) -> &HookEndpoint {

@@ -13,6 +13,7 @@ use actix_web::{
     Error, HttpMessage, HttpRequest,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
+    error::InternalError,
     http::{StatusCode, Version},
     middleware::Next,
 };
@@ -22,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    error::respond_with_id,
     request_id::{self, X_REQUEST_ID},
     stop::StopWatch,
 };
@@ -125,7 +127,10 @@ pub async fn limit_requests(
     if request.request().conn_data().is_some_and(HttpConnection::ends_turn) {
         yield_now().await;
     }
-    let mut response = next.call(request).await?;
+    let mut response = next.call(request).await.map_err(|error| {
+        let response = respond_with_id(&error, Some(&id));
+        InternalError::from_response(error, response)
+    })?;
     response.headers_mut().insert(X_REQUEST_ID, id);
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -156,4 +161,33 @@ fn count_request(request: &HttpRequest) -> u32 {
         connection.requests.set(connection.requests.get().saturating_add(counts.into()));
         connection.requests.get()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{
+        App,
+        body::to_bytes,
+        middleware::from_fn,
+        test::{TestRequest, init_service, try_call_service},
+    };
+
+    use super::*;
+    use crate::http::HttpError;
+
+    async fn refuse(_: ServiceRequest, _: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+        Err(HttpError::forbidden("no").into())
+    }
+
+    #[actix_rt::test]
+    async fn error_that_middleware_returns_has_the_id_of_the_request() {
+        let app = init_service(App::new().wrap(from_fn(refuse)).wrap(from_fn(limit_requests))).await;
+        let error = try_call_service(&app, TestRequest::get().to_request()).await.expect_err("an error");
+        let response = error.as_response_error().error_response();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        let id = response.headers().get(X_REQUEST_ID).expect("an id").to_str().unwrap().to_owned();
+        let body = to_bytes(response.into_body()).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["request"], id);
+    }
 }

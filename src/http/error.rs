@@ -9,13 +9,13 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     http::{
         StatusCode,
-        header::{CACHE_CONTROL, RETRY_AFTER},
+        header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER},
     },
     middleware::Next,
 };
 use serde::Serialize;
 
-use super::request_id::id_of;
+use super::request_id::{X_REQUEST_ID, id_of};
 use crate::{
     auth::{Overloaded, TokenError, credentials::CredentialError},
     protocol::{ErrorCode, WireError},
@@ -248,6 +248,17 @@ pub async fn add_request_id(
         Some(body) => response.map_body(|_, _| BoxBody::new(body)),
         None => response,
     })
+}
+
+/// Returns the response to a request whose error does not pass [`add_request_id`], with the id in its header and in its body.
+pub(super) fn respond_with_id(error: &Error, id: Option<&HeaderValue>) -> HttpResponse {
+    let mut response = error.error_response();
+    let Some(id) = id else { return response };
+    response.headers_mut().insert(X_REQUEST_ID, id.clone());
+    match (error.as_error::<HttpError>(), id.to_str()) {
+        (Some(error), Ok(id)) => response.set_body(BoxBody::new(error.body_with_id(id))),
+        _ => response,
+    }
 }
 
 /// The response to a path without a route: 404. (For a path whose route has another method, actix-web answers 405 with

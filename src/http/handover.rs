@@ -14,14 +14,14 @@ use std::{
 
 use actix_http::Request;
 use actix_rt::net::{ActixStream, Ready};
-use actix_web::{HttpRequest, HttpResponse, ResponseError, body::BoxBody, dev::ServiceResponse, error::Error};
+use actix_web::{HttpRequest, HttpResponse, body::BoxBody, dev::ServiceResponse, error::Error};
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::yield_now,
 };
 
-use super::HttpError;
+use super::{HttpError, error::respond_with_id, request_id::X_REQUEST_ID};
 use crate::{auth::Admission, transport::Socket};
 
 /// The socket of an HTTP connection, until a session takes it.
@@ -165,8 +165,12 @@ pub async fn start_stream(
 
 /// Returns what actix-http is given as the response: nothing of it reaches the client if a session has the socket.
 fn answer(request: HttpRequest, response: HttpResponse, has_started: bool) -> ServiceResponse<BoxBody> {
-    let error = || HttpError::bad_request("read the responses to the requests before this one first").error_response();
-    ServiceResponse::new(request, if has_started { response } else { error() })
+    if has_started {
+        return ServiceResponse::new(request, response);
+    }
+    let error = HttpError::bad_request("read the responses to the requests before this one first");
+    let refusal = respond_with_id(&error.into(), request.headers().get(X_REQUEST_ID));
+    ServiceResponse::new(request, refusal)
 }
 
 /// Encodes the head of a response whose body begins with `body` and ends with the connection (RFC 9112 §6.3). So events need no

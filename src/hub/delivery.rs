@@ -49,7 +49,7 @@ struct EncodedFrames {
 #[derive(Default)]
 struct OtherFrames {
     of_streams: [OnceLock<Bytes>; Format::OF_STREAMS.len()],
-    /// Those of WebSockets, compressed. The options of compression are the same for all connections.
+    /// The compressed frames of WebSockets. The options of compression are the same for all connections.
     compressed: [OnceLock<Bytes>; Format::OF_WEBSOCKETS.len()],
 }
 

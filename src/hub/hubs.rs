@@ -34,14 +34,11 @@ use crate::{
     channel::Channel,
     config::Config,
     emulation::{EmulatedSessions, SendCommandsError},
-    metrics::{Metrics, Queue, QueueDepth},
+    metrics::{MAX_QUEUED_CONTROLS, Metrics, Queue, QueueDepth},
     protocol,
     publication::{ClientInfo, Publication},
     revocation::{ListFull, Revocation, RevocationTarget, Revocations},
 };
-
-/// Maximum controls that wait for hubs. Above it they are refused, so that a flood of them does not fill the memory.
-const MAX_QUEUED_CONTROLS: usize = 1024;
 
 /// All hubs of this instance that have started.
 pub struct Hubs {

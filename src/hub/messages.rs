@@ -69,8 +69,7 @@ pub struct Register {
     pub controls: Recipient<SessionControl>,
 }
 
-/// Updates a session that has authenticated, has new claims, or has become an SDK session. Its token's expiry is in its
-/// outbox.
+/// Updates a session that has authenticated, has new claims, or has become an SDK session. Its outbox knows when it ends.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct UpdateSession {
@@ -78,6 +77,8 @@ pub struct UpdateSession {
     pub key: SessionKey,
     /// How it is kept alive from now on.
     pub keep_alive: KeepAlive,
+    /// When it ends by its claims. If its outbox has another end, `warn_at` does not apply.
+    pub expires_at: WallTime,
     /// When it is sent [`SessionControl::WarnOfExpiry`], or the backend is asked about it, or [`NEVER`](crate::clock::NEVER).
     pub warn_at: WallTime,
     /// Its user.

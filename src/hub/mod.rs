@@ -75,7 +75,7 @@ pub use messages::{
     ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
 };
 pub use recent_ends::NoteRefusedSubscription;
-pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer};
+pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer, TokenTakeover};
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
 pub use subscription::{
@@ -240,13 +240,16 @@ impl Handler<UpdateSession> for Hub {
     type Result = ();
 
     fn handle(&mut self, update: UpdateSession, ctx: &mut Self::Context) {
-        let UpdateSession { key, keep_alive, warn_at, user, token } = update;
+        let UpdateSession { key, keep_alive, expires_at, warn_at, user, token } = update;
         let is_new = self.registry.user(key).is_none();
         self.set_owner(key, user, token, ctx);
         let event = if is_new { TraceEventKind::Connected } else { TraceEventKind::TokenChanged };
         self.trace_session(key, event, None, |_| {});
         if let Some(session) = self.registry.session_mut(key) {
-            session.warn_at = warn_at;
+            // The backend, or the server API, may have given the session another end, of which the session does not know yet.
+            if session.outbox.expires_at() == expires_at {
+                session.warn_at = warn_at;
+            }
             if session.set_keep_alive(keep_alive) {
                 self.start_keep_alive(key);
             } else {

@@ -1,7 +1,13 @@
 //! Sessions and subscriptions that a hook has allowed for a time: when the end comes near, the hub has the backend asked. It does not ask
 //! through the session, whose mailbox is not read while a command of its client waits.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -17,6 +23,23 @@ pub trait SessionRenewer: Send + Sync {
 
     /// Asks whether a subscription goes on that ends at `asked`.
     fn renew_subscription(&self, channel: Channel, asked: WallTime);
+}
+
+/// Whether a token decides when a session ends that the connect hook had let in. The session and the questions about it share it: from
+/// then on an answer about the session has no effect, even if the token ends when the session would have.
+#[derive(Clone, Debug, Default)]
+pub struct TokenTakeover(Arc<AtomicBool>);
+
+impl TokenTakeover {
+    /// Notes that a token decides from now on.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether a token decides.
+    pub fn has_happened(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Gives the hub the renewer of a session, in place of an earlier one. Only sessions with something to renew have one.
@@ -37,6 +60,8 @@ pub struct RenewSession {
     pub key: SessionKey,
     /// The end about which the backend was asked. If the session has another one meanwhile, the answer has no effect.
     pub asked: WallTime,
+    /// Whether a token decides about the session meanwhile. Then the answer has no effect either.
+    pub takeover: TokenTakeover,
     /// What becomes of the session.
     pub renewal: SessionRenewal,
 }
@@ -86,10 +111,10 @@ impl Handler<SetRenewer> for Hub {
 impl Handler<RenewSession> for Hub {
     type Result = ();
 
-    fn handle(&mut self, RenewSession { key, asked, renewal }: RenewSession, _: &mut Self::Context) {
+    fn handle(&mut self, RenewSession { key, asked, takeover, renewal }: RenewSession, _: &mut Self::Context) {
         let Some(session) = self.registry.session_mut(key) else { return };
         // A token, or the server API, may have given the session another end meanwhile.
-        if session.is_closing() || session.outbox.expires_at() != asked {
+        if session.is_closing() || takeover.has_happened() || session.outbox.expires_at() != asked {
             return;
         }
         match renewal {

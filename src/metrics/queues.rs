@@ -3,14 +3,21 @@
 
 use super::{Metrics, QueueLabel};
 
+/// Maximum controls that wait for hubs. Above it they are refused, so that a flood of them does not fill the memory.
+pub const MAX_QUEUED_CONTROLS: usize = 1024;
+/// Maximum commands that wait for one Redis. Their bytes are limited, too.
+pub const MAX_BROKER_COMMANDS: usize = 16_384;
+/// Maximum concurrent surveys of an instance, beside rounds of revocations.
+pub const MAX_SURVEYS: usize = 16;
+
 /// A queue, or another bounded store of work that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
     /// Publications, joins and leaves that wait for a hub, in bytes; of the hub that has the most (`limits.hub_queue_bytes`).
     Deliveries,
-    /// Controls of the server API that not every hub has applied.
+    /// Controls of the server API that not every hub has applied ([`MAX_QUEUED_CONTROLS`]).
     Controls,
-    /// Bytes for clients whose sockets are full, of all connections; each has a limit of its own (`limits.outbox_bytes`).
+    /// Bytes for clients whose sockets are full, of all connections whose hubs answer; each has a limit of its own (`limits.outbox_bytes`).
     Outboxes,
     /// Clients that wait for the verification of their tokens, on all workers (`limits.verification_queue`).
     Verifications,
@@ -22,9 +29,9 @@ pub enum Queue {
     AuditLines,
     /// Passwords that are being hashed (`login.concurrency`).
     PasswordHashes,
-    /// Commands that wait for Redis or its answer, on the server for which most wait.
+    /// Commands that wait for Redis or its answer, on the server for which most wait ([`MAX_BROKER_COMMANDS`], and their bytes).
     BrokerCommands,
-    /// Surveys of all nodes that are running.
+    /// Surveys of all nodes that are running ([`MAX_SURVEYS`]).
     Surveys,
 }
 
@@ -42,6 +49,22 @@ impl Queue {
         Self::BrokerCommands,
         Self::Surveys,
     ];
+
+    /// Returns the maximum number of its entries if no option sets it.
+    pub fn fixed_limit(self) -> Option<usize> {
+        match self {
+            Self::Controls => Some(MAX_QUEUED_CONTROLS),
+            Self::BrokerCommands => Some(MAX_BROKER_COMMANDS),
+            Self::Surveys => Some(MAX_SURVEYS),
+            Self::Deliveries
+            | Self::Outboxes
+            | Self::Verifications
+            | Self::Hooks
+            | Self::HookEvents
+            | Self::AuditLines
+            | Self::PasswordHashes => None,
+        }
+    }
 
     /// Returns its name in the label `queue`.
     pub fn name(self) -> &'static str {

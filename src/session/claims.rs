@@ -218,14 +218,19 @@ impl Session {
 
     /// Changes the state of the session, and tells outbox and hub what follows from it.
     pub(super) fn set_auth_state(&mut self, auth_state: AuthState) {
-        self.auth_state = auth_state;
+        let before = std::mem::replace(&mut self.auth_state, auth_state);
         if let Some(claims) = self.auth_state.claims().cloned() {
             self.unauthenticated_permits = None;
             self.report_begin();
-            self.apply_token_expiry();
+            // The hub may have given the session another end, by a control that waits in the mailbox: claims that do not change the
+            // end must not bring back the old one.
+            if before.claims().is_none_or(|before| !before.ends_as(&claims)) {
+                self.apply_token_expiry();
+            }
             self.update_renewer();
-            let (key, keep_alive, user, token) = (self.key, self.keep_alive(), claims.user.clone(), claims.token);
-            self.services.hub.do_send(UpdateSession { key, keep_alive, warn_at: self.warn_at(), user, token });
+            let (key, keep_alive, warn_at) = (self.key, self.keep_alive(), self.warn_at());
+            let (expires_at, user, token) = (claims.expires_at, claims.user.clone(), claims.token);
+            self.services.hub.do_send(UpdateSession { key, keep_alive, expires_at, warn_at, user, token });
         }
     }
 

@@ -39,7 +39,7 @@ use crate::{
     hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
         ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
-        SessionControl, SessionDetails, SessionKey, Unregister, record_close,
+        SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, MethodName, Push, Reply, frame},
@@ -74,7 +74,7 @@ pub struct Services {
     pub clock: Clock,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Those of commands.
+    /// The counters of commands, by method and result.
     pub command_counters: CommandCounters,
     /// The configuration.
     pub config: Arc<LiveConfig>,
@@ -135,8 +135,8 @@ pub struct Session {
     publication_rate: RateLimiter,
     /// A subscription has an `info`, which other clients see beside its publications.
     has_subscription_info: bool,
-    /// The hub has a renewer of the session.
-    has_renewer: bool,
+    /// Exists if the hub has a renewer of the session.
+    takeover: Option<TokenTakeover>,
     /// Count the connection among the unauthenticated ones. Boxed: few connections are, and all would pay for the memory.
     unauthenticated_permits: Option<Box<(Permit, KeyedPermit<ClientAddress>)>>,
     user_permit: Option<UserPermit>,
@@ -323,7 +323,7 @@ impl Session {
             command_rate: RateLimiter::default(),
             publication_rate: RateLimiter::default(),
             has_subscription_info: false,
-            has_renewer: false,
+            takeover: None,
             commands: CommandBuffer::default(),
             subscribe_group: None,
             recovering_subscriptions: None,

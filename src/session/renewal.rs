@@ -1,7 +1,10 @@
 //! Sessions and subscriptions that a hook has allowed for a time: before it ends, the backend is asked whether they go on. The hub has the
 //! questions asked, in tasks of their own, because the session reads nothing while a command of its client waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -14,7 +17,7 @@ use crate::{
     hooks::{ForwardedHeaders, HookRefusal, HookRequest, Renewal},
     hub::{
         AwaitDisconnect, CloseReason, RenewSession, RenewSubscription, SessionKey, SessionRenewal, SessionRenewer,
-        SetRenewer, SubscriptionRenewal,
+        SetRenewer, SubscriptionRenewal, TokenTakeover,
     },
     protocol::{Disconnect, Format},
     transport::Outbox,
@@ -53,8 +56,10 @@ impl RenewalSchedule {
 /// Asks the backend about a session, with the claims that the session has.
 struct HookRenewer {
     services: Arc<Services>,
-    outbox: Arc<Outbox>,
+    /// A question must not keep the socket of a session that has ended.
+    outbox: Weak<Outbox>,
     claims: Arc<Claims>,
+    takeover: TokenTakeover,
     headers: ForwardedHeaders,
     client: Uuid,
     key: SessionKey,
@@ -79,13 +84,14 @@ impl SessionRenewer for HookRenewer {
         }
         let question = ask_hook::<Renewal>(&self.services.hooks.refresh, self.request(), self.headers.clone());
         let (services, outbox, user) = (self.services.clone(), self.outbox.clone(), self.claims.user.clone());
-        let (key, schedule) = (self.key, self.schedule);
+        let (key, takeover, schedule) = (self.key, self.takeover.clone(), self.schedule);
         actix_rt::spawn(async move {
             let answer = question.await;
+            let Some(outbox) = outbox.upgrade() else { return };
             let now = services.clock.now();
             let renewal = match answer {
                 Ok(Renewal::Until { expires_at, info }) if expires_at > now => {
-                    if outbox.expires_at() == asked {
+                    if outbox.expires_at() == asked && !takeover.has_happened() {
                         services.api_grants.note_refresh(&user, expires_at);
                     }
                     SessionRenewal::Extended { expires_at, info, renew_at: schedule.first(expires_at, now) }
@@ -98,7 +104,7 @@ impl SessionRenewer for HookRenewer {
                 Err(HookRefusal::Error(_)) => return,
                 Err(HookRefusal::Disconnect(disconnect)) => SessionRenewal::Ended(disconnect),
             };
-            services.hub.do_send(RenewSession { key, asked, renewal });
+            services.hub.do_send(RenewSession { key, asked, takeover, renewal });
         });
         true
     }
@@ -123,6 +129,7 @@ impl SessionRenewer for HookRenewer {
                 // It ends when it was to end.
                 Err(HookRefusal::Error(_)) => return,
                 Err(HookRefusal::Disconnect(disconnect)) => {
+                    let Some(outbox) = outbox.upgrade() else { return };
                     CloseReason::from(&disconnect).close(&outbox, format, client, &services.clock, &services.metrics);
                     return services.hub.do_send(AwaitDisconnect(key));
                 }
@@ -155,11 +162,15 @@ impl Session {
     /// Gives the hub what it needs to ask the backend about the session.
     pub(super) fn register_renewer(&mut self) {
         let Some(claims) = self.auth_state.claims().cloned() else { return };
-        self.has_renewer = true;
+        let takeover = self.takeover.get_or_insert_default().clone();
+        if claims.hook.is_none() {
+            takeover.note();
+        }
         let renewer = HookRenewer {
             services: self.services.clone(),
-            outbox: self.outbox.clone(),
+            outbox: Arc::downgrade(&self.outbox),
             claims,
+            takeover,
             headers: self.hook_headers.clone(),
             client: self.client,
             key: self.key,
@@ -173,12 +184,12 @@ impl Session {
     pub(super) fn update_renewer(&mut self) {
         let is_of_hook =
             |claims: &Arc<Claims>| claims.hook.is_some() && self.renew_session_at(claims.expires_at) != NEVER;
-        if self.has_renewer || self.auth_state.claims().is_some_and(is_of_hook) {
+        if self.takeover.is_some() || self.auth_state.claims().is_some_and(is_of_hook) {
             self.register_renewer();
         }
     }
 
-    /// Takes over the end, and perhaps the `info`, that the backend has given the session.
+    /// Takes over the end, and perhaps the `info`, that the backend has given the session. The hub has set the end in the outbox already.
     pub(super) fn apply_renewal(&mut self, asked: WallTime, expires_at: WallTime, info: Option<Bytes>) {
         // A token, or the server API, may have given the session another end meanwhile.
         let is_asked = |claims: &&Arc<Claims>| claims.hook.is_some() && claims.expires_at == asked;

@@ -10,7 +10,7 @@ use super::reader::Violation;
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     is_text: bool,
-    /// Then it is no text before it is inflated.
+    /// Whether the payload is compressed. Text is checked to be UTF-8 only after it is inflated.
     is_compressed: bool,
     payload: BytesMut,
     /// Length of the prefix of `payload` that is valid UTF-8. A code point may be split at its end.

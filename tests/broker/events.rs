@@ -174,6 +174,30 @@ async fn other_node_appends_the_sessions_and_channels_of_a_lost_one_once() {
     assert_eq!(append(&one, 2, vec![vacate(&shared)]).await.queued, 1);
 }
 
+#[tokio::test]
+async fn calls_that_find_no_state_of_a_lane_give_it_a_lifetime() {
+    let server = RedisServer::start().await;
+    let (_lost, outbox) = start(&server, |_| ()).await;
+    let (_other, one) = start(&server, |_| ()).await;
+    let state = "wardcast:{events-1}:state";
+    let assert_lifetime = async |after: &str| {
+        let left: i64 = server.run(&["PTTL", state]).await;
+        assert!(left > 0, "{left} after {after}");
+        server.run::<()>(&["DEL", state]).await;
+    };
+    outbox.renew(1).await.unwrap();
+    let node = wait_for_lost(&one).await;
+    assert!(one.lease_lost(1, &node).await.unwrap());
+    assert_lifetime("the lease of a lost node").await;
+    append(&one, 1, vec![event("a"), event("b")]).await;
+    assert_lifetime("an append").await;
+    let (texts, last) = waiting(&one).await.unwrap();
+    assert_eq!(texts, ["a", "b"]);
+    assert_lifetime("a read").await;
+    one.read(1, last, 0, Duration::ZERO).await.unwrap();
+    assert_lifetime("the removal of accepted events").await;
+}
+
 /// Waits until the other node is lost; returns its name.
 async fn wait_for_lost(outbox: &Arc<dyn EventOutbox>) -> String {
     let mut node = String::new();

@@ -167,8 +167,17 @@ fn deploying_describes_each_queue_that_metrics_name() {
     let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
     let (_, section) = page.split_once("#### Queues").unwrap();
     let rows = section.lines().take_while(|line| !line.starts_with("A scrape")).filter(|line| line.starts_with("| `"));
-    let listed: Vec<&str> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
-    assert_eq!(listed, Queue::ALL.map(Queue::name));
+    let listed: Vec<(&str, Option<usize>)> = rows
+        .map(|row| {
+            // A limit that no option sets is a number in parentheses.
+            let limit: Option<String> = row.split('(').skip(1).find_map(|text| {
+                let digits: String = text.split([')', ';']).next()?.replace(',', "");
+                digits.parse::<usize>().is_ok().then_some(digits)
+            });
+            (row.split('`').nth(1).unwrap(), limit.map(|limit| limit.parse().unwrap()))
+        })
+        .collect();
+    assert_eq!(listed, Queue::ALL.map(|queue| (queue.name(), queue.fixed_limit())));
 }
 
 #[test]

@@ -63,6 +63,16 @@ struct Served {
     answers: HashMap<String, Answer>,
     calls: Vec<Call>,
     connections: usize,
+    open_connections: usize,
+    peak_connections: usize,
+}
+
+impl Served {
+    fn note_accepted(&mut self) {
+        self.connections += 1;
+        self.open_connections += 1;
+        self.peak_connections = self.peak_connections.max(self.open_connections);
+    }
 }
 
 type Shared = Arc<(Mutex<Served>, watch::Sender<()>)>;
@@ -101,17 +111,18 @@ impl Backend {
         let shared = served.clone();
         let accepting = actix_rt::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                shared.0.lock().unwrap().connections += 1;
+                shared.0.lock().unwrap().note_accepted();
                 let (shared, tls) = (shared.clone(), tls.clone());
                 actix_rt::spawn(async move {
                     match tls {
-                        None => serve(stream, shared).await,
+                        None => serve(stream, shared.clone()).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                serve(stream, shared).await;
+                                serve(stream, shared.clone()).await;
                             }
                         }
                     }
+                    shared.0.lock().unwrap().open_connections -= 1;
                 });
             }
         });
@@ -175,6 +186,19 @@ impl Backend {
             }
         };
         tokio::time::timeout(super::PATIENCE, wait).await.expect("the calls in time");
+    }
+
+    /// What a path answers now.
+    pub fn last_json(&self, path: &str) -> Value {
+        match self.served.0.lock().unwrap().answers.get(path) {
+            Some(Answer::Json(json)) => json.clone(),
+            _ => panic!("{path} answers no JSON"),
+        }
+    }
+
+    /// The largest number of connections that were open at the same time.
+    pub fn peak_connections(&self) -> usize {
+        self.served.0.lock().unwrap().peak_connections
     }
 
     pub fn connections(&self) -> usize {

@@ -183,8 +183,18 @@ impl TestHub {
                 claims[date] = json!(now + seconds);
             }
         }
+        self.sign(&claims)
+    }
+
+    /// A token with these claims that ends at this Unix time.
+    pub fn token_that_ends_at(&self, mut claims: Value, end: i64) -> String {
+        claims["exp"] = json!(end);
+        self.sign(&claims)
+    }
+
+    fn sign(&self, claims: &Value) -> String {
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-        mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
+        mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap())
     }
 
     /// The path of a handshake that carries a token of this user.

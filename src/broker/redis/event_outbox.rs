@@ -27,15 +27,13 @@ use crate::{
     broker::{
         BrokerError, BrokerFuture,
         event_outbox::{
-            Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxChange, OutboxEntry,
-            OutboxPage, Renewal,
+            Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LOST_INTERVALS, LostCursor, LostPage,
+            OutboxChange, OutboxEntry, OutboxPage, Renewal,
         },
     },
     channel::Channel,
 };
 
-/// Registrations that are not renewed for so many intervals have expired.
-const LOST_INTERVALS: u32 = 3;
 /// Lifetime of the keys after their last change. Nodes that run renew it.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Maximum number of lost nodes that one call names.
@@ -133,7 +131,7 @@ impl RedisEventOutbox {
     fn call_read(&self, lane: usize, lease: Duration, accepted: &str, max_events: usize) -> BrokerFuture<OutboxPage> {
         let (context, keys) = (self.context.clone(), self.keys(lane));
         let mut call = scripts::EVENTS_READ.call(&[&keys.events, &keys.state]);
-        call.arg(&context.instance).arg(millis(lease)).arg(accepted).arg(max_events);
+        call.arg(&context.instance).arg(millis(lease)).arg(accepted).arg(max_events).arg(millis(KEY_LIFETIME));
         spawn_on(&self.runtime, async move {
             let (waiting, may_send, texts) = split_page(query(&context, &keys.events, &call).await?)?;
             let events = may_send.then(|| read_events(&context, texts));
@@ -207,7 +205,8 @@ impl EventOutbox for RedisEventOutbox {
     fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool> {
         let (context, LaneKeys { registrations, state, .. }) = (self.context.clone(), self.keys(lane));
         let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state]);
-        call.arg(&context.instance).arg(node).arg(millis(context.heartbeat_interval * LOST_INTERVALS));
+        let lease = context.heartbeat_interval * LOST_INTERVALS;
+        call.arg(&context.instance).arg(node).arg(millis(lease)).arg(millis(KEY_LIFETIME));
         spawn_on(&self.runtime, async move { query(&context, &registrations, &call).await })
     }
 

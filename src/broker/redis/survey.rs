@@ -20,11 +20,9 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult},
-    metrics::{Queue, QueueDepth},
+    metrics::{MAX_SURVEYS, Queue, QueueDepth},
 };
 
-/// Maximum number of concurrent surveys of this instance, beside rounds of revocations. Above it: [`BrokerError::Busy`].
-const MAX_OWN_SURVEYS: usize = 16;
 /// Maximum number of questions that are answered at the same time. Above it they wait in the inbox's queue, which holds as
 /// many, and above that they are dropped.
 pub(super) const MAX_ANSWERING: usize = 16;
@@ -60,13 +58,13 @@ struct PendingSurvey {
 impl SurveyRegistry {
     /// Creates an empty registry.
     pub(super) fn new() -> Self {
-        Self { pending: Mutex::default(), permits: Semaphore::new(MAX_OWN_SURVEYS) }
+        Self { pending: Mutex::default(), permits: Semaphore::new(MAX_SURVEYS) }
     }
 
     /// Returns how many surveys of this instance run.
     pub(super) fn depth(&self) -> QueueDepth {
-        let running = MAX_OWN_SURVEYS.saturating_sub(self.permits.available_permits());
-        QueueDepth::of_entries(Queue::Surveys, running, MAX_OWN_SURVEYS)
+        let running = MAX_SURVEYS.saturating_sub(self.permits.available_permits());
+        QueueDepth::of_entries(Queue::Surveys, running, MAX_SURVEYS)
     }
 
     /// Passes a received part of an answer to its survey, unless the survey has ended.

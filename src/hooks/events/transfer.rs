@@ -21,7 +21,7 @@ use super::{
     takeover::{LostNodes, Takeover},
 };
 use crate::{
-    broker::event_outbox::{EVENT_LANES, EntryOwner, EventOutbox, OutboxChange, OutboxEntry, Renewal},
+    broker::event_outbox::{EVENT_LANES, EntryOwner, EventOutbox, LOST_INTERVALS, OutboxChange, OutboxEntry, Renewal},
     config::HooksConfig,
 };
 
@@ -31,8 +31,6 @@ const CALL_ENTRIES: usize = 256;
 const TAKEN_ENTRIES: usize = 2048;
 /// Pause after the broker has failed.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// A registration lasts for so many intervals.
-const STEADY_INTERVALS: u32 = 3;
 /// Minimum time between two log lines about dropped events.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -91,7 +89,7 @@ impl LaneTransfer {
         self.renewed_at = Some(now);
         let since = self.steady_since.filter(|_| is_known && is_in_time).unwrap_or(now);
         self.steady_since = Some(since);
-        now.duration_since(since) >= interval * STEADY_INTERVALS
+        now.duration_since(since) >= interval * LOST_INTERVALS
     }
 }
 

@@ -170,7 +170,7 @@ impl Session {
     ) -> SubscriptionSource {
         self.has_subscription_info |= info.is_some();
         let renew_at = self.renew_subscription_at(expires_at);
-        if renew_at != NEVER && !self.has_renewer {
+        if renew_at != NEVER && self.takeover.is_none() {
             self.register_renewer();
         }
         SubscriptionSource::Hook(Box::new(HookTerms { expires_at, info, renew_at, is_server_side }))

@@ -1,6 +1,6 @@
 -- Leases the takeover of a lost node in a lane of the outbox of events: no other node appends its events meanwhile.
 -- KEYS: registrations (sorted set: node, expiry), state of the lane (hash)
--- ARGV: node that takes over, lost node, lease (ms)
+-- ARGV: node that takes over, lost node, lease (ms), lifetime of the state (ms)
 -- Returns whether the node may (1 or 0).
 local taker, lost, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time, expiry = redis.call('TIME'), redis.call('ZMSCORE', KEYS[1], lost)[1]
@@ -15,4 +15,6 @@ if held[1] and held[1] ~= taker and tonumber(held[2] or 0) > now then
     return 0
 end
 redis.call('HSET', KEYS[2], 'taker:' .. lost, taker, 'taken until:' .. lost, now + lease)
+-- A lane to which nothing was appended has no state yet.
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1

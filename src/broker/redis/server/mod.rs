@@ -225,7 +225,7 @@ impl RedisServer {
         async move { _ = last.await }
     }
 
-    /// Returns how full the queue of what is to be published is.
+    /// Returns how full the queue of commands for the publishing connection is.
     pub(super) fn publishing_depth(&self) -> QueueDepth {
         self.publisher.depth()
     }

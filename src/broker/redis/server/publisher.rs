@@ -33,11 +33,9 @@ use super::{
 use crate::{
     broker::BrokerError,
     log_throttle::LogThrottle,
-    metrics::{Queue, QueueDepth},
+    metrics::{MAX_BROKER_COMMANDS, Queue, QueueDepth},
 };
 
-/// Maximum number of queued commands. Their bytes are limited too, see [`Publisher::new`].
-const MAX_QUEUED_COMMANDS: usize = 16_384;
 /// Minimum time between two log lines about refused scripts. Each caller gets an error, too.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// What the call of a script is queued with besides its message: the hash, the keys, and the other arguments.
@@ -69,7 +67,7 @@ impl Publisher {
         timeout: Duration,
         redirects: Option<Arc<Redirects>>,
     ) -> (Self, mpsc::Receiver<PublishJob>) {
-        let (queue, jobs) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let (queue, jobs) = mpsc::channel(MAX_BROKER_COMMANDS);
         let total_queued_bytes = Arc::default();
         let publisher =
             Self { command, queue, total_queued_bytes, max_queued_bytes, max_message_bytes, timeout, redirects };
@@ -108,15 +106,15 @@ impl Publisher {
 
     /// Returns how full the queue is. Its bytes include those of commands that Redis has not answered.
     pub(super) fn depth(&self) -> QueueDepth {
-        let queued = MAX_QUEUED_COMMANDS - self.queue.capacity();
+        let queued = MAX_BROKER_COMMANDS - self.queue.capacity();
         let bytes = self.total_queued_bytes.load(Ordering::Relaxed);
-        QueueDepth::of_entries(Queue::BrokerCommands, queued, MAX_QUEUED_COMMANDS)
+        QueueDepth::of_entries(Queue::BrokerCommands, queued, MAX_BROKER_COMMANDS)
             .with_bytes(bytes, self.max_queued_bytes)
     }
 
     /// Returns whether half of the commands are queued that may be.
     pub(super) fn is_half_full(&self) -> bool {
-        self.queue.capacity() < MAX_QUEUED_COMMANDS / 2
+        self.queue.capacity() < MAX_BROKER_COMMANDS / 2
     }
 
     fn send(
