@@ -33,8 +33,8 @@ use crate::{
     api,
     audit::{AuditError, AuditLog},
     auth::{
-        AdminSessions, KeyError, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
-        login_backoff::{FailureNames, LoginBackoff},
+        AdminSessions, KeyError, LoginKeys, Permissions, VerificationQueue, Verifier,
+        login_backoff::LoginBackoff,
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
@@ -140,9 +140,8 @@ pub async fn start_with_sockets(
     let components = Components::new(config, clock)?;
     let http = &components.http;
     http.verifier.key_sets().start(&http.metrics);
-    let config = http.config.snapshot();
     users_file::watch(&http.clone().into_inner());
-    key_files::watch(&http.verifier, &config);
+    key_files::watch(&http.clone().into_inner());
     let events = start_events(http)?;
     let public = OpenListener::start(public_sockets, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
@@ -226,7 +225,7 @@ impl RunningServer {
         if key_files::key_files(&config).is_empty() {
             return Ok(false);
         }
-        let reloaded = verifier.reload_keys(&config);
+        let reloaded = verifier.reload_key_files();
         key_files::log_reload(&reloaded);
         reloaded.map(|_| true)
     }
@@ -324,12 +323,10 @@ impl Components {
             verifier,
             refusals,
             audit,
-            signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
-            refresh_tokens: RefreshTokens::new(config.login_secret()),
+            login_keys: ArcSwap::from_pointee(LoginKeys::new(&config, clock.clone())),
             login_users: load_login_users(&config, &permissions)?,
             admin_sessions: create_admin_sessions(&config, &permissions, &revocations, &clock)?,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
-            failure_names: FailureNames::new(config.login_secret()),
             user_limit: UserLimit::new(limits.connections_per_user, &*broker),
             broker,
             hubs,

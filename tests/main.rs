@@ -34,6 +34,7 @@ mod expiry_warning;
 mod identity_providers;
 mod issuers;
 mod key_files;
+mod key_reload;
 mod key_set_attacks;
 mod key_sets;
 mod login;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Claims, Permissions, SubscriptionClaims, TokenError, UserPrefixes,
+    Claims, Permissions, SubscriptionClaims, TokenError,
     claims::NumericDate,
     grants::{GrantContext, RawGrants},
     json::{JsonObject, is_too_deep, not_null},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind},
+    config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind, UserPrefixes},
     revocation::{TokenIdentity, TokenIds},
 };
 

@@ -52,7 +52,8 @@ pub(super) fn token_response(
     context: &HttpContext,
 ) -> HttpResponse {
     let config = context.config.current();
-    let refresh_token = config.login.gives_refresh_tokens().then(|| context.refresh_tokens.encode(login, generation));
+    let keys = context.login_keys.load();
+    let refresh_token = config.login.gives_refresh_tokens().then(|| keys.refresh_tokens.encode(login, generation));
     let is_in_body = place == TokenPlace::Body;
     let mut response = HttpResponse::Ok().json(TokenResponse {
         access_token: Some(access_token).filter(|_| is_in_body),

@@ -61,7 +61,8 @@ pub(super) async fn refresh(
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
-            let (login, fields) = (context.refresh_tokens.decode(&token), source.fields("/auth/refresh"));
+            let (login, fields) =
+                (context.login_keys.load().refresh_tokens.decode(&token), source.fields("/auth/refresh"));
             let fields = AuditFields { sid: login.as_ref().map(|token| token.login.as_str()), ..fields };
             if refusal == RefreshRefusal::Spent {
                 context.audit.record(AuditEvent::RefreshTokenReused, fields);
@@ -153,7 +154,7 @@ async fn refresh_login(
 ) -> Result<(String, LoginId, u32), RefreshFailure> {
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
-        context.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
+        context.login_keys.load().refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
     let limits = login_limits(&context.config.current());
     match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
         LoginRefresh::Refreshed { user, password, started_at, generation } => {
