@@ -39,6 +39,7 @@ mod key_set_attacks;
 mod key_sets;
 mod login;
 mod login_attacks;
+mod logins_under_way;
 mod logout;
 mod permissions;
 mod refresh;

@@ -244,6 +244,18 @@ impl Users {
         }
     }
 
+    /// Replaces the prefixes of all keys, from the next reading on.
+    pub fn set_user_prefixes(&self, prefixes: &UserPrefixes) {
+        if let Some(source) = &self.source {
+            source.prefixes.store(Arc::new(prefixes.clone()));
+        }
+    }
+
+    /// Returns the name that a user of the file has in tokens, with `auth.user_prefix`.
+    pub fn name_of(&self, sub: &str) -> String {
+        format!("{}{sub}", self.prefix)
+    }
+
     /// Returns whether the file has a user of this name.
     pub fn has(&self, sub: &str) -> bool {
         self.current.load().by_name.contains_key(sub)
