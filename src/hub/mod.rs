@@ -278,27 +278,6 @@ impl Handler<CheckHealth> for Hub {
     fn handle(&mut self, _: CheckHealth, _: &mut Self::Context) {}
 }
 
-impl Handler<CountSubscribers> for Hub {
-    type Result = MessageResult<CountSubscribers>;
-
-    fn handle(&mut self, _: CountSubscribers, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.registry.count_subscribers())
-    }
-}
-
-impl Handler<CollectStats> for Hub {
-    type Result = MessageResult<CollectStats>;
-
-    fn handle(&mut self, _: CollectStats, _: &mut Self::Context) -> Self::Result {
-        let sessions = self.registry.keys().filter_map(|key| self.registry.session(key));
-        let clients = sessions.filter(|session| session.is_authenticated()).count();
-        let channels = self.registry.count_subscribers();
-        let subs = channels.values().sum();
-        let users = self.registry.users().filter(|user| !user.is_empty()).cloned().collect();
-        MessageResult(HubStats { clients, users, subs, channels: channels.into_keys().collect() })
-    }
-}
-
 impl Handler<CloseAllSessions> for Hub {
     type Result = ();
 

@@ -3,6 +3,7 @@
 mod channel;
 mod connections;
 mod explain;
+mod totals;
 
 use std::sync::Arc;
 
