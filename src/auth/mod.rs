@@ -66,6 +66,8 @@ pub struct Admission {
     pub client: Uuid,
     /// The address of the client.
     pub ip: IpAddr,
+    /// The id of the HTTP request.
+    pub request_id: Option<Box<str>>,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
     /// The way in which the client has sent a token with its handshake; `None`: it has sent none.

@@ -217,6 +217,7 @@ impl<'a> Candidate<'a> {
         Ok(Admission {
             client,
             ip,
+            request_id: request.map(Box::from),
             auth,
             credential: self.credential,
             format: self.format,

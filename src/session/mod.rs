@@ -103,6 +103,8 @@ pub struct Session {
     key: SessionKey,
     client: Uuid,
     address: IpAddr,
+    /// The id of its HTTP request, as long as lines of a log may need it.
+    request_id: Option<Box<str>>,
     started_at: MonotonicTime,
     /// The way in which the client has sent a token with its handshake.
     credential: Option<Door>,
@@ -302,10 +304,13 @@ impl Handler<SessionControl> for Session {
 
 impl Session {
     fn new(admission: Admission, outbox: Arc<Outbox>, stream: Option<StreamSession>, services: Arc<Services>) -> Self {
+        // Refusals are on stderr, too. A client that is authenticated has few, and many clients cost memory.
+        let is_logged = services.audit.is_enabled() || !matches!(admission.auth, HandshakeAuth::Authenticated(_));
         Self {
             key: SessionKey::unique(),
             client: admission.client,
             address: admission.ip,
+            request_id: admission.request_id.filter(|_| is_logged),
             credential: admission.credential,
             started_at: services.clock.monotonic_now(),
             outbox,

@@ -377,6 +377,7 @@ impl Worker {
         let admission = Admission {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
+            request_id: None,
             credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
