@@ -45,7 +45,7 @@ use crate::{
     connection_limit::{ConnectionLimit, KeyedLimit},
     hooks::{EventReporter, Hooks, events::EventService},
     http::{self, ListenerRole},
-    hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
+    hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs, RefusedAttempts},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
     revocation::Revocations,
@@ -293,7 +293,13 @@ impl Components {
         let (limits, node): (_, Arc<str>) = (&config.limits, Uuid::new_v4().to_string().into());
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
-        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
+        let hubs = Hubs::new(
+            metrics.clone(),
+            &node,
+            ApiGrants::new(&config, clock.clone()),
+            revocations.clone(),
+            RefusedAttempts::new(limits),
+        );
         let (broker, broker_subscriptions) = start_broker(&config, &hubs, &metrics, &clock)?;
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
@@ -388,6 +394,7 @@ impl Components {
             hooks: hooks.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),
+            refused_attempts: hubs.refused_attempts().clone(),
             clock: clock.clone(),
             command_counters: session::CommandCounters::new(metrics),
             metrics: metrics.clone(),

@@ -130,6 +130,7 @@ mod api_subscribe;
 mod connections;
 mod control_messages;
 mod explain;
+mod explain_refused;
 mod named_limits;
 mod openapi;
 mod session_control;

@@ -227,6 +227,15 @@ pub(super) fn unverified_issuer(json: &[u8]) -> Option<String> {
     serde_json::from_slice::<JsonObject<UnverifiedIssuer>>(json).ok().map(|JsonObject(payload)| payload.iss)
 }
 
+/// Returns the `sub` of a payload whose signature need not have been verified: for explanations, and for nothing that grants anything.
+pub(super) fn unverified_subject(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct UnverifiedSubject {
+        sub: String,
+    }
+    serde_json::from_slice::<JsonObject<UnverifiedSubject>>(json).ok().map(|JsonObject(payload)| payload.sub)
+}
+
 /// `aud`: one audience or a list of them (RFC 7519 §4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]

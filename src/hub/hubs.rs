@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    ApiGrants, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, Hub,
+    ApiGrants, CheckHealth, CloseAllSessions, Hub, RefusedAttempts,
     control::{ApplyControl, QueuedControl},
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
@@ -52,6 +52,7 @@ pub struct Hubs {
     revocations: Arc<Revocations>,
     emulated_sessions: Arc<EmulatedSessions>,
     traces: Arc<Traces>,
+    refused_attempts: Arc<RefusedAttempts>,
 }
 
 impl Hubs {
@@ -61,6 +62,7 @@ impl Hubs {
         uid: &str,
         api_grants: Arc<ApiGrants>,
         revocations: Arc<Revocations>,
+        refused_attempts: Arc<RefusedAttempts>,
     ) -> Arc<Self> {
         let node = NodeIdentity { uid: uid.to_owned(), name: host_name().unwrap_or_else(|| uid.to_owned()) };
         Arc::new(Self {
@@ -74,6 +76,7 @@ impl Hubs {
             revocations,
             emulated_sessions: Arc::default(),
             traces: Arc::default(),
+            refused_attempts,
         })
     }
 
@@ -117,6 +120,11 @@ impl Hubs {
     /// Returns the revocations that the hubs obey.
     pub fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
+    }
+
+    /// Returns the clients that were refused last.
+    pub fn refused_attempts(&self) -> &Arc<RefusedAttempts> {
+        &self.refused_attempts
     }
 
     /// Returns the id of this run of the instance.
@@ -262,7 +270,8 @@ impl Deliver for Hubs {
         match question {
             SurveyQuestion::Channels => channels_json(hubs).boxed(),
             SurveyQuestion::Inspect(inspection) => {
-                inspection::answer(hubs, self.node.clone(), self.traces.clone(), inspection).boxed()
+                let (traces, refused) = (self.traces.clone(), self.refused_attempts.clone());
+                inspection::answer(hubs, self.node.clone(), traces, refused, inspection).boxed()
             }
             SurveyQuestion::Revoked(_) => async move {
                 join_all(hubs.iter().map(|hub| hub.send(ObeyRevocations))).await;

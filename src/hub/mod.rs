@@ -23,6 +23,7 @@ mod paced_queue;
 mod pacing;
 mod presence;
 mod recent_ends;
+mod refused_attempts;
 mod registry;
 mod reload;
 mod renewal;
@@ -71,10 +72,11 @@ pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
-    AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
-    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
+    AwaitDisconnect, CheckHealth, CloseAllSessions, KeepAlive, Register, ServerApiSubscription, SessionControl,
+    SessionKey, Unregister, UpdateSession,
 };
 pub use recent_ends::NoteRefusedSubscription;
+pub use refused_attempts::{RefusedAttempt, RefusedAttempts};
 pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer};
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};

@@ -11,7 +11,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::Door,
-    hub::{AwaitDisconnect, CloseReason, Reauthorize, SubscriptionSource, UpdateSession},
+    hub::{AwaitDisconnect, CloseReason, Reauthorize, RefusedAttempt, SubscriptionSource, UpdateSession},
     protocol::{Disconnect, ErrorCode, Expiry, Format, Push},
     revocation::TokenIds,
 };
@@ -80,7 +80,9 @@ impl Session {
                 ErrorCode::Internal.into()
             } else {
                 CommandFailure::Close(Disconnect::INVALID_TOKEN)
-            }
+            };
+            self.note_refused_attempt(token, error, &failure);
+            failure
         })?;
         if self.auth_state.claims().is_some_and(|current| current.user != claims.user) {
             self.audit_token(
@@ -103,6 +105,24 @@ impl Session {
             Some(_) => {}
         }
         Ok(Arc::new(claims))
+    }
+
+    /// Remembers for explanations that a client was refused which is not authenticated. The end of a session that is has its own.
+    fn note_refused_attempt(&self, token: &str, error: TokenError, failure: &CommandFailure) {
+        let Services { refused_attempts, verifier, clock, .. } = &*self.services;
+        if self.auth_state.claims().is_some() || !refused_attempts.is_enabled() {
+            return;
+        }
+        if let Some(user) = verifier.user_of_refused(token) {
+            refused_attempts.note(RefusedAttempt {
+                at: clock.now(),
+                client: self.client,
+                user,
+                is_signed: error.is_of_signed_token(),
+                code: Some(failure.code()),
+                reason: error.to_string().into(),
+            });
+        }
     }
 
     /// Records what became of a valid token.

@@ -38,8 +38,8 @@ use crate::{
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
-        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
-        SessionControl, SessionDetails, SessionKey, Unregister, record_close,
+        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, RefusedAttempts, Register,
+        ServerApiSubscription, SessionControl, SessionDetails, SessionKey, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, MethodName, Push, Reply, frame},
@@ -68,6 +68,8 @@ pub struct Services {
     pub hooks: Arc<Hooks>,
     /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<UserLimit>,
+    /// The clients that were refused last.
+    pub refused_attempts: Arc<RefusedAttempts>,
     /// What the server API has subscribed users to.
     pub api_grants: Arc<ApiGrants>,
     /// The clocks.

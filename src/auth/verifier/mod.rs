@@ -19,11 +19,12 @@ use super::{
     key::{KeyChange, KeyError, KeyRing, VerificationKey, VerificationKeys, shared_secrets},
     key_sets::KeySets,
     logout_token::{LogoutExpectations, LogoutToken},
-    payload::{Expectations, Payload, unverified_issuer},
+    payload::{Expectations, Payload, unverified_issuer, unverified_subject},
 };
 use crate::{
     clock::{Clock, NEVER, WallTime},
-    config::{self, Config, KeyRules, TokenKind},
+    config::{self, Config, KeyRules, TokenKind, UserPrefixes},
+    publication::is_valid_user,
     revocation::{TokenIdentity, TokenIds},
 };
 
@@ -144,6 +145,21 @@ impl Verifier {
         let payload = TokenParts::split(token).and_then(|parts| decode_part(parts.payload).ok());
         let ids = payload.and_then(|payload| Some(Payload::parse(&payload).ok()?.take_ids()));
         ids.unwrap_or_default()
+    }
+
+    /// Returns the user whom a refused token names. Verifies nothing: only for explanations.
+    pub fn user_of_refused(&self, token: &str) -> Option<Box<str>> {
+        if token.len() > self.max_token_bytes {
+            return None;
+        }
+        let parts = TokenParts::split(token)?;
+        let payload = decode_part(parts.payload).ok()?;
+        let kid = decode_part(parts.header).and_then(|header| JoseHeader::parse(&header)).ok()?.kid;
+        let keys = self.keys.current();
+        let key = keys.select(kid.as_deref(), || unverified_issuer(&payload));
+        let prefix = key.map_or_else(|| self.auth.rules(None).user_prefix, |key| key.rules.user_prefix.clone());
+        let user = format!("{prefix}{}", unverified_subject(&payload).filter(|subject| !subject.is_empty())?);
+        is_valid_user(&user).then(|| user.into())
     }
 
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.
