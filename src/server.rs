@@ -33,8 +33,8 @@ use crate::{
     api,
     audit::{AuditError, AuditLog},
     auth::{
-        AdminSessions, KeyError, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
-        login_backoff::{FailureNames, LoginBackoff},
+        AdminSessions, KeyError, LoginKeys, Permissions, VerificationQueue, Verifier,
+        login_backoff::LoginBackoff,
         refusal_log::RefusalLog,
         users::{Users, UsersFileError},
     },
@@ -45,7 +45,7 @@ use crate::{
     connection_limit::{ConnectionLimit, KeyedLimit},
     hooks::{EventReporter, Hooks, events::EventService},
     http::{self, ListenerRole},
-    hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs},
+    hub::{ApiGrants, BrokerSubscriptions, Hub, Hubs, RefusedAttempts},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
     revocation::Revocations,
@@ -140,9 +140,8 @@ pub async fn start_with_sockets(
     let components = Components::new(config, clock)?;
     let http = &components.http;
     http.verifier.key_sets().start(&http.metrics);
-    let config = http.config.snapshot();
     users_file::watch(&http.clone().into_inner());
-    key_files::watch(&http.verifier, &config);
+    key_files::watch(&http.clone().into_inner());
     let events = start_events(http)?;
     let public = OpenListener::start(public_sockets, components.clone(), certificate)?;
     let internal_components = Components { role: ListenerRole::Internal, ..components.clone() };
@@ -226,7 +225,7 @@ impl RunningServer {
         if key_files::key_files(&config).is_empty() {
             return Ok(false);
         }
-        let reloaded = verifier.reload_keys(&config);
+        let reloaded = verifier.reload_key_files();
         key_files::log_reload(&reloaded);
         reloaded.map(|_| true)
     }
@@ -294,7 +293,13 @@ impl Components {
         let (limits, node): (_, Arc<str>) = (&config.limits, Uuid::new_v4().to_string().into());
         let audit = AuditLog::start(&config.audit, node.clone(), clock.clone(), metrics.clone())?;
         let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
-        let hubs = Hubs::new(metrics.clone(), &node, ApiGrants::new(&config, clock.clone()), revocations.clone());
+        let hubs = Hubs::new(
+            metrics.clone(),
+            &node,
+            ApiGrants::new(&config, clock.clone()),
+            revocations.clone(),
+            RefusedAttempts::new(limits),
+        );
         let (broker, broker_subscriptions) = start_broker(&config, &hubs, &metrics, &clock)?;
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
@@ -324,12 +329,10 @@ impl Components {
             verifier,
             refusals,
             audit,
-            signer: Signer::for_login(&config.auth, &config.login.key, clock.clone()),
-            refresh_tokens: RefreshTokens::new(config.login_secret()),
+            login_keys: ArcSwap::from_pointee(LoginKeys::new(&config, clock.clone())),
             login_users: load_login_users(&config, &permissions)?,
             admin_sessions: create_admin_sessions(&config, &permissions, &revocations, &clock)?,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
-            failure_names: FailureNames::new(config.login_secret()),
             user_limit: UserLimit::new(limits.connections_per_user, &*broker),
             broker,
             hubs,
@@ -391,6 +394,7 @@ impl Components {
             hooks: hooks.clone(),
             user_limit: user_limit.clone(),
             api_grants: hubs.api_grants().clone(),
+            refused_attempts: hubs.refused_attempts().clone(),
             clock: clock.clone(),
             command_counters: session::CommandCounters::new(metrics),
             metrics: metrics.clone(),

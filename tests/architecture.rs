@@ -77,7 +77,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
     ("hub", &["protocol", "broker", "transport", "hooks::EventReporter"]),
     ("session", &["protocol", "auth", "hooks", "hub", "broker", "transport"]),
     // Readiness asks hubs and broker, and the broker stores tickets.
-    ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "broker"]),
+    ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "hub::RefusedAttempt", "broker"]),
     // Exceptions, because a refused request looks the same on every path, bodies have the same limits, and a listener has one
     // role, and the admin page one session: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
     // ListenerRole, and finds the address of a caller as http does.

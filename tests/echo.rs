@@ -95,6 +95,7 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
     let admission = Admission {
         client: uuid::Uuid::new_v4(),
         ip: [127, 0, 0, 1].into(),
+        request_id: None,
         credential: None,
         auth,
         format,

@@ -135,8 +135,8 @@ fn reload_that_began_first_does_not_replace_the_keys_of_a_later_one() {
     let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
     let verifier = Arc::new(Verifier::new(&config, permissions, Clock::default()).unwrap());
     let reload = || {
-        let (verifier, config, (done, end)) = (verifier.clone(), config.clone(), mpsc::channel());
-        thread::spawn(move || done.send(verifier.reload_keys(&config).is_ok()));
+        let (verifier, (done, end)) = (verifier.clone(), mpsc::channel());
+        thread::spawn(move || done.send(verifier.reload_key_files().is_ok()));
         end
     };
     let replace_file = |name: &str| std::fs::rename(path(name), path("keys.json")).unwrap();

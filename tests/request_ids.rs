@@ -2,9 +2,12 @@
 
 use serde_json::json;
 
-use crate::support::{
-    API_KEY, TestHub, backend::Backend, http, poll_until, start_hub, start_hub_with, trace_log::audit_path,
-    trust_loopback_proxy,
+use crate::{
+    audit::AuditedHub,
+    support::{
+        API_KEY, Client, TestHub, backend::Backend, http, poll_until, start_hub, start_hub_with, trace_log::audit_path,
+        trust_loopback_proxy,
+    },
 };
 
 async fn id_with(hub: &TestHub, headers: &[(&str, &str)]) -> String {
@@ -60,6 +63,37 @@ async fn audit_lines_about_a_request_have_its_id() {
         let field = format!("\"request\":\"{id}\"");
         poll_until(&field, async || std::fs::read_to_string(audit_path()).unwrap().contains(&field)).await;
     }
+}
+
+#[actix_rt::test]
+async fn every_audit_line_about_a_session_has_the_id_of_its_handshake() {
+    let audited = AuditedHub::start(trust_loopback_proxy).await;
+    let hub = &audited.hub;
+    let connect =
+        async |id: &str, path: &str| Client::connect_with(hub.address, path, &[("X-Request-Id", id)]).await.unwrap();
+    let mut by_handshake = connect("by-handshake", &hub.path_for("ann")).await;
+    by_handshake.receive_connect_push().await;
+    by_handshake.request(json!({"id": 1, "refresh": {"token": hub.token("ann")}})).await;
+    by_handshake.subscribe_with("$secret", json!({"token": "nonsense"})).await;
+    let mut by_command = connect("by-command", "/socket").await;
+    by_command.request(json!({"id": 1, "connect": {"token": hub.token("bob")}})).await;
+    let mut refused = connect("refused", "/socket").await;
+    refused.send(json!({"id": 1, "connect": {"token": hub.forged_token("eve")}})).await;
+    refused.wait_for_close().await;
+    drop((by_handshake, by_command));
+    for (event, number, id) in [
+        ("connected", 1, "by-handshake"),
+        ("refreshed", 1, "by-handshake"),
+        ("refused", 1, "by-handshake"),
+        ("connected", 2, "by-command"),
+        ("refused", 2, "refused"),
+    ] {
+        assert_eq!(audited.wait_for(event, number).await["request"], id, "{event}");
+    }
+    let ended = [audited.wait_for("disconnected", 1).await, audited.wait_for("disconnected", 2).await];
+    let mut ended = ended.map(|line| line["request"].as_str().unwrap_or_default().to_owned());
+    ended.sort();
+    assert_eq!(ended, ["by-command", "by-handshake"]);
 }
 
 #[actix_rt::test]

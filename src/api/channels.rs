@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
 
 use super::{
     ApiContext,
     description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
-    request::{parse_optional_object, to_result},
-    survey::{NO_ANSWER, UNREACHABLE, survey_nodes},
+    request::parse_optional_object,
+    survey::{NO_ANSWER, UNREACHABLE, run_outside_if, survey_nodes},
 };
 use crate::{
     broker::{NodeIdentity, SurveyQuestion},
     channel::Pattern,
     protocol::ErrorCode,
 };
+
+/// Channels that are joined on the worker, in 0.3 ms or less.
+const MAX_JOINED_CHANNELS: usize = 1024;
 
 /// `channels`.
 pub(super) const CHANNELS: ApiMethod = ApiMethod {
@@ -86,14 +90,18 @@ async fn channels(body: &Bytes, api: &ApiContext) -> ApiResult {
     let pattern = Pattern::wildcard(pattern.as_deref().filter(|pattern| !pattern.is_empty()).unwrap_or("*"));
     let pattern = pattern.map_err(|_| ErrorCode::BadRequest)?;
     let (answers, unreachable) = survey_nodes(SurveyQuestion::Channels, api).await?;
-    let counts = answers.into_iter().map(|(_, counts)| counts);
-    let channels = sum_counts(counts, &pattern);
-    let Some(limit) = limit.filter(|limit| *limit > 0) else {
-        return to_result(ChannelsResult { channels, num_channels: None, cursor: None, unreachable });
+    let counts: Vec<BTreeMap<String, u64>> = answers.into_iter().map(|(_, counts)| counts).collect();
+    let is_much = counts.iter().map(BTreeMap::len).sum::<usize>() > MAX_JOINED_CHANNELS;
+    let join = move || {
+        let channels = sum_counts(counts, &pattern);
+        let Some(limit) = limit.filter(|limit| *limit > 0) else {
+            return to_raw_value(&ChannelsResult { channels, num_channels: None, cursor: None, unreachable });
+        };
+        let num_channels = Some(channels.len());
+        let (channels, cursor) = page_of(channels, limit, cursor.as_deref().unwrap_or_default());
+        to_raw_value(&ChannelsResult { channels, num_channels, cursor, unreachable })
     };
-    let num_channels = Some(channels.len());
-    let (channels, cursor) = page_of(channels, limit, cursor.as_deref().unwrap_or_default());
-    to_result(ChannelsResult { channels, num_channels, cursor, unreachable })
+    Ok(run_outside_if(is_much, join).await?.map_err(|_| ErrorCode::Internal)?)
 }
 
 /// Returns the channels whose names come after that of a cursor, which is the last one of the page before, and the cursor of the next

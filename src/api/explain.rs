@@ -35,7 +35,8 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
     access: Access::ReadOnly,
     summary: "Says why a publication did not arrive at a user or a connection.",
     details: "`cause` names one of the [causes](#causes). If the client has open sessions, it is their cause; otherwise it is that of \
-        the session that ended last. Each node remembers `limits.ended_sessions` ended sessions and \
+        the session that ended last, or of the last refused attempt to connect if that is newer. Each node remembers \
+        `limits.ended_sessions` ended sessions per worker, as many refused attempts, and \
         `limits.ended_subscriptions` ended or refused subscriptions per worker. A node that does not answer within 150 ms is named in \
         `unreachable`. `delivered` means that the kernel of the node has accepted the publication; only the client knows whether it has \
         handled it.",
@@ -52,7 +53,7 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
         Field::always(
             "sessions",
             JsonType::Array(&JsonType::Object(SESSION)),
-            "The open sessions of the client, and those that have ended lately, the newest end first; at most 100.",
+            "The open sessions of the client, and those that have ended or were refused lately, the newest end first; at most 100.",
         ),
         Field::left_out("has_more", JsonType::Boolean, "if it is `false`", "There are more sessions."),
         UNREACHABLE,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix_web::web;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -15,6 +16,9 @@ use crate::{
 
 /// How long the nodes have to answer.
 const SURVEY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Answers up to this length are decoded on the worker, in 0.2 ms or less.
+const MAX_DECODED_BYTES: usize = 32 * 1024;
 
 /// The error of all methods that ask the nodes.
 pub(super) const NO_ANSWER: (ErrorCode, &str) = (ErrorCode::Internal, "no node has answered within 2 s");
@@ -34,7 +38,7 @@ pub(super) const UNREACHABLE: Field = Field::left_out(
 );
 
 /// Asks all live nodes. Returns the answers, each with its node, and the nodes without a valid answer, which the log names, too.
-pub(super) async fn survey_nodes<T: DeserializeOwned>(
+pub(super) async fn survey_nodes<T: DeserializeOwned + Send + 'static>(
     question: SurveyQuestion,
     api: &ApiContext,
 ) -> Result<(Vec<(NodeIdentity, T)>, Vec<NodeIdentity>), ErrorCode> {
@@ -42,7 +46,7 @@ pub(super) async fn survey_nodes<T: DeserializeOwned>(
 }
 
 /// The same for nodes that have another time to answer.
-pub(super) async fn survey_nodes_within<T: DeserializeOwned>(
+pub(super) async fn survey_nodes_within<T: DeserializeOwned + Send + 'static>(
     question: SurveyQuestion,
     deadline: Duration,
     api: &ApiContext,
@@ -51,19 +55,32 @@ pub(super) async fn survey_nodes_within<T: DeserializeOwned>(
     let result = result.inspect_err(|error| {
         log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
     })?;
-    let mut unreachable = result.unreachable;
-    let mut answers = Vec::with_capacity(result.answers.len());
-    for answer in result.answers {
-        match serde_json::from_slice(&answer.answer) {
-            Ok(valid) => answers.push((answer.node, valid)),
-            Err(_) => unreachable.push(answer.node),
+    let is_long = result.answers.iter().map(|answer| answer.answer.len()).sum::<usize>() > MAX_DECODED_BYTES;
+    let decode = move || {
+        let mut unreachable = result.unreachable;
+        let mut answers = Vec::with_capacity(result.answers.len());
+        for answer in result.answers {
+            match serde_json::from_slice(&answer.answer) {
+                Ok(valid) => answers.push((answer.node, valid)),
+                Err(_) => unreachable.push(answer.node),
+            }
         }
-    }
+        (answers, unreachable)
+    };
+    let (answers, mut unreachable) = run_outside_if(is_long, decode).await?;
     sort_nodes(&mut unreachable, |node| node);
     for NodeIdentity { uid, name } in &unreachable {
         log::warn!("node did not answer survey question={question:?} uid={uid:?} name={name:?}");
     }
     Ok((answers, unreachable))
+}
+
+/// Runs work on the answers of nodes: if there is much of it, outside of the workers, so that their deliveries do not wait.
+pub(super) async fn run_outside_if<T: Send + 'static>(
+    is_much: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ErrorCode> {
+    if is_much { web::block(work).await.map_err(|_| ErrorCode::Internal) } else { Ok(work()) }
 }
 
 /// Sorts by name and id.

@@ -152,7 +152,8 @@ audit_fields! {
     door: Door,
     /// Path of the HTTP request.
     path: &'a str,
-    /// Id of the HTTP request, which the response has as `X-Request-Id`.
+    /// Id of the HTTP request, which the response has as `X-Request-Id`. Lines about a session have that of the handshake, or of the
+    /// request for a stream.
     request: &'a str,
     /// Origin of the page.
     origin: &'a str,

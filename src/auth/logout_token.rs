@@ -7,14 +7,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    TokenError, UserPrefixes,
+    TokenError,
     claims::NumericDate,
     json::{JsonMembers, JsonObject, is_too_deep, not_null},
     payload::{Audience, check_issuer},
 };
 use crate::{
     clock::WallTime,
-    config::KeyRules,
+    config::{KeyRules, UserPrefixes},
     revocation::{IssueTimes, IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
 };
 

@@ -12,6 +12,7 @@ mod json;
 mod key;
 mod key_sets;
 pub mod login_backoff;
+mod login_keys;
 mod logout_token;
 mod payload;
 pub mod permission;
@@ -48,12 +49,12 @@ pub use connect_hook::{CONNECT_HOOK, ConnectGrant, ask_connect_hook};
 pub use ignored_claims::ignored_members;
 pub use key::{KeyChange, KeyError};
 pub use key_sets::{FetchError, KeySets};
+pub use login_keys::LoginKeys;
 pub use logout_token::LogoutToken;
 pub use permission::{ChannelRight, PermissionError, Permissions};
 pub use refresh_token::{RefreshToken, RefreshTokens};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
-pub use user_prefix::UserPrefixes;
 pub use verification_queue::{Overloaded, VerificationQueue, VerificationTurn};
 pub use verifier::Verifier;
 
@@ -65,6 +66,8 @@ pub struct Admission {
     pub client: Uuid,
     /// The address of the client.
     pub ip: IpAddr,
+    /// The id of the HTTP request.
+    pub request_id: Option<Box<str>>,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
     /// The way in which the client has sent a token with its handshake; `None`: it has sent none.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Claims, Permissions, SubscriptionClaims, TokenError, UserPrefixes,
+    Claims, Permissions, SubscriptionClaims, TokenError,
     claims::NumericDate,
     grants::{GrantContext, RawGrants},
     json::{JsonObject, is_too_deep, not_null},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind},
+    config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind, UserPrefixes},
     revocation::{TokenIdentity, TokenIds},
 };
 
@@ -225,6 +225,15 @@ pub(super) fn unverified_issuer(json: &[u8]) -> Option<String> {
         iss: String,
     }
     serde_json::from_slice::<JsonObject<UnverifiedIssuer>>(json).ok().map(|JsonObject(payload)| payload.iss)
+}
+
+/// Returns the `sub` of a payload whose signature need not have been verified: for explanations, and for nothing that grants anything.
+pub(super) fn unverified_subject(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct UnverifiedSubject {
+        sub: String,
+    }
+    serde_json::from_slice::<JsonObject<UnverifiedSubject>>(json).ok().map(|JsonObject(payload)| payload.sub)
 }
 
 /// `aud`: one audience or a list of them (RFC 7519 §4.1.3).

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{key::LOGIN_KEY_ID, users::UserClaims};
 use crate::{
-    clock::Clock,
+    clock::{Clock, WallTime},
     config::{self, KeyRules, KindRules, Secret},
     revocation::LoginId,
 };
@@ -59,7 +59,8 @@ struct IssuedClaims<'a, T> {
 /// The purpose of a signed token.
 enum TokenUse<'a> {
     Connection,
-    Login(&'a LoginId),
+    /// Of a login, issued at this time.
+    Login(&'a LoginId, WallTime),
     Subscription(&'a str),
 }
 
@@ -99,7 +100,8 @@ impl Signer {
         self.encode(user, ttl, claims, TokenUse::Connection)
     }
 
-    /// Signs a connection token of a login, which is its `sid` and part of its `jti`.
+    /// Signs a connection token of a login, which is its `sid` and part of its `jti`. `issued_at` is when the user has asked for it:
+    /// a revocation since then means the token.
     ///
     /// # Errors
     /// [`SigningError`].
@@ -109,8 +111,9 @@ impl Signer {
         ttl: Duration,
         claims: &UserClaims,
         login: &LoginId,
+        issued_at: WallTime,
     ) -> Result<String, SigningError> {
-        self.encode(user, ttl, claims, TokenUse::Login(login))
+        self.encode(user, ttl, claims, TokenUse::Login(login, issued_at))
     }
 
     /// Signs a subscription token, which allows `user` to subscribe to `channel`. The verifier accepts no other claim than `info`
@@ -135,10 +138,11 @@ impl Signer {
         claims: &impl Serialize,
         token_use: TokenUse<'_>,
     ) -> Result<String, SigningError> {
-        let (rules, login, channel) = match token_use {
-            TokenUse::Connection => (&self.rules.connection, None, None),
-            TokenUse::Login(login) => (&self.rules.connection, Some(login), None),
-            TokenUse::Subscription(channel) => (&self.rules.subscription, None, Some(channel)),
+        let now = self.clock.now();
+        let (rules, login, channel, issued_at) = match token_use {
+            TokenUse::Connection => (&self.rules.connection, None, None, now),
+            TokenUse::Login(login, issued_at) => (&self.rules.connection, Some(login), None, issued_at),
+            TokenUse::Subscription(channel) => (&self.rules.subscription, None, Some(channel), now),
         };
         let KindRules { audience, typ } = rules;
         // The verifier requires the configured type.
@@ -147,11 +151,11 @@ impl Signer {
         let mut jti = [0; JTI_BYTES];
         getrandom::fill(&mut jti).map_err(|_| SigningError::NoRandomness)?;
         let jti = BASE64_URL_SAFE_NO_PAD.encode(jti);
-        let now = self.clock.now().unix_seconds();
+        let issued_at = issued_at.unix_seconds();
         let claims = IssuedClaims {
             sub: user,
-            iat: now,
-            exp: now.saturating_add_unsigned(ttl.as_secs()),
+            iat: issued_at,
+            exp: issued_at.saturating_add_unsigned(ttl.as_secs()),
             jti: login.map_or_else(|| jti.clone(), |login| login.jti(&jti)),
             sid: login.map(LoginId::as_str),
             iss: self.rules.issuer.as_deref(),

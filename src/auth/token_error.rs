@@ -211,6 +211,28 @@ impl TokenError {
         self.needs_new_token() || self.is_temporary() || self == Self::Revoked
     }
 
+    /// Returns whether a key has signed what the token says, before it was refused.
+    pub fn is_of_signed_token(self) -> bool {
+        !matches!(
+            self,
+            Self::UnknownTicket
+                | Self::TooLong(_)
+                | Self::NotThreeParts
+                | Self::NotBase64Url
+                | Self::HeaderNotUtf8
+                | Self::HeaderTooDeep
+                | Self::MalformedHeader
+                | Self::KeyIdTooLong
+                | Self::WrongType
+                | Self::UnknownKey
+                | Self::KeyPending
+                | Self::WrongAlgorithm
+                | Self::WrongKeyPurpose
+                | Self::KeyExpired
+                | Self::WrongSignature
+        )
+    }
+
     /// Returns whether the same token may be accepted a little later.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::KeyPending)

@@ -1,32 +1,16 @@
-//! The names of users of several issuers: `user_prefix` and `sub`. A name belongs to the keys with the longest prefix that it
-//! begins with, so no issuer can choose a `sub` that makes its user one of another issuer.
+//! The user that a token of one of several issuers names: no issuer can choose a `sub` that makes its user one of another issuer.
 
 use super::TokenError;
 use crate::{
-    config::{AuthConfig, KeyPurpose, KeyRules},
+    config::{KeyRules, UserPrefixes},
     publication::is_valid_user,
 };
 
-/// The prefixes of all keys.
-#[derive(Clone, Debug, Default)]
-pub struct UserPrefixes(Vec<String>);
-
 impl UserPrefixes {
-    /// Creates the prefixes of this configuration.
-    pub fn new(auth: &AuthConfig) -> Self {
-        let of_keys = auth.keys.iter().map(|key| auth.rules(Some(key)).user_prefix);
-        let mut prefixes: Vec<String> = of_keys.chain([auth.rules(None).user_prefix]).collect();
-        // The longest first.
-        prefixes.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
-        prefixes.dedup();
-        Self(prefixes)
-    }
-
     /// Returns the name of the user with this `sub` in the tokens of a key; empty for a token without a user.
     ///
     /// # Errors
-    /// [`TokenError::InvalidUser`], or [`TokenError::ForeignUser`] if the name belongs to keys with a longer prefix. A key that
-    /// only verifies subscription tokens opens no connections, and may name the users of any key.
+    /// [`TokenError::InvalidUser`], or [`TokenError::ForeignUser`] if the name belongs to keys with a longer prefix.
     pub fn user(&self, sub: String, rules: &KeyRules) -> Result<String, TokenError> {
         if sub.is_empty() {
             return Ok(sub);
@@ -36,8 +20,7 @@ impl UserPrefixes {
         if !is_valid_user(&user) {
             return Err(TokenError::InvalidUser);
         }
-        let owner = self.0.iter().find(|prefix| user.starts_with(prefix.as_str()));
-        if rules.purpose != KeyPurpose::Subscription && owner.is_some_and(|owner| owner.len() > prefix.len()) {
+        if self.is_foreign(&user, rules) {
             return Err(TokenError::ForeignUser);
         }
         Ok(user)
@@ -49,6 +32,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::KeyPurpose;
 
     fn rules(prefix: &str, purpose: KeyPurpose) -> KeyRules {
         KeyRules { user_prefix: prefix.to_owned(), purpose, ..KeyRules::default() }

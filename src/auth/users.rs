@@ -19,12 +19,12 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
-    Permissions, TokenError, UserPrefixes,
+    Permissions, TokenError,
     grants::{GrantContext, RawGrants},
 };
 use crate::{
     clock::WallTime,
-    config::{Config, KeyRules},
+    config::{Config, KeyRules, UserPrefixes},
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
 };
 
@@ -75,7 +75,7 @@ struct UsersSource {
     channels_per_session: AtomicUsize,
     /// Those of the login's tokens.
     rules: KeyRules,
-    prefixes: UserPrefixes,
+    prefixes: ArcSwap<UserPrefixes>,
 }
 
 struct UserList {
@@ -192,7 +192,7 @@ impl Users {
             permissions,
             channels_per_session: AtomicUsize::new(config.limits.channels_per_session),
             rules: config.auth.rules(None),
-            prefixes: UserPrefixes::new(&config.auth),
+            prefixes: ArcSwap::from_pointee(UserPrefixes::new(&config.auth)),
         };
         let (current, prefix) = (ArcSwap::from_pointee(source.read()?), source.rules.user_prefix.clone());
         Ok(Self { current, prefix, source: Some(source), reloading: Mutex::default() })
@@ -244,6 +244,18 @@ impl Users {
         }
     }
 
+    /// Replaces the prefixes of all keys, from the next reading on.
+    pub fn set_user_prefixes(&self, prefixes: &UserPrefixes) {
+        if let Some(source) = &self.source {
+            source.prefixes.store(Arc::new(prefixes.clone()));
+        }
+    }
+
+    /// Returns the name that a user of the file has in tokens, with `auth.user_prefix`.
+    pub fn name_of(&self, sub: &str) -> String {
+        format!("{}{sub}", self.prefix)
+    }
+
     /// Returns whether the file has a user of this name.
     pub fn has(&self, sub: &str) -> bool {
         self.current.load().by_name.contains_key(sub)
@@ -285,7 +297,7 @@ impl UsersSource {
             let (permissions, max_subscriptions) =
                 (&*self.permissions, self.channels_per_session.load(Ordering::Relaxed));
             let refused = |error: UserClaimsError| UsersFileError::Claims(name.clone(), error);
-            let user = self.prefixes.user(name.clone(), &self.rules).map_err(|error| refused(error.into()))?;
+            let user = self.prefixes.load().user(name.clone(), &self.rules).map_err(|error| refused(error.into()))?;
             let context = GrantContext { permissions, max_subscriptions, user: &user, now: WallTime::default() };
             let claims = entry.claims(context).map_err(refused)?;
             let user = User::new(name.clone(), user, password_hash, claims);

@@ -85,6 +85,8 @@ causes! {
     ConnectionLost = "The connection of the session was lost without a close.";
     /// By another code.
     Closed = "The server has closed the session.";
+    /// The last attempt to connect was refused.
+    ConnectRefused = "The client has tried to connect, and was refused: `end` says when and why. If the signature of its token was wrong, only the token says that it is of this user.";
     /// No session is known.
     NotConnected = "No node has a session of the client, and none remembers one that has ended.";
     /// The channel conflates.

@@ -56,12 +56,16 @@ impl DevelopmentSecrets {
         })
     }
 
-    /// Returns the secrets of a hub.
+    /// Returns the secrets of a hub, for its reloaded configuration. What signed the tokens of its login goes on doing so, also if
+    /// that is `login.key` only now.
     pub(super) fn of(config: &Config) -> Self {
         Self {
             auth: AuthSecrets { hmac_secret: config.auth.hmac_secret.clone() },
             api: ApiSecrets { key: config.api.key.clone() },
-            login: LoginSecrets { key: config.login.key.clone(), demo_password: config.login.demo_password.clone() },
+            login: LoginSecrets {
+                key: config.login_secret().clone(),
+                demo_password: config.login.demo_password.clone(),
+            },
         }
     }
 

@@ -16,6 +16,7 @@ mod print;
 mod reload;
 mod source;
 mod trusted_proxy;
+mod user_prefixes;
 mod validate;
 mod value;
 mod weakness;
@@ -43,6 +44,7 @@ pub use load::{Environment, LoadReport, SettingSources, Sources, find_environmen
 pub use print::print;
 pub use reload::{ConfigChange, ConfigOption, LiveConfig, OPTIONS, OptionEffect};
 pub use trusted_proxy::TrustedProxy;
+pub use user_prefixes::UserPrefixes;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
 pub use validate::{MAX_PASSWORD_BYTES, NO_OPEN_CHANNEL, opens_channels, warnings};
 pub use value::Secret;

@@ -115,10 +115,10 @@ config_options! {
     restart server.internal_tls.key;
     restart server.internal_tls.client_ca;
     restart server.internal_tls.client_names;
-    restart auth.hmac_secret;
-    restart auth.keys;
-    restart auth.issuer_url;
-    restart auth.jwks_url;
+    reload auth.hmac_secret;
+    reload auth.keys;
+    reload auth.issuer_url;
+    reload auth.jwks_url;
     restart auth.key_files_interval;
     restart auth.typ;
     restart auth.subscription_typ;
@@ -153,7 +153,7 @@ config_options! {
     restart login.users_file;
     restart login.users_file_interval;
     restart login.demo_password;
-    restart login.key;
+    reload login.key;
     restart login.token_ttl;
     restart login.refresh_ttl;
     restart login.refresh_idle;
@@ -331,6 +331,9 @@ config_options! {
     restart audit.refusals_per_second;
 }
 
+/// The options that name keys of tokens.
+const KEY_OPTIONS: [&str; 5] = ["auth.hmac_secret", "auth.keys", "auth.issuer_url", "auth.jwks_url", "login.key"];
+
 /// A configuration that was loaded again, merged with the one in force.
 #[derive(Debug)]
 pub struct ConfigChange {
@@ -361,6 +364,11 @@ impl ConfigChange {
         let errors =
             if needs_restart.is_empty() { Vec::new() } else { validate::validate(&merged, merged.environment) };
         if errors.is_empty() { Ok(Self { merged, changed, needs_restart }) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Returns whether the keys of tokens have changed.
+    pub fn changes_keys(&self) -> bool {
+        self.changed.iter().any(|key| KEY_OPTIONS.contains(key))
     }
 
     /// Returns whether an option of this section has changed, or one of these sections below it.
@@ -398,6 +406,14 @@ mod tests {
         assert!(change.changes_section("limits") && !change.changes_section("limit"));
         let none = ConfigChange::between(&in_force, &in_force).expect("no change");
         assert!(none.changed.is_empty() && none.needs_restart.is_empty());
+    }
+
+    #[test]
+    fn options_that_name_keys_can_be_reloaded() {
+        let effect = |key| OPTIONS.iter().find(|option| option.key == key).map(|option| option.effect);
+        for key in KEY_OPTIONS {
+            assert_eq!(effect(key), Some(OptionEffect::Reload), "{key}");
+        }
     }
 
     #[test]

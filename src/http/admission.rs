@@ -39,6 +39,7 @@ use crate::{
     config::{Door, RejectMode},
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRefusal, HookRequest, SubscribeApproval},
+    hub::RefusedAttempt,
     protocol::{Disconnect, Format},
     revocation::TokenIds,
 };
@@ -121,7 +122,8 @@ impl<'a> Candidate<'a> {
         let credentials = find_credentials(request, protocols, &source, context)?;
         let source = AuditFields { door: credentials.door, ..source };
         let hook_headers = collect_hook_headers(request, origin_check, context)?;
-        let (auth, ids) = authenticate_handshake(&credentials, origin_check, request, &source, context).await?;
+        let handshake = Handshake { client, request, source: &source, context };
+        let (auth, ids) = authenticate_handshake(&credentials, origin_check, handshake).await?;
         Ok(Self {
             context,
             client,
@@ -203,7 +205,9 @@ impl<'a> Candidate<'a> {
         let (address, door, request) = (Some(ip), self.door, self.request_id);
         let source = AuditFields { address, door, request, ..AuditFields::default() };
         let (user_permit, unauthenticated_permits) = match &auth {
-            HandshakeAuth::Authenticated(claims) => (acquire_user_permit(claims, &ids, &source, context).await?, None),
+            HandshakeAuth::Authenticated(claims) => {
+                (acquire_user_permit(client, claims, &ids, &source, context).await?, None)
+            }
             HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
                 let acquired = self.unauthenticated_permits;
                 (None, Some(acquired.map_or_else(|| acquire_unauthenticated_permits(&ip.into(), context), Ok)?))
@@ -217,6 +221,7 @@ impl<'a> Candidate<'a> {
         Ok(Admission {
             client,
             ip,
+            request_id: request.map(Box::from),
             auth,
             credential: self.credential,
             format: self.format,
@@ -274,14 +279,22 @@ fn collect_hook_headers(
     collected.map_err(|error| HttpError::bad_request(error.to_string()).into())
 }
 
+/// What is known of a handshake whose credential is checked.
+#[derive(Clone, Copy)]
+struct Handshake<'a> {
+    client: Uuid,
+    request: &'a HttpRequest,
+    source: &'a AuditFields<'a>,
+    context: &'a HttpContext,
+}
+
 /// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.
 async fn authenticate_handshake(
     credentials: &HandshakeCredentials<'_>,
     origin_check: OriginCheck,
-    request: &HttpRequest,
-    source: &AuditFields<'_>,
-    context: &HttpContext,
+    handshake: Handshake<'_>,
 ) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
+    let Handshake { request, context, .. } = handshake;
     match &credentials.credential {
         // Without an Origin it is no current browser, or one that hides which page it is for.
         Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
@@ -294,7 +307,7 @@ async fn authenticate_handshake(
             record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
             Ok((HandshakeAuth::Unauthenticated, TokenIds::default()))
         }
-        Some(credential) => authenticate(credential, request, source, context).await,
+        Some(credential) => authenticate(credential, handshake).await,
         None => Ok((HandshakeAuth::Unauthenticated, TokenIds::default())),
     }
 }
@@ -310,6 +323,7 @@ fn address_limit_refusal(message: &'static str) -> HandshakeRefusal {
 /// Acquires a permit of `limits.connections_per_user`, which the other instances may refuse. Sessions without a user need none; they are limited by
 /// `limits.connections_per_address`.
 async fn acquire_user_permit(
+    client: Uuid,
     claims: &Claims,
     ids: &TokenIds,
     source: &AuditFields<'_>,
@@ -324,6 +338,9 @@ async fn acquire_user_permit(
     };
     permit.map(Some).ok_or_else(|| {
         let message = "too many connections of this user";
+        let (at, user, reason) = (context.clock.now(), Box::from(&*claims.user), message.into());
+        let attempt = RefusedAttempt { at, client, user, is_signed: true, code: None, reason };
+        context.hubs.refused_attempts().note(attempt);
         let fields = AuditFields { reason: Some(message), ..*source };
         context.audit.record(AuditEvent::Refused, fields.with_token(&claims.user, ids, claims.expires_at));
         refuse("user", HttpError::too_many_connections(message)).recorded()
@@ -370,18 +387,17 @@ fn find_credentials<'a>(
 
 async fn authenticate(
     credential: &Credential<'_>,
-    request: &HttpRequest,
-    source: &AuditFields<'_>,
-    context: &HttpContext,
+    handshake: Handshake<'_>,
 ) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
+    let Handshake { request, source, context, .. } = handshake;
     let verified = match credential {
-        Credential::Token(token) => verify(token, request, context).await?,
-        Credential::Cookie(token) => verify(token, request, context).await?,
+        Credential::Token(token) => verify(token, handshake).await?,
+        Credential::Cookie(token) => verify(token, handshake).await?,
         // The token is verified again: it may have expired or been revoked since the ticket was issued.
         Credential::Ticket(ticket) => {
             match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
                 Some(token) => {
-                    let verified = verify(&token, request, context).await?;
+                    let verified = verify(&token, handshake).await?;
                     let fields = match &verified {
                         Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
                         Err(_) => *source,
@@ -410,9 +426,9 @@ async fn authenticate(
 /// Verifies a token when it is the client's turn. Gathers its ids only for an audit log.
 async fn verify(
     token: &str,
-    request: &HttpRequest,
-    context: &HttpContext,
+    handshake: Handshake<'_>,
 ) -> Result<Result<(Claims, TokenIds), TokenError>, HandshakeRefusal> {
+    let Handshake { client, request, context, .. } = handshake;
     let address = forwarded::client_address(request.head(), &context.config.current().server);
     let verified = context.verifications.verify(address.into(), || {
         if context.audit.is_enabled() {
@@ -421,5 +437,14 @@ async fn verify(
             context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
         }
     });
-    verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))
+    let verified = verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))?;
+    let attempts = context.hubs.refused_attempts();
+    if let Err(error) = &verified
+        && attempts.is_enabled()
+        && let Some(user) = context.verifier.user_of_refused(token)
+    {
+        let (at, is_signed, reason) = (context.clock.now(), error.is_of_signed_token(), error.to_string().into());
+        attempts.note(RefusedAttempt { at, client, user, is_signed, code: None, reason });
+    }
+    Ok(verified)
 }

@@ -16,12 +16,12 @@ use crate::{
     auth::{
         TokenError,
         refusal_log::Refusal,
-        users::{MAX_PASSWORD_BYTES, User},
+        users::{MAX_PASSWORD_BYTES, User, Users},
     },
     broker::{EndedLogin, Login, LoginSelection, revoke_until_stored},
     clock::WallTime,
     protocol::ErrorCode,
-    revocation::{LoginId, Revocation},
+    revocation::{LoginId, Revocation, TokenIdentity, TokenIds},
 };
 
 #[derive(Deserialize)]
@@ -41,6 +41,7 @@ pub(super) async fn login(
     body: RequestBody,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
+    let asked_at = context.clock.now();
     let users = context.login_users.clone().ok_or_else(|| {
         HttpError::new(
             StatusCode::NOT_FOUND,
@@ -62,6 +63,7 @@ pub(super) async fn login(
     if password.len() > MAX_PASSWORD_BYTES {
         return Err(HttpError::unauthorized("wrong user or password"));
     }
+    let revoked_before = is_revoked(&users.name_of(&username), asked_at, &context);
     let place = if wants_cookie { TokenPlace::Cookies } else { TokenPlace::Body };
     let (list, name) = (users.clone(), username.clone());
     let verify = move || list.verify(&name, &password);
@@ -88,9 +90,28 @@ pub(super) async fn login(
         failed("wrong user or password");
         return Err(HttpError::unauthorized("wrong user or password"));
     };
-    let response = start_login(&user, place, &source, &context).await;
+    let requested = RequestedLogin { asked_at, revoked_before, place };
+    let response = start_login(&user, requested, &users, &source, &context).await;
     context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
     response
+}
+
+/// Returns whether the tokens are revoked that the user's logins had at a time.
+fn is_revoked(user: &str, at: WallTime, context: &HttpContext) -> bool {
+    let issuer = Some(context.config.current().login_issuer().to_owned());
+    // Each token of a login has a `sid`. That of this one will be new.
+    let sid = LoginId::random(user).map(|id| id.as_str().to_owned());
+    let ids = TokenIds { issuer, jti: None, sid };
+    context.revocations.is_revoked(user, &TokenIdentity::new(&ids, Some(at)))
+}
+
+/// What is known of a login before its password is checked.
+struct RequestedLogin {
+    /// When the request came. Its tokens are no newer, however long it takes: a revocation meanwhile means them.
+    asked_at: WallTime,
+    /// Whether the user's tokens had been revoked before, in the same second.
+    revoked_before: bool,
+    place: TokenPlace,
 }
 
 /// Requires the media type that a form of another page cannot send without asking first.
@@ -108,20 +129,19 @@ pub(super) fn require_json(request: &HttpRequest) -> Result<(), HttpError> {
 /// Gives the user the tokens of a new login.
 async fn start_login(
     user: &User,
-    place: TokenPlace,
+    RequestedLogin { asked_at, revoked_before, place }: RequestedLogin,
+    users: &Users,
     source: &RequestSource,
     context: &Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
-    let mut started_at = context.clock.now();
-    let mut access_token = sign_access_token(user, &id, context)?;
+    let mut started_at = asked_at;
     // `iat` has whole seconds: a token of the second in which the user's tokens were revoked is revoked with them.
-    if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
-        let next_second = WallTime::from_unix_seconds(started_at.unix_seconds() + 1);
-        sleep(next_second.saturating_duration_since(started_at)).await;
-        started_at = context.clock.now();
-        access_token = sign_access_token(user, &id, context)?;
+    if revoked_before {
+        started_at = WallTime::from_unix_seconds(asked_at.unix_seconds() + 1);
+        sleep(started_at.saturating_duration_since(context.clock.now())).await;
     }
+    let access_token = sign_access_token(user, &id, started_at, context)?;
     let config = context.config.current();
     let config = &config.login;
     let lifetime = if config.gives_refresh_tokens() { config.refresh_ttl } else { config.token_ttl };
@@ -137,11 +157,17 @@ async fn start_login(
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
     revoke_replaced_logins(&replaced, source, context);
-    // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
-    if context.verifier.verify(&access_token) == Err(TokenError::Revoked) {
-        // No client has received its refresh token.
+    let is_revoked = context.verifier.verify(&access_token) == Err(TokenError::Revoked);
+    // The login was not stored yet when those with the old password were ended.
+    let has_new_password = !users.has_password(&user.sub, &user.password_name);
+    if is_revoked || has_new_password {
+        // Its refresh token was not sent.
         _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id)).await;
-        return Err(HttpError::unavailable("the tokens of the user are being revoked; try again soon"));
+        // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
+        return Err(match is_revoked {
+            true => HttpError::unavailable("the tokens of the user are being revoked; try again soon"),
+            false => HttpError::unauthorized("wrong user or password"),
+        });
     }
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
     let fields = AuditFields { user, sid, ..source.fields("/auth/login") };

@@ -50,7 +50,7 @@ pub(super) async fn check_credential<T: Send + 'static>(
     let (account, context) = (account.to_owned(), context.clone());
     // A task of its own: the result is counted also if the client disconnects meanwhile.
     let checked = actix_rt::spawn(async move {
-        let names = context.failure_names.of(&account, address);
+        let names = context.login_keys.load().failure_names.of(&account, address);
         let (attempt, shared) = begin_shared(attempt, &names, &context).await?;
         let hashing_context = context.clone();
         let checked = web::block(move || {

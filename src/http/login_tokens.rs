@@ -9,7 +9,7 @@ use actix_web::{
 use serde::Serialize;
 
 use super::{HttpContext, HttpError};
-use crate::{auth::users::User, broker::LoginLimits, config::Config, revocation::LoginId};
+use crate::{auth::users::User, broker::LoginLimits, clock::WallTime, config::Config, revocation::LoginId};
 
 /// The body of a successful response.
 #[derive(Serialize)]
@@ -29,10 +29,17 @@ pub(super) enum TokenPlace {
     Cookies,
 }
 
-/// Signs an access token of a login.
-pub(super) fn sign_access_token(user: &User, login: &LoginId, context: &HttpContext) -> Result<String, HttpError> {
+/// Signs an access token of a login, for a request that has come at `issued_at`. What happens to the request later, also a freeze of
+/// this instance, makes the token no newer: all tokens of the user that are revoked meanwhile include it.
+pub(super) fn sign_access_token(
+    user: &User,
+    login: &LoginId,
+    issued_at: WallTime,
+    context: &HttpContext,
+) -> Result<String, HttpError> {
     let ttl = context.config.current().login.token_ttl;
-    context.signer.sign_for_login(&user.sub, ttl, &user.claims, login).map_err(|_| HttpError::internal())
+    let keys = context.login_keys.load();
+    keys.signer.sign_for_login(&user.sub, ttl, &user.claims, login, issued_at).map_err(|_| HttpError::internal())
 }
 
 /// Returns the limits of logins.
@@ -52,7 +59,8 @@ pub(super) fn token_response(
     context: &HttpContext,
 ) -> HttpResponse {
     let config = context.config.current();
-    let refresh_token = config.login.gives_refresh_tokens().then(|| context.refresh_tokens.encode(login, generation));
+    let keys = context.login_keys.load();
+    let refresh_token = config.login.gives_refresh_tokens().then(|| keys.refresh_tokens.encode(login, generation));
     let is_in_body = place == TokenPlace::Body;
     let mut response = HttpResponse::Ok().json(TokenResponse {
         access_token: Some(access_token).filter(|_| is_in_body),

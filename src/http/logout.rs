@@ -92,7 +92,9 @@ async fn end_login(
     source: &RequestSource,
     context: &HttpContext,
 ) -> Result<(), HttpError> {
-    let Some(RefreshToken { login, .. }) = context.refresh_tokens.decode(token) else { return Ok(()) };
+    let Some(RefreshToken { login, .. }) = context.login_keys.load().refresh_tokens.decode(token) else {
+        return Ok(());
+    };
     let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
     let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
     let Some(EndedLogin { id, user, .. }) = ended.map_err(|_| unavailable())?.pop() else {

@@ -43,10 +43,8 @@ use crate::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{
-        AdminSessions, Permissions, RefreshTokens, Signer, VerificationQueue, Verifier,
-        login_backoff::{FailureNames, LoginBackoff},
-        refusal_log::RefusalLog,
-        users::Users,
+        AdminSessions, LoginKeys, Permissions, VerificationQueue, Verifier, login_backoff::LoginBackoff,
+        refusal_log::RefusalLog, users::Users,
     },
     broker::{SharedBroker, UserLimit},
     clock::Clock,
@@ -82,18 +80,14 @@ pub struct HttpContext {
     pub refusals: Arc<RefusalLog>,
     /// The audit log.
     pub audit: Arc<AuditLog>,
-    /// Signs the tokens of the login.
-    pub signer: Signer,
-    /// Makes the refresh tokens of the login.
-    pub refresh_tokens: RefreshTokens,
+    /// What the login makes with its secret: access tokens, refresh tokens, and names of failed logins.
+    pub login_keys: ArcSwap<LoginKeys>,
     /// The users of the login, if it is enabled.
     pub login_users: Option<Arc<Users>>,
     /// The sessions of the admin page, if it is enabled.
     pub admin_sessions: Option<Arc<AdminSessions>>,
     /// Delays logins after failed ones.
     pub login_backoff: LoginBackoff,
-    /// Makes the names under which the broker counts failed logins.
-    pub failure_names: FailureNames,
     /// Stores tickets for all instances.
     pub broker: SharedBroker,
     /// The hubs of this instance, for readiness.

@@ -28,6 +28,7 @@ use crate::{
         BrokerError, LoginRefresh, LoginSelection, RevokeError, revocation_of_login, revoke_everywhere,
         revoke_until_stored,
     },
+    clock::WallTime,
     protocol::ErrorCode,
     revocation::{LoginId, TokenIdentity},
 };
@@ -45,6 +46,7 @@ pub(super) async fn refresh(
     body: RequestBody,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
+    let asked_at = context.clock.now();
     let users =
         context.login_users.as_ref().filter(|_| context.config.current().login.gives_refresh_tokens()).ok_or_else(
             || {
@@ -53,7 +55,7 @@ pub(super) async fn refresh(
             },
         )?;
     let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
-    match refresh_login(&token, users, &source, &context).await {
+    match refresh_login(&token, asked_at, users, &source, &context).await {
         Ok((access_token, login, generation)) => {
             context.metrics.count_login_refresh("refreshed");
             record(AuditEvent::RefreshTokenUsed, &login, &source, &context);
@@ -61,7 +63,8 @@ pub(super) async fn refresh(
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
-            let (login, fields) = (context.refresh_tokens.decode(&token), source.fields("/auth/refresh"));
+            let (login, fields) =
+                (context.login_keys.load().refresh_tokens.decode(&token), source.fields("/auth/refresh"));
             let fields = AuditFields { sid: login.as_ref().map(|token| token.login.as_str()), ..fields };
             if refusal == RefreshRefusal::Spent {
                 context.audit.record(AuditEvent::RefreshTokenReused, fields);
@@ -147,20 +150,21 @@ fn cause_of_reuse(source: &RequestSource) -> AuditFields<'_> {
 /// Returns an access token, the login, and how often it has been refreshed.
 async fn refresh_login(
     token: &str,
+    asked_at: WallTime,
     users: &Users,
     source: &RequestSource,
     context: &Data<HttpContext>,
 ) -> Result<(String, LoginId, u32), RefreshFailure> {
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
-        context.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
+        context.login_keys.load().refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
     let limits = login_limits(&context.config.current());
     match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
         LoginRefresh::Refreshed { user, password, started_at, generation } => {
             // The login is not ended here: this instance may be the last one that has not read the users file again.
             let user = users.find(&user).filter(|user| user.password_name == password);
             let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
-            let access_token = sign_access_token(&user, &login, context).map_err(RefreshFailure::Failed)?;
+            let access_token = sign_access_token(&user, &login, asked_at, context).map_err(RefreshFailure::Failed)?;
             let verified = context.verifier.verify(&access_token).and_then(|Claims { user, token, .. }| {
                 // A login that was under way while the tokens of its user were revoked.
                 let at_start = TokenIdentity { issued_at: started_at, ..token };

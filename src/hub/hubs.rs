@@ -1,10 +1,6 @@
 //! The handle of all hubs of this instance, one per worker. The broker delivers to it, and the server asks it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use actix::{Addr, Handler, Message};
 use arc_swap::ArcSwap;
@@ -16,12 +12,12 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    ApiGrants, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, Hub,
+    ApiGrants, CheckHealth, CloseAllSessions, Hub, RefusedAttempts,
     control::{ApplyControl, QueuedControl},
     delivery::Delivery,
     fanout::{DeliverySender, DrainQueue},
     gap::{NoteInterrupted, NoteResubscribed},
-    inspection,
+    inspection::{self, NodeTotals},
     measurements::NoteProbe,
     presence::RestorePresence,
     reload::ApplyConfig,
@@ -53,6 +49,7 @@ pub struct Hubs {
     revocations: Arc<Revocations>,
     emulated_sessions: Arc<EmulatedSessions>,
     traces: Arc<Traces>,
+    refused_attempts: Arc<RefusedAttempts>,
 }
 
 impl Hubs {
@@ -62,6 +59,7 @@ impl Hubs {
         uid: &str,
         api_grants: Arc<ApiGrants>,
         revocations: Arc<Revocations>,
+        refused_attempts: Arc<RefusedAttempts>,
     ) -> Arc<Self> {
         let node = NodeIdentity { uid: uid.to_owned(), name: host_name().unwrap_or_else(|| uid.to_owned()) };
         Arc::new(Self {
@@ -75,6 +73,7 @@ impl Hubs {
             revocations,
             emulated_sessions: Arc::default(),
             traces: Arc::default(),
+            refused_attempts,
         })
     }
 
@@ -118,6 +117,11 @@ impl Hubs {
     /// Returns the revocations that the hubs obey.
     pub fn revocations(&self) -> &Arc<Revocations> {
         &self.revocations
+    }
+
+    /// Returns the clients that were refused last.
+    pub fn refused_attempts(&self) -> &Arc<RefusedAttempts> {
+        &self.refused_attempts
     }
 
     /// Returns the id of this run of the instance.
@@ -263,7 +267,8 @@ impl Deliver for Hubs {
         match question {
             SurveyQuestion::Channels => channels_json(hubs).boxed(),
             SurveyQuestion::Inspect(inspection) => {
-                inspection::answer(hubs, self.node.clone(), self.traces.clone(), inspection).boxed()
+                let (traces, refused) = (self.traces.clone(), self.refused_attempts.clone());
+                inspection::answer(hubs, self.node.clone(), traces, refused, inspection).boxed()
             }
             SurveyQuestion::Revoked(_) => async move {
                 join_all(hubs.iter().map(|hub| hub.send(ObeyRevocations))).await;
@@ -279,30 +284,24 @@ impl Deliver for Hubs {
 }
 
 async fn channels_json(hubs: Vec<Addr<Hub>>) -> Vec<u8> {
-    let stats = join_all(hubs.iter().map(|hub| hub.send(CountSubscribers))).await;
-    let mut sum: HashMap<String, usize> = HashMap::new();
-    for (channel, count) in stats.into_iter().flatten().flatten() {
-        *sum.entry(channel.as_str().to_owned()).or_default() += count;
-    }
-    serde_json::to_vec(&sum).unwrap_or_default()
+    let counts = inspection::subscribers(&hubs).await;
+    let encode = move || {
+        let counts: HashMap<&str, usize> = counts.iter().map(|(channel, count)| (channel.as_str(), *count)).collect();
+        serde_json::to_vec(&counts).unwrap_or_default()
+    };
+    // Outside of the workers: 100,000 channels take several milliseconds.
+    tokio::task::spawn_blocking(encode).await.unwrap_or_default()
 }
 
 async fn node_info_json(hubs: Vec<Addr<Hub>>, node: NodeIdentity, started_at: Instant, metrics: &Metrics) -> Vec<u8> {
-    let stats = join_all(hubs.iter().map(|hub| hub.send(CollectStats))).await;
-    let (mut clients, mut subs, mut users, mut channels) = (0, 0, HashSet::new(), HashSet::new());
-    for stats in stats.into_iter().flatten() {
-        clients += stats.clients as u64;
-        subs += stats.subs as u64;
-        users.extend(stats.users);
-        channels.extend(stats.channels);
-    }
+    let NodeTotals { clients, users, subs, channels } = inspection::totals(&hubs).await;
     let info = NodeInfo {
         node,
         version: protocol::VERSION.to_owned(),
         num_clients: clients,
-        num_users: users.len() as u64,
+        num_users: users,
         num_subs: subs,
-        num_channels: channels.len() as u64,
+        num_channels: channels,
         uptime: started_at.elapsed().as_secs(),
         num_publications: metrics.publications.get(),
         num_deliveries: metrics.deliveries.get(),

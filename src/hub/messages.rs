@@ -2,7 +2,6 @@
 //! sends to sessions. The messages about subscriptions are in [`subscription`](super::subscription).
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -156,29 +155,6 @@ pub struct ServerApiSubscription {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct CheckHealth;
-
-/// Counts the sessions that are subscribed to each channel of the hub.
-#[derive(Message)]
-#[rtype(result = "HashMap<Channel, usize>")]
-pub struct CountSubscribers;
-
-/// Collects the figures of the hub for the API method `info`.
-#[derive(Message)]
-#[rtype(result = "HubStats")]
-pub struct CollectStats;
-
-/// The answer to [`CollectStats`].
-#[derive(Clone, Debug, Default)]
-pub struct HubStats {
-    /// Number of authenticated connections.
-    pub clients: usize,
-    /// Their users, without anonymous ones.
-    pub users: HashSet<Arc<str>>,
-    /// Number of subscriptions.
-    pub subs: usize,
-    /// Channels that have subscribers.
-    pub channels: HashSet<Channel>,
-}
 
 /// Closes all sessions with 3001 because the instance stops. They are closed in waves, so that their clients do not all
 /// reconnect elsewhere at the same moment. Sessions that register later are closed after the last wave.

@@ -23,6 +23,7 @@ mod paced_queue;
 mod pacing;
 mod presence;
 mod recent_ends;
+mod refused_attempts;
 mod registry;
 mod reload;
 mod renewal;
@@ -71,10 +72,11 @@ pub use close_reason::{CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
-    AwaitDisconnect, CheckHealth, CloseAllSessions, CollectStats, CountSubscribers, HubStats, KeepAlive, Register,
-    ServerApiSubscription, SessionControl, SessionKey, Unregister, UpdateSession,
+    AwaitDisconnect, CheckHealth, CloseAllSessions, KeepAlive, Register, ServerApiSubscription, SessionControl,
+    SessionKey, Unregister, UpdateSession,
 };
 pub use recent_ends::NoteRefusedSubscription;
+pub use refused_attempts::{RefusedAttempt, RefusedAttempts};
 pub use renewal::{RenewSession, SessionRenewal, SessionRenewer, SetRenewer, TokenTakeover};
 pub use revocation::AwaitRevocations;
 pub use session_details::{ClientSoftware, NoteAuthentication, SessionDetails};
@@ -279,27 +281,6 @@ impl Handler<CheckHealth> for Hub {
     type Result = ();
 
     fn handle(&mut self, _: CheckHealth, _: &mut Self::Context) {}
-}
-
-impl Handler<CountSubscribers> for Hub {
-    type Result = MessageResult<CountSubscribers>;
-
-    fn handle(&mut self, _: CountSubscribers, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.registry.count_subscribers())
-    }
-}
-
-impl Handler<CollectStats> for Hub {
-    type Result = MessageResult<CollectStats>;
-
-    fn handle(&mut self, _: CollectStats, _: &mut Self::Context) -> Self::Result {
-        let sessions = self.registry.keys().filter_map(|key| self.registry.session(key));
-        let clients = sessions.filter(|session| session.is_authenticated()).count();
-        let channels = self.registry.count_subscribers();
-        let subs = channels.values().sum();
-        let users = self.registry.users().filter(|user| !user.is_empty()).cloned().collect();
-        MessageResult(HubStats { clients, users, subs, channels: channels.into_keys().collect() })
-    }
 }
 
 impl Handler<CloseAllSessions> for Hub {

@@ -11,8 +11,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails, SessionKey,
-    Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+    ApiGrants, BrokerSubscriptions, Hub, Hubs, KeepAlive, RefusedAttempts, Register, SessionControl, SessionDetails,
+    SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
 };
 use crate::{
     broker::SharedBroker,
@@ -122,7 +122,8 @@ impl TestSession {
 pub(super) fn test_hubs() -> Arc<Hubs> {
     let (config, metrics) = (Config::default(), Arc::new(Metrics::default()));
     let revocations = Revocations::new(&config, Clock::default(), metrics.clone());
-    Hubs::new(metrics, "node", ApiGrants::new(&config, Clock::default()), revocations)
+    let refused = RefusedAttempts::new(&config.limits);
+    Hubs::new(metrics, "node", ApiGrants::new(&config, Clock::default()), revocations, refused)
 }
 
 /// Starts a hub with the default configuration on this thread, and makes it one of `hubs`.

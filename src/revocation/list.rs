@@ -1,14 +1,18 @@
 //! The list of revocations: pure, limited in number, and asked in constant time. It never forgets a revocation before it has
 //! expired: above the limit it refuses new ones.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use super::{
     Fingerprint, KeyNumber, Revocation, TokenIdentity, fingerprint,
     identity::{CHANNEL, USER, USER_WITHOUT_SESSION},
     scoped,
 };
-use crate::{channel::Channel, clock::WallTime};
+use crate::{
+    channel::Channel,
+    clock::{NEVER, WallTime},
+    config::{KeyRules, UserPrefixes},
+};
 
 /// How many of the latest changes are kept for the hubs, each of which applies them once.
 const KEPT_CHANGES: usize = 1024;
@@ -17,6 +21,17 @@ const KEPT_CHANGES: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("limits.revocations is reached; raise it on all instances")]
 pub struct ListFull;
+
+/// A key that verifies tokens.
+#[derive(Clone, Debug)]
+pub struct KeyInUse {
+    /// Its number.
+    pub number: KeyNumber,
+    /// What its tokens must have.
+    pub rules: KeyRules,
+    /// When its tokens are revoked. [`NEVER`] if they expire by themselves when the key does.
+    pub ends: WallTime,
+}
 
 /// Revocations by the fingerprint of what they name.
 pub struct RevocationList {
@@ -29,7 +44,9 @@ pub struct RevocationList {
     /// Changes so far.
     version: u64,
     /// The keys that are in use.
-    keys: HashSet<KeyNumber>,
+    keys: HashMap<KeyNumber, KeyInUse>,
+    /// The prefixes of their users.
+    prefixes: UserPrefixes,
 }
 
 impl RevocationList {
@@ -42,7 +59,8 @@ impl RevocationList {
             earliest_expiry: WallTime::from_unix_millis(i64::MAX),
             changes,
             version: 0,
-            keys: HashSet::new(),
+            keys: HashMap::new(),
+            prefixes: UserPrefixes::default(),
         }
     }
 
@@ -83,21 +101,47 @@ impl RevocationList {
     }
 
     /// Notes that keys are in use.
-    pub fn add_keys(&mut self, keys: impl IntoIterator<Item = KeyNumber>) {
-        self.keys.extend(keys);
+    pub fn add_keys(&mut self, keys: impl IntoIterator<Item = KeyInUse>) {
+        self.keys.extend(keys.into_iter().map(|key| (key.number, key)));
     }
 
     /// Revokes the tokens of keys that are no longer in use.
     pub fn remove_keys(&mut self, keys: &[KeyNumber]) {
         keys.iter().for_each(|key| _ = self.keys.remove(key));
+        self.check_all();
+    }
+
+    /// Revokes the tokens of the keys whose end has come. Returns whether there are any.
+    pub fn end_keys(&mut self, now: WallTime) -> bool {
+        let before = self.keys.len();
+        self.keys.retain(|_, key| now < key.ends);
+        let has_ended = self.keys.len() < before;
+        if has_ended {
+            self.check_all();
+        }
+        has_ended
+    }
+
+    /// Returns when the first key ends; [`NEVER`] if none does.
+    pub fn next_key_end(&self) -> WallTime {
+        self.keys.values().map(|key| key.ends).min().unwrap_or(NEVER)
+    }
+
+    /// Replaces the prefixes of users, and revokes the tokens of keys whose users belong to other keys now.
+    pub fn set_user_prefixes(&mut self, prefixes: UserPrefixes) {
+        self.prefixes = prefixes;
+        self.check_all();
+    }
+
+    /// Has the hubs check all of their sessions, because no index has those of a key.
+    fn check_all(&mut self) {
         self.version += 1;
-        // No index has the sessions of a key: the hubs check all of theirs.
         self.changes.clear();
     }
 
     /// Returns whether a token is revoked everywhere.
     pub fn is_revoked(&self, user: &str, token: &TokenIdentity, now: WallTime) -> bool {
-        if token.key.is_some_and(|key| !self.keys.contains(&key)) {
+        if token.key.is_some_and(|number| self.is_revoked_by_key(number, user, now)) {
             return true;
         }
         if self.entries.is_empty() {
@@ -106,6 +150,12 @@ impl RevocationList {
         let without_session = token.sid.is_none().then(|| fingerprint(USER_WITHOUT_SESSION, user, ""));
         let names = token.ids().chain([fingerprint(USER, user, "")]).chain(without_session);
         names.flat_map(|name| [name, scoped(name, token.issuer)]).any(|id| self.has_revocation_of(token, id, now))
+    }
+
+    /// Returns whether the key of a token has been removed or has ended, or may not name this user.
+    fn is_revoked_by_key(&self, number: KeyNumber, user: &str, now: WallTime) -> bool {
+        let key = self.keys.get(&number);
+        key.is_none_or(|key| now >= key.ends || self.prefixes.is_foreign(user, &key.rules))
     }
 
     /// Returns whether a token is revoked in one channel.
@@ -160,7 +210,7 @@ impl RevocationList {
 mod tests {
     use super::*;
     use crate::{
-        clock::NEVER,
+        config::KeyPurpose,
         revocation::{IssuerScope, RevocationTarget, TokenIds},
     };
 
@@ -169,7 +219,8 @@ mod tests {
         let (old, new) = (KeyNumber::unique(), KeyNumber::unique());
         let of = |key| TokenIdentity { key, ..TokenIdentity::default() };
         let mut list = RevocationList::new(1);
-        list.add_keys([old, new]);
+        let in_use = |number| KeyInUse { number, rules: KeyRules::default(), ends: NEVER };
+        list.add_keys([old, new].map(in_use));
         assert!(!list.is_revoked("ann", &of(Some(old)), at(1)));
         list.remove_keys(&[old]);
         let revoked = [None, Some(new), Some(old)].map(|key| list.is_revoked("ann", &of(key), at(1)));
@@ -180,6 +231,50 @@ mod tests {
         assert_eq!(list.changes_since(1).map(|changes| changes.len()), Some(1));
         list.remove_keys(&[new]);
         assert_eq!(list.changes_since(2), None, "whatever was revoked before");
+    }
+
+    #[test]
+    fn key_revokes_its_tokens_when_its_end_has_come() {
+        let (ending, other) = (KeyNumber::unique(), KeyNumber::unique());
+        let mut list = RevocationList::new(1);
+        let in_use = |number, ends| KeyInUse { number, rules: KeyRules::default(), ends };
+        list.add_keys([in_use(ending, at(10)), in_use(other, NEVER)]);
+        assert_eq!((list.next_key_end(), list.end_keys(at(9)), list.version()), (at(10), false, 0));
+        let is_revoked = |list: &RevocationList, now| {
+            [ending, other].map(|key| {
+                list.is_revoked("ann", &TokenIdentity { key: Some(key), ..TokenIdentity::default() }, at(now))
+            })
+        };
+        assert_eq!((is_revoked(&list, 9), is_revoked(&list, 10)), ([false, false], [true, false]));
+        assert!(list.end_keys(at(10)));
+        assert_eq!((list.changes_since(0), list.next_key_end()), (None, NEVER), "every session is checked");
+        assert_eq!(is_revoked(&list, 9), [true, false], "also if the clock is set back");
+        assert!(!list.end_keys(at(11)));
+    }
+
+    #[test]
+    fn new_prefix_revokes_tokens_of_other_keys_that_name_its_users() {
+        let of = |prefix: &str, purpose| {
+            let rules = KeyRules { user_prefix: prefix.to_owned(), purpose, ..KeyRules::default() };
+            KeyInUse { number: KeyNumber::unique(), rules, ends: NEVER }
+        };
+        let (general, of_partner) = (of("", KeyPurpose::Any), of("p:", KeyPurpose::Any));
+        let subscriptions = of("", KeyPurpose::Subscription);
+        let mut list = RevocationList::new(1);
+        list.add_keys([general.clone(), of_partner.clone(), subscriptions.clone()]);
+        let is_revoked = |list: &RevocationList, user: &str| {
+            [&general, &of_partner, &subscriptions].map(|key| {
+                list.is_revoked(user, &TokenIdentity { key: Some(key.number), ..TokenIdentity::default() }, at(1))
+            })
+        };
+        assert_eq!(is_revoked(&list, "p:5"), [false; 3]);
+        let mut auth = crate::config::Config::default().auth;
+        auth.keys =
+            vec![toml::from_str("id = \"k\"\nalgorithm = \"HS256\"\nfile = \"f\"\nuser_prefix = \"p:\"").unwrap()];
+        list.set_user_prefixes(UserPrefixes::new(&auth));
+        assert_eq!(list.changes_since(0), None, "every session is checked");
+        assert_eq!(is_revoked(&list, "p:5"), [true, false, false]);
+        assert_eq!(is_revoked(&list, "5"), [false; 3]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::{
 
 pub use self::{
     identity::{IssuerScope, TokenIdentity, TokenIds},
-    list::{ListFull, RevocationList},
+    list::{KeyInUse, ListFull, RevocationList},
     login_id::{LoginId, user_tag},
     shared::{Changes, IssueTimes, RevocationState, Revocations},
     target::{MAX_TOKEN_ID_BYTES, Revocation, RevocationTarget},

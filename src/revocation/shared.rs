@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,11 +12,11 @@ use std::{
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use super::{IssuerScope, KeyNumber, ListFull, Revocation, RevocationList, RevocationTarget, TokenIdentity};
+use super::{IssuerScope, KeyInUse, KeyNumber, ListFull, Revocation, RevocationList, RevocationTarget, TokenIdentity};
 use crate::{
     channel::Channel,
-    clock::{Clock, WallTime},
-    config::{Config, RequiredClaim},
+    clock::{Clock, NEVER, WallTime},
+    config::{Config, RequiredClaim, UserPrefixes},
     metrics::Metrics,
     rate_limit::KeyedRateLimiter,
 };
@@ -30,6 +30,8 @@ pub struct Revocations {
     /// Twice the version of the list, and 1 while deliveries are held.
     state: AtomicU64,
     released: Notify,
+    /// When the first key ends, in milliseconds since the epoch.
+    next_key_end: AtomicI64,
     /// Without an expiry of their own, revocations last as long as any token that exists now.
     default_lifetime: Option<Duration>,
     max_entries: usize,
@@ -102,6 +104,7 @@ impl Revocations {
             list: RwLock::new(RevocationList::new(config.limits.revocations)),
             state: AtomicU64::new(RevocationState::INITIAL.0),
             released: Notify::new(),
+            next_key_end: AtomicI64::new(NEVER.unix_millis()),
             max_entries: config.limits.revocations,
             logouts: KeyedRateLimiter::with_interval(window / logouts.max(1), logouts),
             default_lifetime: tokens_expire.then_some(config.auth.max_ttl),
@@ -191,8 +194,11 @@ impl Revocations {
     }
 
     /// Notes that keys are in use.
-    pub fn add_keys(&self, keys: impl IntoIterator<Item = KeyNumber>) {
-        self.list.write().add_keys(keys);
+    pub fn add_keys(&self, keys: impl IntoIterator<Item = KeyInUse>) {
+        let (mut list, now) = (self.list.write(), self.clock.now());
+        // One that has ended was removed, and stays so.
+        list.add_keys(keys.into_iter().filter(|key| now < key.ends));
+        self.next_key_end.store(list.next_key_end().unix_millis(), Ordering::Relaxed);
     }
 
     /// Revokes the tokens of keys that are no longer in use, on this instance.
@@ -200,8 +206,28 @@ impl Revocations {
         if !keys.is_empty() {
             let mut list = self.list.write();
             list.remove_keys(keys);
+            self.next_key_end.store(list.next_key_end().unix_millis(), Ordering::Relaxed);
             self.state.fetch_add(2, Ordering::Release);
         }
+    }
+
+    /// Revokes the tokens of the keys whose end has come. Takes no lock if there are none.
+    pub fn end_keys(&self, now: WallTime) {
+        if now.unix_millis() < self.next_key_end.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut list = self.list.write();
+        if list.end_keys(now) {
+            self.next_key_end.store(list.next_key_end().unix_millis(), Ordering::Relaxed);
+            self.state.fetch_add(2, Ordering::Release);
+        }
+    }
+
+    /// Replaces the prefixes of users, and revokes the tokens of keys whose users belong to other keys now.
+    pub fn set_user_prefixes(&self, prefixes: UserPrefixes) {
+        let mut list = self.list.write();
+        list.set_user_prefixes(prefixes);
+        self.state.fetch_add(2, Ordering::Release);
     }
 
     /// Returns whether a token is revoked.

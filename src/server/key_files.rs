@@ -8,8 +8,9 @@ use std::{
 
 use super::seen_files::{SeenFiles, stamp_of};
 use crate::{
-    auth::{KeyChange, KeyError, Verifier},
+    auth::{KeyChange, KeyError},
     config::{Config, KeySource},
+    http::HttpContext,
 };
 
 /// Returns the files of `auth.keys`.
@@ -22,23 +23,29 @@ pub(super) fn key_files(config: &Config) -> Vec<PathBuf> {
     files.collect()
 }
 
-/// Starts a task that looks for changes every `auth.key_files_interval`. It ends with the last other reference to the verifier.
-pub(super) fn watch(verifier: &Arc<Verifier>, config: &Arc<Config>) {
-    let interval = config.auth.key_files_interval;
-    if !interval.is_zero() && !key_files(config).is_empty() {
-        actix_rt::spawn(watch_files(Arc::downgrade(verifier), config.clone(), interval));
+/// Starts a task that looks for changes every `auth.key_files_interval`. It ends with the server.
+pub(super) fn watch(context: &Arc<HttpContext>) {
+    let interval = context.config.current().auth.key_files_interval;
+    if !interval.is_zero() {
+        actix_rt::spawn(watch_files(Arc::downgrade(context), interval));
     }
 }
 
-async fn watch_files(verifier: Weak<Verifier>, config: Arc<Config>, interval: Duration) {
-    let (files, mut seen) = (key_files(&config), SeenFiles::default());
+async fn watch_files(context: Weak<HttpContext>, interval: Duration) {
+    let mut seen = SeenFiles::default();
     loop {
         tokio::time::sleep(interval).await;
-        let Some(verifier) = verifier.upgrade() else { return };
-        let (files, config, before) = (files.clone(), config.clone(), std::mem::take(&mut seen));
+        let Some(context) = context.upgrade() else { return };
+        // A reload of the configuration may name others.
+        let files = key_files(&context.config.current());
+        if files.is_empty() {
+            continue;
+        }
+        let (verifier, before) = (context.verifier.clone(), std::mem::take(&mut seen));
+        drop(context);
         // A network drive may take long.
         let look = tokio::task::spawn_blocking(move || {
-            before.look(files.iter().map(stamp_of).collect(), || verifier.reload_keys(&config))
+            before.look(files.iter().map(stamp_of).collect(), || verifier.reload_key_files())
         });
         let (after, reload) = look.await.unwrap_or_default();
         seen = after;

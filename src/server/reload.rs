@@ -5,27 +5,26 @@ use std::sync::Arc;
 use super::{RunningServer, api, rates};
 use crate::{
     audit::{AuditEvent, AuditFields},
-    config::{Config, ConfigChange, ConfigErrors, Limits},
+    auth::{KeyChange, KeyError, LoginKeys, Verifier},
+    config::{Config, ConfigChange, ConfigError, ConfigErrors, Environment, Limits, UserPrefixes},
     http::HttpContext,
 };
 
 impl RunningServer {
-    /// Applies the options of `loaded` that can be reloaded ([`crate::config::OPTIONS`]) to all that is asked from now on, and has
-    /// the sessions end the subscriptions that the rules of channels do not allow any more. Logs the names of the options that
+    /// Applies the options of `loaded` that can be reloaded ([`crate::config::OPTIONS`]) to all that is asked from now on, ends the
+    /// sessions of keys that are removed, and has the others end the subscriptions that the rules of channels do not allow any more.
+    /// Logs the names of the options that
     /// have changed, and of those that need a restart. Returns the configuration in force.
     ///
     /// # Errors
-    /// The options that need a restart do not fit together with the changed ones. Nothing has changed then.
+    /// A key cannot be used, or the options that need a restart do not fit together with the changed ones. Nothing has changed then.
     pub fn reload_config(&self, loaded: &Config) -> Result<Arc<Config>, ConfigErrors> {
         let http = self.http();
         let in_force = http.config.snapshot();
-        let change = match ConfigChange::between(&in_force, loaded) {
-            Ok(change) => change,
-            Err(errors) => {
-                self.record_refused_config(&errors.to_string());
-                return Err(errors);
-            }
-        };
+        let merged = ConfigChange::between(&in_force, loaded);
+        // Keys first: reading them may fail, and nothing else can.
+        let prepared = merged.and_then(|change| self.replace_keys(&change).map(|()| change));
+        let change = prepared.inspect_err(|errors| self.record_refused_config(&errors.to_string()))?;
         if !change.needs_restart.is_empty() {
             log::warn!("changed options require a restart options={:?}", change.needs_restart.join(","));
         }
@@ -51,6 +50,31 @@ impl RunningServer {
         let changed = AuditFields { options: Some(&options), ..AuditFields::default() };
         http.audit.record(AuditEvent::ConfigReloaded, changed);
         Ok(new)
+    }
+
+    /// Replaces the keys of tokens, if they have changed.
+    fn replace_keys(&self, change: &ConfigChange) -> Result<(), ConfigErrors> {
+        if !change.changes_keys() {
+            return Ok(());
+        }
+        let (http, new) = (self.http(), &change.merged);
+        let error = |error: KeyError| ConfigError::new(error.key, "the reloaded configuration", error.problem);
+        if new.environment == Environment::Production {
+            // Of options that need a restart, the values of the start count.
+            let shared: Vec<ConfigError> = Verifier::shared_secrets(new).into_iter().map(error).collect();
+            if !shared.is_empty() {
+                return Err(ConfigErrors(shared));
+            }
+        }
+        let replaced = http.verifier.replace_keys(new).map_err(|bad| ConfigErrors(vec![error(bad)]))?;
+        // After the keys: the login signs nothing that the verifier would not accept.
+        http.login_keys.store(Arc::new(LoginKeys::new(new, http.clock.clone())));
+        let prefixes = UserPrefixes::new(&new.auth);
+        let of_admins = http.admin_sessions.as_ref().and_then(|sessions| sessions.users());
+        http.login_users.iter().chain(of_admins).for_each(|users| users.set_user_prefixes(&prefixes));
+        let KeyChange { added, other_ends, removed, .. } = replaced;
+        log::info!("reloaded keys added={added} removed={removed} other_not_after={other_ends}");
+        Ok(())
     }
 
     /// Records in the audit log that a configuration was refused. `problem` has no secrets.

@@ -7,11 +7,11 @@ use futures_util::future::BoxFuture;
 use super::{Services, Session, auth_state::AuthState, command::CommandFailure};
 use crate::{
     audit::{AuditEvent, AuditFields, AuditLog},
-    auth::{CONNECT_HOOK, Claims, ServerSideSubscription, refusal_log::Refusal},
+    auth::{CONNECT_HOOK, Claims, ServerSideSubscription, TokenError, refusal_log::Refusal},
     channel::Channel,
     clock::{NEVER, WallTime},
     config::Door,
-    hub::{AwaitDisconnect, CloseReason, Reauthorize, SubscriptionSource, UpdateSession},
+    hub::{AwaitDisconnect, CloseReason, Reauthorize, RefusedAttempt, SubscriptionSource, UpdateSession},
     protocol::{Disconnect, ErrorCode, Expiry, Format, Push},
     revocation::TokenIds,
 };
@@ -22,6 +22,7 @@ pub(super) const TOO_MANY_CONNECTIONS: &str = "too many connections of this user
 /// What the audit log says about claims that a client brings: by a valid token, or by the answer of the connect hook.
 pub(super) struct AuditedClaims {
     fields: AuditFields<'static>,
+    request_id: Option<Box<str>>,
     user: Arc<str>,
     ids: TokenIds,
     expires_at: WallTime,
@@ -30,7 +31,7 @@ pub(super) struct AuditedClaims {
 impl AuditedClaims {
     /// Records what became of them.
     pub(super) fn record(&self, event: AuditEvent, reason: Option<&'static str>, audit: &AuditLog) {
-        let fields = AuditFields { reason, ..self.fields };
+        let fields = AuditFields { reason, request: self.request_id.as_deref(), ..self.fields };
         audit.record(event, fields.with_token(&self.user, &self.ids, self.expires_at));
     }
 }
@@ -56,7 +57,12 @@ impl Session {
     }
 
     /// Returns what the audit log says about this session.
-    pub(super) fn audit_fields(&self) -> AuditFields<'static> {
+    pub(super) fn audit_fields(&self) -> AuditFields<'_> {
+        AuditFields { request: self.request_id.as_deref(), ..self.own_audit_fields() }
+    }
+
+    /// Returns the same without the id of the HTTP request.
+    fn own_audit_fields(&self) -> AuditFields<'static> {
         AuditFields { address: Some(self.address), client: Some(self.client), ..AuditFields::default() }
     }
 
@@ -68,13 +74,15 @@ impl Session {
     pub(super) fn verify_token(&mut self, token: &str, door: Option<Door>) -> Result<Arc<Claims>, CommandFailure> {
         let claims = self.services.verifier.verify(token).map_err(|error| {
             self.record_refusal(Refusal::Token(error));
-            if error.needs_new_token() {
+            let failure = if error.needs_new_token() {
                 ErrorCode::TokenExpired.into()
             } else if error.is_temporary() {
                 ErrorCode::Internal.into()
             } else {
                 CommandFailure::Close(Disconnect::INVALID_TOKEN)
-            }
+            };
+            self.note_refused_attempt(token, error, &failure);
+            failure
         })?;
         if self.auth_state.claims().is_some_and(|current| current.user != claims.user) {
             self.audit_token(
@@ -99,6 +107,24 @@ impl Session {
         Ok(Arc::new(claims))
     }
 
+    /// Remembers for explanations that a client was refused which is not authenticated. The end of a session that is has its own.
+    fn note_refused_attempt(&self, token: &str, error: TokenError, failure: &CommandFailure) {
+        let Services { refused_attempts, verifier, clock, .. } = &*self.services;
+        if self.auth_state.claims().is_some() || !refused_attempts.is_enabled() {
+            return;
+        }
+        if let Some(user) = verifier.user_of_refused(token) {
+            refused_attempts.note(RefusedAttempt {
+                at: clock.now(),
+                client: self.client,
+                user,
+                is_signed: error.is_of_signed_token(),
+                code: Some(failure.code()),
+                reason: error.to_string().into(),
+            });
+        }
+    }
+
     /// Records what became of a valid token.
     fn audit_token(
         &self,
@@ -117,7 +143,8 @@ impl Session {
     fn presented_token(&self, token: &str, door: Option<Door>, claims: &Claims) -> Option<AuditedClaims> {
         let Services { audit, verifier, .. } = &*self.services;
         audit.is_enabled().then(|| AuditedClaims {
-            fields: AuditFields { door, ..self.audit_fields() },
+            fields: AuditFields { door, ..self.own_audit_fields() },
+            request_id: self.request_id.clone(),
             user: claims.user.clone(),
             ids: verifier.ids_of(token),
             expires_at: claims.expires_at,
@@ -127,7 +154,8 @@ impl Session {
     /// Returns what the audit log says about an answer of the connect hook; `None` without an audit log.
     pub(super) fn granted_claims(&self, claims: &Claims) -> Option<AuditedClaims> {
         self.services.audit.is_enabled().then(|| AuditedClaims {
-            fields: AuditFields { by: Some(CONNECT_HOOK), ..self.audit_fields() },
+            fields: AuditFields { by: Some(CONNECT_HOOK), ..self.own_audit_fields() },
+            request_id: self.request_id.clone(),
             user: claims.user.clone(),
             ids: TokenIds::default(),
             expires_at: claims.expires_at,
@@ -221,6 +249,9 @@ impl Session {
         let before = std::mem::replace(&mut self.auth_state, auth_state);
         if let Some(claims) = self.auth_state.claims().cloned() {
             self.unauthenticated_permits = None;
+            if !self.services.audit.is_enabled() {
+                self.request_id = None;
+            }
             self.report_begin();
             // The hub may have given the session another end, by a control that waits in the mailbox: claims that do not change the
             // end must not bring back the old one.

@@ -38,8 +38,8 @@ use crate::{
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
-        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, Register, ServerApiSubscription,
-        SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister, record_close,
+        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, RefusedAttempts, Register,
+        ServerApiSubscription, SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister, record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, MethodName, Push, Reply, frame},
@@ -68,6 +68,8 @@ pub struct Services {
     pub hooks: Arc<Hooks>,
     /// The connections of each user (`limits.connections_per_user`).
     pub user_limit: Arc<UserLimit>,
+    /// The clients that were refused last.
+    pub refused_attempts: Arc<RefusedAttempts>,
     /// What the server API has subscribed users to.
     pub api_grants: Arc<ApiGrants>,
     /// The clocks.
@@ -103,6 +105,8 @@ pub struct Session {
     key: SessionKey,
     client: Uuid,
     address: IpAddr,
+    /// The id of its HTTP request, as long as lines of a log may need it.
+    request_id: Option<Box<str>>,
     started_at: MonotonicTime,
     /// The way in which the client has sent a token with its handshake.
     credential: Option<Door>,
@@ -302,10 +306,13 @@ impl Handler<SessionControl> for Session {
 
 impl Session {
     fn new(admission: Admission, outbox: Arc<Outbox>, stream: Option<StreamSession>, services: Arc<Services>) -> Self {
+        // Refusals are on stderr, too. A client that is authenticated has few, and many clients cost memory.
+        let is_logged = services.audit.is_enabled() || !matches!(admission.auth, HandshakeAuth::Authenticated(_));
         Self {
             key: SessionKey::unique(),
             client: admission.client,
             address: admission.ip,
+            request_id: admission.request_id.filter(|_| is_logged),
             credential: admission.credential,
             started_at: services.clock.monotonic_now(),
             outbox,

@@ -125,6 +125,68 @@ test("a session that ends shows the login, and nothing of before", () =>
     assertNoProblems(page);
   }));
 
+/** Everything that a script could read in the page: its markup and the values of its fields. */
+const contentOf = (page) =>
+  page.evaluate(() => [document.documentElement.outerHTML, ...[...document.querySelectorAll("input, textarea, select")].map(({ value }) => value)].join("\n"));
+
+/** Has every section show something of the user ann and the channel chat. */
+async function visitEverySection(page) {
+  await page.getByRole("table", { name: "Nodes" }).waitFor();
+  await goTo(page, "Channels");
+  await page.getByRole("searchbox", { name: /Name of a channel/ }).fill("chat");
+  await page.keyboard.press("Enter");
+  await page.getByRole("link", { name: "chat", exact: true }).click();
+  await page.getByRole("table", { name: "Subscribers" }).getByRole("link", { name: "ann" }).waitFor();
+  await page.getByLabel(/^Data/).fill('"for ann"');
+  await page.getByRole("button", { name: "Publish" }).click();
+  await page.getByRole("status").getByText("Published as #1.").waitFor();
+  await page.getByRole("link", { name: "Explain", exact: true }).last().click();
+  await page.getByRole("textbox", { name: "User", exact: true }).fill("ann");
+  await page.getByRole("button", { name: "Explain", exact: true }).click();
+  await page.locator("[data-cause]").waitFor();
+  await goTo(page, "Trace");
+  await page.getByRole("textbox", { name: "Name", exact: true }).fill("ann");
+  await page.getByRole("button", { name: "Start", exact: true }).click();
+  await page.getByText(/^Running/).waitFor();
+  await goTo(page, "Sessions");
+  await page.getByRole("searchbox", { name: "Name of a user" }).fill("ann");
+  await page.keyboard.press("Enter");
+  await page.getByRole("table", { name: "Sessions" }).getByRole("link", { name: "ann", exact: true }).first().waitFor();
+  await page.getByRole("button", { name: "Revoke tokens" }).click();
+  await page.getByRole("dialog").waitFor();
+}
+
+for (const [how, end, hasQuestion] of [
+  ["a logout", (page) => page.getByRole("button", { name: "Log out" }).click(), false],
+  // As when its time has come: the page finds out with its next request.
+  ["the end of its session", async (page) => {
+    await page.context().clearCookies();
+    await page.getByRole("dialog").getByRole("button", { name: "Revoke", exact: true }).click();
+  }, true],
+]) {
+  test(`nothing of what an operator has seen stays in the page after ${how}`, () =>
+    withHub({ settings: SETTINGS }, async (hub) => {
+      const ann = await connectClient(hub.address, hub.sign({ sub: "ann" }), ["chat"]);
+      const page = await openLoggedIn(hub.address, hub.key, { expects: /status of 401/ });
+      await visitEverySection(page);
+      assert.match(await contentOf(page), /\bann\b/);
+      if (!hasQuestion) await confirm(page, "Cancel");
+      await end(page);
+      await page.getByLabel("API key").waitFor();
+      const after = await contentOf(page);
+      // The markup has an example of a pattern: chat:*.
+      for (const seen of [/\bann\b/, /\bchat\b(?!:\*)/, /127\.0\.0\.1/, /<(td|li|dd)\b/, /#1\b/]) {
+        assert.ok(!seen.test(after), `${seen} in ${after}`);
+      }
+      assert.equal(await page.getByRole("dialog").count(), 0);
+      // The next operator begins where the page begins.
+      await logInWithKey(page, hub.key);
+      await page.locator(how === "a logout" ? "#nodes-title" : "#sessions-title").waitFor();
+      await ann.close();
+      assertNoProblems(page);
+    }));
+}
+
 test("a page of another origin cannot use the session", () =>
   withHub({}, async (hub) => {
     const ann = await connectClient(hub.address, hub.sign({ sub: "ann" }), ["news"]);

@@ -1,6 +1,7 @@
 //! SIGHUP after a change of the configuration file.
 
 use super::*;
+use crate::support::identity_provider::ProviderKey;
 
 #[actix_rt::test]
 async fn sighup_applies_the_configuration_file_and_a_faulty_one_is_refused_whole() {
@@ -56,4 +57,36 @@ async fn sighup_applies_the_configuration_file_and_a_faulty_one_is_refused_whole
     assert_eq!(push["push"]["unsubscribe"]["code"], 2000, "{push}");
     let log = hub.kill();
     assert!(!log.contains(&banner.token) && !log.contains(&banner.password), "{log}");
+}
+
+#[actix_rt::test]
+async fn sighup_replaces_the_keys_of_a_hub_and_a_faulty_one_is_named_and_changes_nothing() {
+    let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let write = |keys: &[&ProviderKey], more: &str| {
+        let keys: String = keys.iter().map(|key| format!("[[auth.keys]]\njwk = '{}'\n", key.jwk)).collect();
+        fs::write(&path, format!("[server]\nbind = \"127.0.0.1:0\"\n{keys}{more}")).unwrap();
+    };
+    write(&[&old], "");
+    let mut hub = Process::start(&mut wardcast(&["--config", &path, "--ephemeral"]));
+    let address = hub.banner().address;
+    let token = |key: &ProviderKey| key.sign(wardcast::clock::Clock::default().now(), json!({"sub": "ann"}));
+    let mut session = connect_with_token(address, &token(&old)).await;
+
+    write(&[&new], "[[auth.keys]]\nid = \"gone\"\nalgorithm = \"ES256\"\nfile = \"/nonexistent.pem\"\n");
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("configuration reload failed, keeping the old one");
+    assert!(line.contains("auth.keys") && line.contains("/nonexistent.pem"), "{line}");
+    session.request(json!({"id": 1, "ping": {}})).await;
+
+    write(&[&new], "");
+    hub.signal(SIGHUP);
+    assert_eq!(session.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
+    let line = hub.wait_for_log("reloaded keys");
+    assert!(line.ends_with("added=1 removed=1 other_not_after=0"), "{line}");
+    let line = hub.wait_for_log("reloaded configuration");
+    assert!(line.ends_with("options=\"auth.keys\""), "{line}");
+    connect_with_token(address, &token(&new)).await;
+    hub.kill();
 }

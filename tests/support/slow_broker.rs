@@ -37,8 +37,8 @@ use wardcast::{
     config::{Config, LiveConfig},
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
-        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, Register, SessionControl, SessionDetails,
-        SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, RefusedAttempts, Register, SessionControl,
+        SessionDetails, SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::{Metrics, QueueDepth},
     position::{Epoch, Position},
@@ -333,7 +333,13 @@ impl Worker {
         let (live, config) = (config.clone(), config.snapshot());
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
         let (grants, revoked) = (ApiGrants::new(&config, clock.clone()), metrics.clone());
-        let hubs = Hubs::new(metrics.clone(), "node", grants, Revocations::new(&config, clock.clone(), revoked));
+        let hubs = Hubs::new(
+            metrics.clone(),
+            "node",
+            grants,
+            Revocations::new(&config, clock.clone(), revoked),
+            RefusedAttempts::new(&config.limits),
+        );
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone(), None);
@@ -349,6 +355,7 @@ impl Worker {
             hooks: Arc::default(),
             user_limit: UserLimit::new(0, &*broker),
             api_grants: hubs.api_grants().clone(),
+            refused_attempts: hubs.refused_attempts().clone(),
             clock: clock.clone(),
             command_counters: CommandCounters::new(&metrics),
             metrics,
@@ -377,6 +384,7 @@ impl Worker {
         let admission = Admission {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
+            request_id: None,
             credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,

@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 pub use self::ring::KeyChange;
 pub(super) use self::{
     entry::{KeySetDocument, read_fetched_set},
-    ring::KeyRing,
+    ring::{InheritedSet, KeyRing, SetNumber},
     shared_secret::shared_secrets,
 };
 use self::{
@@ -26,7 +26,7 @@ use self::{
 use crate::{
     clock::{NEVER, WallTime},
     config::{self, KeyPurpose, KeyRules, Secret},
-    revocation::KeyNumber,
+    revocation::{KeyInUse, KeyNumber},
 };
 
 /// The id of `login.key`.
@@ -56,13 +56,54 @@ pub(super) struct VerificationKey {
     fingerprint: [u8; 32],
     /// In the claims of its tokens.
     pub(super) number: KeyNumber,
+    /// The numbers that the key had with another `not_after`, in the claims of tokens that were verified then.
+    earlier: Vec<EarlierNumber>,
+}
+
+/// A number that a key had until its `not_after` changed.
+#[derive(Clone, Copy, Debug)]
+struct EarlierNumber {
+    number: KeyNumber,
+    /// The `not_after` that the key had: the sessions of its tokens expire then.
+    expires: WallTime,
+    /// The earliest `not_after` that the key has had since.
+    ends: WallTime,
 }
 
 impl VerificationKey {
     /// Returns whether this is the other key with the same settings. Then its tokens and sessions need not know of a reload.
     fn is_same_as(&self, other: &Self) -> bool {
-        let settings = |key: &Self| (key.id.clone(), key.algorithm, key.rules.clone(), key.not_after, key.fingerprint);
+        self.not_after == other.not_after && self.is_same_but_for_its_end(other)
+    }
+
+    /// Returns whether this is the other key, perhaps with another `not_after`.
+    fn is_same_but_for_its_end(&self, other: &Self) -> bool {
+        let settings = |key: &Self| (key.id.clone(), key.algorithm, key.rules.clone(), key.fingerprint);
         settings(self) == settings(other)
+    }
+
+    /// Takes the numbers of the key that this one replaces, which has another `not_after`. Sessions of its tokens go on until the
+    /// earlier of both.
+    fn succeed(&mut self, old: &Self) {
+        let last = EarlierNumber { number: old.number, expires: old.not_after, ends: old.not_after };
+        let until = |earlier: EarlierNumber| EarlierNumber { ends: earlier.ends.min(self.not_after), ..earlier };
+        self.earlier = old.earlier.iter().copied().chain([last]).map(until).collect();
+    }
+
+    /// Returns this key with other rules and another `not_after`.
+    fn with_settings(&self, rules: KeyRules, not_after: WallTime) -> Self {
+        let (id, material, number) = (self.id.clone(), self.material.clone(), KeyNumber::unique());
+        let (algorithm, fingerprint) = (self.algorithm, self.fingerprint);
+        Self { id, algorithm, rules, not_after, material, fingerprint, number, earlier: Vec::new() }
+    }
+
+    /// Returns all numbers of the key, each with when its tokens are revoked, unless their sessions expire by then.
+    fn numbers(&self) -> impl Iterator<Item = KeyInUse> {
+        let in_use = |number, ends| KeyInUse { number, rules: self.rules.clone(), ends };
+        let earlier = self.earlier.iter().map(move |EarlierNumber { number, expires, ends }| {
+            in_use(*number, if ends < expires { *ends } else { NEVER })
+        });
+        earlier.chain([in_use(self.number, NEVER)])
     }
 
     /// What a token selects a key by.
@@ -81,7 +122,8 @@ pub(super) struct VerificationKeys {
 impl CheckedKey {
     fn into_key(self, id: Option<String>, rules: KeyRules, not_after: WallTime) -> VerificationKey {
         let Self { algorithm, material, fingerprint } = self;
-        VerificationKey { id, algorithm, rules, not_after, material, fingerprint, number: KeyNumber::unique() }
+        let number = KeyNumber::unique();
+        VerificationKey { id, algorithm, rules, not_after, material, fingerprint, number, earlier: Vec::new() }
     }
 }
 

@@ -1,6 +1,12 @@
-//! The keys in force, which change while the hub runs: by reloads of their files, and by fetched JWK sets.
+//! The keys in force, which change while the hub runs: by reloads of the configuration and of their files, and by fetched JWK sets.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -8,19 +14,59 @@ use parking_lot::Mutex;
 use super::{KeyError, VerificationKey, VerificationKeys};
 use crate::{
     clock::WallTime,
-    config::Config,
-    revocation::{KeyNumber, Revocations},
+    config::{AuthConfig, Config, KeyRules, Secret},
+    revocation::{KeyInUse, KeyNumber, Revocations},
 };
 
 /// The keys in force. Verifying reads them without a lock.
 pub(in crate::auth) struct KeyRing {
     current: ArcSwap<VerificationKeys>,
     sources: Mutex<KeySources>,
-    /// Held while the files are read and their keys put into force: what was read first must not replace what was read last.
-    reloading: Mutex<()>,
-    has_auth_keys: bool,
+    /// The settings of the keys. Locked while the files are read and their keys put into force: what was read first must not
+    /// replace what was read last.
+    settings: Mutex<KeySettings>,
     /// End the sessions of removed keys.
     revocations: Option<Arc<Revocations>>,
+}
+
+/// The parts of the configuration that name the keys.
+struct KeySettings {
+    auth: AuthConfig,
+    login_key: Secret,
+}
+
+impl KeySettings {
+    fn of(config: &Config) -> Self {
+        Self { auth: config.auth.clone(), login_key: config.login.key.clone() }
+    }
+
+    fn read_keys(&self) -> Result<Vec<VerificationKey>, KeyError> {
+        VerificationKeys::read(&self.auth, &self.login_key)
+    }
+}
+
+/// The number of a set that is fetched. No other set of the process has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::auth) struct SetNumber(u64);
+
+impl SetNumber {
+    /// Returns a number that was never returned before.
+    pub(in crate::auth) fn unique() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A set that is fetched, and the one whose keys it takes over.
+pub(in crate::auth) struct InheritedSet {
+    pub(in crate::auth) number: SetNumber,
+    /// The set that the reloaded configuration had at the same place: this one, or one with other settings. `None`: this one is
+    /// new.
+    pub(in crate::auth) before: Option<SetNumber>,
+    /// What its tokens must have.
+    pub(in crate::auth) rules: KeyRules,
+    /// When its keys end.
+    pub(in crate::auth) not_after: WallTime,
 }
 
 /// The keys by their source.
@@ -31,10 +77,12 @@ struct KeySources {
     fetched: Vec<FetchedKeys>,
     /// The keys that are ignored because another one has their issuer and `kid`. Each is logged once.
     ignored: Vec<KeyNumber>,
+    /// Whether `auth.keys` is not empty.
+    has_auth_keys: bool,
 }
 
-#[derive(Default)]
 struct FetchedKeys {
+    set: SetNumber,
     /// Of the latest document.
     keys: Vec<Arc<VerificationKey>>,
     /// Not in the latest document, but in the one before. They verify tokens until the next document lacks them, too: one server
@@ -49,6 +97,8 @@ struct FetchedKeys {
 pub struct KeyChange {
     /// Keys that were not there before.
     pub added: usize,
+    /// Keys that have another `not_after` now. Sessions of their tokens end at the earlier of both.
+    pub other_ends: usize,
     /// Keys that the latest document of their set lacks. They are removed if the next one lacks them, too.
     pub absent: usize,
     /// Keys that are no longer in their file, or were not in two documents of their set. Sessions of their tokens have to end.
@@ -62,20 +112,20 @@ impl KeyRing {
     /// [`KeyError`].
     pub(in crate::auth) fn read(
         config: &Config,
-        fetched_sets: usize,
+        fetched_sets: &[SetNumber],
         revocations: Option<Arc<Revocations>>,
     ) -> Result<Self, KeyError> {
-        let read = VerificationKeys::read(&config.auth, &config.login.key)?;
-        let fetched = (0..fetched_sets).map(|_| FetchedKeys::default()).collect();
-        let configured = read.into_iter().map(Arc::new).collect();
-        let mut sources = KeySources { configured, fetched, ignored: Vec::new() };
+        let settings = KeySettings::of(config);
+        let configured = settings.read_keys()?.into_iter().map(Arc::new).collect();
+        let fetched = fetched_sets.iter().map(|set| FetchedKeys::new(*set)).collect();
         let has_auth_keys = !config.auth.keys.is_empty();
+        let mut sources = KeySources { configured, fetched, ignored: Vec::new(), has_auth_keys };
         if let Some(revocations) = &revocations {
-            revocations.add_keys(sources.all().map(|key| key.number));
+            revocations.add_keys(sources.numbers());
         }
-        let current = ArcSwap::from_pointee(sources.put_into_force(has_auth_keys));
-        let (sources, reloading) = (Mutex::new(sources), Mutex::default());
-        Ok(Self { current, sources, reloading, has_auth_keys, revocations })
+        let current = ArcSwap::from_pointee(sources.put_into_force());
+        let (sources, settings) = (Mutex::new(sources), Mutex::new(settings));
+        Ok(Self { current, sources, settings, revocations })
     }
 
     /// Returns the keys in force.
@@ -85,40 +135,85 @@ impl KeyRing {
 
     /// Returns `not_after` of a key, in force or stale; `None` if it has been removed.
     pub(in crate::auth) fn not_after(&self, number: KeyNumber) -> Option<WallTime> {
-        self.sources.lock().all().find(|key| key.number == number).map(|key| key.not_after)
+        let sources = self.sources.lock();
+        let mut ends = sources.all().filter_map(|key| {
+            let earlier = key.earlier.iter().find(|earlier| earlier.number == number).map(|earlier| earlier.ends);
+            earlier.or_else(|| (key.number == number).then_some(key.not_after))
+        });
+        ends.next()
     }
 
-    /// Reads the keys of the configuration again: the files may have changed.
+    /// Reads the files of the keys again.
     ///
     /// # Errors
     /// [`KeyError`]. The old keys stay in force.
-    pub(in crate::auth) fn reload(&self, config: &Config) -> Result<KeyChange, KeyError> {
-        let _reloading = self.reloading.lock();
-        let read = VerificationKeys::read(&config.auth, &config.login.key)?;
+    pub(in crate::auth) fn reload_files(&self) -> Result<KeyChange, KeyError> {
+        let settings = self.settings.lock();
+        let read = settings.read_keys()?;
+        Ok(self.change(|sources| replace(&mut sources.configured, read)))
+    }
+
+    /// Replaces the keys by those of another configuration, which fetches these sets.
+    ///
+    /// # Errors
+    /// [`KeyError`]. The old keys stay in force.
+    pub(in crate::auth) fn replace_settings(
+        &self,
+        config: &Config,
+        sets: Vec<InheritedSet>,
+    ) -> Result<KeyChange, KeyError> {
+        let mut settings = self.settings.lock();
+        let new = KeySettings::of(config);
+        let read = new.read_keys()?;
+        *settings = new;
         Ok(self.change(|sources| {
-            let (added, removed) = replace(&mut sources.configured, read);
-            Replaced { added, absent: 0, removed }
+            sources.has_auth_keys = !config.auth.keys.is_empty();
+            let mut replaced = replace(&mut sources.configured, read);
+            let mut before = std::mem::take(&mut sources.fetched);
+            for InheritedSet { number, before: inherited, rules, not_after } in sets {
+                let at = before.iter().position(|fetched| Some(fetched.set) == inherited);
+                let mut fetched = at.map_or_else(|| FetchedKeys::new(number), |at| before.swap_remove(at));
+                if fetched.set != number {
+                    fetched.set = number;
+                    for keys in [&mut fetched.keys, &mut fetched.absent] {
+                        let read = keys.iter().map(|key| key.with_settings(rules.clone(), not_after)).collect();
+                        replaced.add(replace(keys, read));
+                    }
+                }
+                sources.fetched.push(fetched);
+            }
+            replaced
+                .not_read
+                .extend(before.into_iter().flat_map(|fetched| fetched.keys.into_iter().chain(fetched.absent)));
+            replaced
         }))
     }
 
-    /// Replaces the keys of a fetched set by those of a newer document.
-    pub(in crate::auth) fn replace_fetched(&self, set: usize, read: Vec<VerificationKey>) -> KeyChange {
-        self.change(|sources| {
-            let FetchedKeys { keys, absent, is_stale } = &mut sources.fetched[set];
+    /// Replaces the keys of a fetched set by those of a newer document. Does nothing if the configuration has the set no longer.
+    pub(in crate::auth) fn replace_fetched(&self, set: SetNumber, read: Vec<VerificationKey>) -> KeyChange {
+        let mut absent_now = 0;
+        let change = self.change(|sources| {
+            let Some(fetched) = sources.fetched.iter_mut().find(|fetched| fetched.set == set) else {
+                return Replaced::default();
+            };
+            let FetchedKeys { keys, absent, is_stale, .. } = fetched;
             *is_stale = false;
             let absent_before: Vec<KeyNumber> = absent.iter().map(|key| key.number).collect();
             keys.append(absent);
-            let (added, not_read) = replace(keys, read);
-            let removed;
-            (removed, *absent) = not_read.into_iter().partition(|key| absent_before.contains(&key.number));
-            Replaced { added, absent: absent.len(), removed }
-        })
+            let replaced = replace(keys, read);
+            let not_read;
+            (not_read, *absent) = replaced.not_read.into_iter().partition(|key| absent_before.contains(&key.number));
+            absent_now = absent.len();
+            Replaced { not_read, ..replaced }
+        });
+        KeyChange { absent: absent_now, ..change }
     }
 
     /// Lets the keys of a fetched set verify nothing until it is fetched again. They are not removed: sessions stay.
-    pub(in crate::auth) fn suspend_fetched(&self, set: usize) {
+    pub(in crate::auth) fn suspend_fetched(&self, set: SetNumber) {
         self.change(|sources| {
-            sources.fetched[set].is_stale = true;
+            let suspended = sources.fetched.iter_mut().filter(|fetched| fetched.set == set);
+            suspended.for_each(|fetched| fetched.is_stale = true);
             Replaced::default()
         });
     }
@@ -126,16 +221,23 @@ impl KeyRing {
     /// Changes the keys by a function that returns what it has replaced.
     fn change(&self, change: impl FnOnce(&mut KeySources) -> Replaced) -> KeyChange {
         let mut sources = self.sources.lock();
-        let Replaced { added, absent, removed } = change(&mut sources);
+        let Replaced { added, other_ends, not_read } = change(&mut sources);
         if let Some(revocations) = &self.revocations {
-            revocations.add_keys(sources.all().map(|key| key.number));
+            revocations.add_keys(sources.numbers());
         }
-        self.current.store(Arc::new(sources.put_into_force(self.has_auth_keys)));
+        self.current.store(Arc::new(sources.put_into_force()));
         // Last: a token that is verified by a removed key is then refused, too.
         if let Some(revocations) = &self.revocations {
-            revocations.remove_keys(&removed.iter().map(|key| key.number).collect::<Vec<_>>());
+            let removed: Vec<KeyNumber> = not_read.iter().flat_map(|key| key.numbers()).map(|key| key.number).collect();
+            revocations.remove_keys(&removed);
         }
-        KeyChange { added, absent, removed: removed.len() }
+        KeyChange { added, other_ends, absent: 0, removed: not_read.len() }
+    }
+}
+
+impl FetchedKeys {
+    fn new(set: SetNumber) -> Self {
+        Self { set, keys: Vec::new(), absent: Vec::new(), is_stale: false }
     }
 }
 
@@ -145,9 +247,14 @@ impl KeySources {
         self.configured.iter().chain(fetched)
     }
 
+    /// Returns the numbers of all keys.
+    fn numbers(&self) -> impl Iterator<Item = KeyInUse> {
+        self.all().flat_map(|key| key.numbers())
+    }
+
     /// Returns the keys that verify tokens. If a fetched key has issuer and `kid` of another one, the other one counts: of the
     /// configuration, or of the set that is named first. An absent key with the `kid` of a newer one of its set does not count.
-    fn put_into_force(&mut self, has_auth_keys: bool) -> VerificationKeys {
+    fn put_into_force(&mut self) -> VerificationKeys {
         let current = || self.fetched.iter().filter(|fetched| !fetched.is_stale);
         let fetched = current().flat_map(|fetched| &fetched.keys);
         let (mut seen, mut list, mut ignored) = (HashSet::new(), Vec::new(), Vec::new());
@@ -164,7 +271,7 @@ impl KeySources {
         let absent = current().flat_map(|fetched| &fetched.absent);
         list.extend(absent.filter(|key| seen.insert(key.selector())).cloned());
         self.ignored = ignored;
-        VerificationKeys { list, has_auth_keys }
+        VerificationKeys { list, has_auth_keys: self.has_auth_keys }
     }
 }
 
@@ -172,23 +279,37 @@ impl KeySources {
 #[derive(Default)]
 struct Replaced {
     added: usize,
-    absent: usize,
-    removed: Vec<Arc<VerificationKey>>,
+    other_ends: usize,
+    /// The keys that were there before and were not read now.
+    not_read: Vec<Arc<VerificationKey>>,
 }
 
-/// Replaces keys by those that were read now. A key that was there before stays the same object. Returns the number of new keys, and
-/// the keys that were not read.
-fn replace(keys: &mut Vec<Arc<VerificationKey>>, read: Vec<VerificationKey>) -> (usize, Vec<Arc<VerificationKey>>) {
-    let mut before = std::mem::take(keys);
-    let mut added = 0;
-    for key in read {
-        match before.iter().position(|old| old.is_same_as(&key)) {
-            Some(at) => keys.push(before.swap_remove(at)),
-            None => {
-                added += 1;
-                keys.push(Arc::new(key));
-            }
-        }
+impl Replaced {
+    fn add(&mut self, other: Self) {
+        self.added += other.added;
+        self.other_ends += other.other_ends;
+        self.not_read.extend(other.not_read);
     }
-    (added, before)
+}
+
+/// Replaces keys by those that were read now. A key that was there before stays the same object; one with another `not_after` takes
+/// over its numbers.
+fn replace(keys: &mut Vec<Arc<VerificationKey>>, read: Vec<VerificationKey>) -> Replaced {
+    let mut before = std::mem::take(keys);
+    let (mut added, mut other_ends) = (0, 0);
+    for mut key in read {
+        if let Some(at) = before.iter().position(|old| old.is_same_as(&key)) {
+            keys.push(before.swap_remove(at));
+            continue;
+        }
+        match before.iter().position(|old| old.is_same_but_for_its_end(&key)) {
+            Some(at) => {
+                other_ends += 1;
+                key.succeed(&before.swap_remove(at));
+            }
+            None => added += 1,
+        }
+        keys.push(Arc::new(key));
+    }
+    Replaced { added, other_ends, not_read: before }
 }

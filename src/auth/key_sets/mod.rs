@@ -12,10 +12,11 @@ mod schedule;
 use std::{
     collections::{HashMap, hash_map::Entry},
     path::Path,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
 use parking_lot::Mutex;
 use tokio::{
@@ -31,9 +32,10 @@ use self::{
 };
 use super::{
     KeyError,
-    key::{KeyChange, KeyRing, KeySetDocument, read_fetched_set},
+    key::{InheritedSet, KeyChange, KeyRing, KeySetDocument, SetNumber, read_fetched_set},
 };
 use crate::{
+    clock::NEVER,
     config::{AuthConfig, Config, KeyConfig, KeySource, url_without_secrets},
     metrics::Metrics,
     revocation::{KeyNumber, Revocations},
@@ -41,16 +43,20 @@ use crate::{
 
 /// All sets that the configuration names.
 pub struct KeySets {
+    /// Of the start. What of it counts for all sets changes with a restart only.
     auth: AuthConfig,
-    sets: Vec<KeySet>,
+    sets: ArcSwap<Vec<Arc<KeySet>>>,
     ring: Arc<KeyRing>,
     /// A fetch has ended.
     fetched: Notify,
     created: Instant,
+    /// Set when the sets begin to be fetched.
+    metrics: OnceLock<Arc<Metrics>>,
 }
 
 /// One set.
 struct KeySet {
+    number: SetNumber,
     configured: KeyConfig,
     location: Location,
     client: HttpsClient,
@@ -64,6 +70,7 @@ struct KeySet {
 }
 
 /// Where a set is.
+#[derive(PartialEq)]
 enum Location {
     /// At this URL.
     Set(HttpsUrl),
@@ -96,6 +103,7 @@ impl KeySet {
         };
         let tls = clients.trusting(ca).map_err(|problem| KeyError { key, problem })?;
         Ok(Some(Self {
+            number: SetNumber::unique(),
             configured: configured.clone(),
             location,
             client: HttpsClient::new(&auth.key_sets, configured, tls),
@@ -104,6 +112,13 @@ impl KeySet {
             skipped: Mutex::default(),
             rescheduled: Notify::new(),
         }))
+    }
+
+    /// Returns whether the keys of the other set are those of this one, perhaps with other rules.
+    fn has_keys_of(&self, other: &Self) -> bool {
+        self.location == other.location
+            && self.issuer == other.issuer
+            && self.configured.algorithm == other.configured.algorithm
     }
 
     /// Returns whether the set may have a key for the algorithm. Everyone can fetch the set, so it has no secrets.
@@ -157,22 +172,81 @@ impl KeySets {
         config: &Config,
         revocations: Option<Arc<Revocations>>,
     ) -> Result<(Self, Arc<KeyRing>), KeyError> {
-        let auth = &config.auth;
         let created = Instant::now();
+        let sets = Self::sets_of(&config.auth, created)?;
+        let numbers: Vec<SetNumber> = sets.iter().map(|set| set.number).collect();
+        let ring = Arc::new(KeyRing::read(config, &numbers, revocations)?);
+        let (auth, sets) = (config.auth.clone(), ArcSwap::from_pointee(sets.into_iter().map(Arc::new).collect()));
+        let (fetched, metrics) = (Notify::new(), OnceLock::new());
+        Ok((Self { auth, sets, ring: ring.clone(), fetched, created, metrics }, ring))
+    }
+
+    fn sets_of(auth: &AuthConfig, now: Instant) -> Result<Vec<KeySet>, KeyError> {
         let (mut sets, mut clients) = (Vec::new(), TlsClients::default());
         for configured in &auth.keys {
-            sets.extend(KeySet::from_config(auth, configured, &mut clients, created)?);
+            sets.extend(KeySet::from_config(auth, configured, &mut clients, now)?);
         }
-        let ring = Arc::new(KeyRing::read(config, sets.len(), revocations)?);
-        Ok((Self { auth: auth.clone(), sets, ring: ring.clone(), fetched: Notify::new(), created }, ring))
+        Ok(sets)
+    }
+
+    /// Replaces sets and keys by those of another configuration. A set whose settings have not changed goes on; one that is at the
+    /// same place keeps its keys, and is fetched again at once.
+    ///
+    /// # Errors
+    /// [`KeyError`]. Nothing has changed then.
+    pub(super) fn replace(self: &Arc<Self>, config: &Config) -> Result<KeyChange, KeyError> {
+        let now = Instant::now();
+        let mut before: Vec<Arc<KeySet>> = self.sets.load().to_vec();
+        let mut take = |is_it: &dyn Fn(&KeySet) -> bool| {
+            let at = before.iter().position(|set| is_it(set));
+            at.map(|at| before.swap_remove(at))
+        };
+        // Those that have not changed first, so that none of them is taken for another one at the same place.
+        let mut read = Vec::new();
+        for set in Self::sets_of(&config.auth, now)? {
+            let unchanged = take(&|old| old.configured == set.configured);
+            read.push((unchanged, set));
+        }
+        let (mut sets, mut inherited, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        for (unchanged, read) in read {
+            let (old, set) = match unchanged {
+                Some(set) => (Some(set.clone()), set),
+                None => {
+                    let old = take(&|set| read.has_keys_of(set));
+                    if let Some(old) = &old {
+                        *read.schedule.lock() = old.schedule.lock().fetching_at(now);
+                    }
+                    let set = Arc::new(read);
+                    new.push(Arc::downgrade(&set));
+                    (old, set)
+                }
+            };
+            inherited.push(InheritedSet {
+                number: set.number,
+                before: old.map(|old| old.number),
+                rules: self.auth.rules(Some(&set.configured)),
+                not_after: set.configured.not_after.unwrap_or(NEVER),
+            });
+            sets.push(set);
+        }
+        let change = self.ring.replace_settings(config, inherited)?;
+        self.sets.store(Arc::new(sets));
+        if let Some(metrics) = self.metrics.get() {
+            self.report(metrics);
+            new.into_iter().for_each(|set| self.keep_fetched(set, metrics));
+        }
+        Ok(change)
     }
 
     /// Starts a task for each set in the current actix system. The tasks end with the last reference to the sets.
     pub fn start(self: &Arc<Self>, metrics: &Arc<Metrics>) {
+        let metrics = self.metrics.get_or_init(|| metrics.clone());
         self.report(metrics);
-        for index in 0..self.sets.len() {
-            actix_rt::spawn(keep_fetched(Arc::downgrade(self), index, metrics.clone()));
-        }
+        self.sets.load().iter().for_each(|set| self.keep_fetched(Arc::downgrade(set), metrics));
+    }
+
+    fn keep_fetched(self: &Arc<Self>, set: Weak<KeySet>, metrics: &Arc<Metrics>) {
+        actix_rt::spawn(keep_fetched(Arc::downgrade(self), set, metrics.clone()));
     }
 
     /// Fetches every set once.
@@ -181,9 +255,9 @@ impl KeySets {
     /// The sets that could not be fetched, each with its error.
     pub async fn fetch_all(&self) -> Result<(), String> {
         let mut errors = Vec::new();
-        for index in 0..self.sets.len() {
-            if let Err(error) = self.fetch(index).await {
-                errors.push(format!("{}: {error}", self.sets[index].url()));
+        for set in self.sets.load_full().iter() {
+            if let Err(error) = self.fetch(set).await {
+                errors.push(format!("{}: {error}", set.url()));
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
@@ -212,9 +286,9 @@ impl KeySets {
     /// not keep out the users of the others. Later only the loss of all keys counts: other instances would be no better.
     pub fn problem(&self) -> Option<&'static str> {
         let is_starting = self.created.elapsed() < self.auth.key_sets.startup_timeout;
-        let was_fetched = |set: &KeySet| set.schedule.lock().was_fetched();
-        let is_waiting = is_starting && !self.sets.iter().all(was_fetched);
-        let has_no_key = !self.sets.is_empty() && self.ring.current().is_empty();
+        let sets = self.sets.load();
+        let is_waiting = is_starting && !sets.iter().all(|set| set.schedule.lock().was_fetched());
+        let has_no_key = !sets.is_empty() && self.ring.current().is_empty();
         (is_waiting || has_no_key)
             .then_some("the keys of an identity provider could not be fetched; see the log of this instance")
     }
@@ -231,8 +305,8 @@ impl KeySets {
     ) -> bool {
         let (now, settings) = (Instant::now(), &self.auth.key_sets);
         let mut is_pending = false;
-        let is_meant = |set: &&KeySet| Some(&*set.issuer) == issuer && set.may_have_key_for(algorithm);
-        for set in self.sets.iter().filter(is_meant) {
+        let is_meant = |set: &&Arc<KeySet>| Some(&*set.issuer) == issuer && set.may_have_key_for(algorithm);
+        for set in self.sets.load().iter().filter(is_meant) {
             let mut schedule = set.schedule.lock();
             let next_fetch = schedule.next_fetch();
             is_pending |= schedule.note_unknown(kid, now, settings) == UnknownKid::Pending;
@@ -256,14 +330,14 @@ impl KeySets {
     /// Sets the gauge of the sets whose keys are not there.
     fn report(&self, metrics: &Metrics) {
         let now = Instant::now();
-        let is_missing = |set: &&KeySet| !set.schedule.lock().is_current(now, self.auth.key_sets.stale);
-        let missing = self.sets.iter().filter(is_missing).count();
+        let is_missing = |set: &&Arc<KeySet>| !set.schedule.lock().is_current(now, self.auth.key_sets.stale);
+        let missing = self.sets.load().iter().filter(is_missing).count();
         metrics.key_sets_missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
     }
 
     /// Fetches a set, and puts its keys into force.
-    async fn fetch(&self, index: usize) -> Result<KeyChange, FetchError> {
-        let (set, settings) = (&self.sets[index], &self.auth.key_sets);
+    async fn fetch(&self, set: &KeySet) -> Result<KeyChange, FetchError> {
+        let settings = &self.auth.key_sets;
         set.schedule.lock().begin(Instant::now());
         let fetched = self.fetch_keys(set).await;
         let now = Instant::now();
@@ -272,7 +346,7 @@ impl KeySets {
             let mut schedule = set.schedule.lock();
             match fetched {
                 Ok(KeySetDocument { keys, skipped }) => {
-                    let change = self.ring.replace_fetched(index, keys);
+                    let change = self.ring.replace_fetched(set.number, keys);
                     schedule.succeed(now, change.absent > 0, settings);
                     set.log_skipped(skipped);
                     Ok(change)
@@ -280,7 +354,7 @@ impl KeySets {
                 Err(error) => {
                     schedule.fail(now, settings);
                     if !schedule.is_current(now, settings.stale) {
-                        self.ring.suspend_fetched(index);
+                        self.ring.suspend_fetched(set.number);
                     }
                     Err(error)
                 }
@@ -312,11 +386,10 @@ impl KeySets {
     }
 }
 
-/// Fetches a set again and again, as its schedule says. Logs changes only.
-async fn keep_fetched(sets: Weak<KeySets>, index: usize, metrics: Arc<Metrics>) {
+/// Fetches a set again and again, as its schedule says, until the configuration has it no longer. Logs changes only.
+async fn keep_fetched(sets: Weak<KeySets>, set: Weak<KeySet>, metrics: Arc<Metrics>) {
     let mut last_error: Option<String> = None;
-    while let Some(sets) = sets.upgrade() {
-        let set = &sets.sets[index];
+    while let (Some(sets), Some(set)) = (sets.upgrade(), set.upgrade()) {
         let next_fetch = set.schedule.lock().next_fetch();
         let wait = next_fetch.saturating_duration_since(Instant::now());
         if !wait.is_zero() {
@@ -325,8 +398,8 @@ async fn keep_fetched(sets: Weak<KeySets>, index: usize, metrics: Arc<Metrics>) 
             continue;
         }
         let url = set.url();
-        match sets.fetch(index).await {
-            Ok(KeyChange { added, absent, removed }) => {
+        match sets.fetch(&set).await {
+            Ok(KeyChange { added, absent, removed, .. }) => {
                 metrics.count_key_fetch("fetched");
                 if added + absent + removed > 0 || last_error.is_some() {
                     log::info!("fetched JWK set url=\"{url}\" added={added} absent={absent} removed={removed}");

@@ -25,6 +25,7 @@ pub(super) enum UnknownKid {
 }
 
 /// The schedule of one set.
+#[derive(Clone)]
 pub(super) struct Schedule {
     next_fetch: Instant,
     /// When the last fetch began.
@@ -54,6 +55,11 @@ impl Schedule {
             looking_for: HashSet::new(),
             hasher: RandomState::new(),
         }
+    }
+
+    /// Returns this schedule with the next fetch at `now`, because the settings of the set have changed.
+    pub(super) fn fetching_at(&self, now: Instant) -> Self {
+        Self { next_fetch: now, ..self.clone() }
     }
 
     pub(super) fn next_fetch(&self) -> Instant {

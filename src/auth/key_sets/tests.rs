@@ -34,14 +34,20 @@ impl Provider {
     /// Puts a document with these keys into force, as a fetch does.
     fn publish(&self, keys: &[String]) -> KeyChange {
         let document = format!("{{\"keys\":[{}]}}", keys.join(","));
-        let KeySet { configured, schedule, .. } = &self.sets.sets[0];
+        let sets = self.sets.sets.load();
+        let KeySet { number, configured, schedule, .. } = &*sets[0];
         let (now, settings) = (Instant::now(), &self.sets.auth.key_sets);
         let mut schedule = schedule.lock();
         schedule.begin(now);
         let read = read_fetched_set(&self.sets.auth, configured, &document).unwrap();
-        let change = self.sets.ring.replace_fetched(0, read.keys);
+        let change = self.sets.ring.replace_fetched(*number, read.keys);
         schedule.succeed(now, change.absent > 0, settings);
         change
+    }
+
+    /// Lets the keys of the set become stale.
+    fn suspend(&self) {
+        self.sets.ring.suspend_fetched(self.sets.sets.load()[0].number);
     }
 
     fn number(&self, kid: &str) -> Option<KeyNumber> {
@@ -75,7 +81,7 @@ fn base64url(bytes: &[u8]) -> String {
 }
 
 fn change(added: usize, absent: usize, removed: usize) -> KeyChange {
-    KeyChange { added, absent, removed }
+    KeyChange { added, absent, removed, other_ends: 0 }
 }
 
 #[test]
@@ -163,7 +169,7 @@ fn instance_is_ready_with_keys_of_every_set_or_with_some_after_the_start() {
     assert!(none.sets.problem().is_some());
     none.publish(&[ec("a")]);
     assert_eq!(none.sets.problem(), None);
-    none.sets.ring.suspend_fetched(0);
+    none.suspend();
     assert!(none.sets.problem().is_some(), "stale, and there are no other keys");
 
     let with_secret = |startup_timeout| {
@@ -176,7 +182,7 @@ fn instance_is_ready_with_keys_of_every_set_or_with_some_after_the_start() {
     let other = with_secret(Duration::ZERO);
     assert_eq!(other.sets.problem(), None, "the users of other issuers are served");
     other.publish(&[ec("a")]);
-    other.sets.ring.suspend_fetched(0);
+    other.suspend();
     assert_eq!(other.sets.problem(), None);
 }
 
@@ -187,7 +193,7 @@ fn end_of_a_key_is_known_while_it_is_stale_and_until_it_is_removed() {
     provider.publish(&[ec("a")]);
     let key = provider.number("a").unwrap();
     assert_eq!(provider.sets.ring.not_after(key), Some(end));
-    provider.sets.ring.suspend_fetched(0);
+    provider.suspend();
     assert_eq!(provider.sets.ring.not_after(key), Some(end));
     provider.publish(&[ec("b")]);
     provider.publish(&[ec("b")]);

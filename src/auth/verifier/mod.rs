@@ -8,21 +8,23 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
 
 pub(super) use self::header::HEADER_MEMBERS;
 use self::header::{JoseHeader, TokenParts, decode_part};
 use super::{
-    Permissions, TokenError, UserPrefixes,
+    Permissions, TokenError,
     claims::{Claims, SubscriptionClaims},
     key::{KeyChange, KeyError, KeyRing, VerificationKey, VerificationKeys, shared_secrets},
     key_sets::KeySets,
     logout_token::{LogoutExpectations, LogoutToken},
-    payload::{Expectations, Payload, unverified_issuer},
+    payload::{Expectations, Payload, unverified_issuer, unverified_subject},
 };
 use crate::{
     clock::{Clock, NEVER, WallTime},
-    config::{self, Config, KeyRules, TokenKind},
+    config::{self, Config, KeyRules, TokenKind, UserPrefixes},
+    publication::is_valid_user,
     revocation::{TokenIdentity, TokenIds},
 };
 
@@ -30,13 +32,14 @@ use crate::{
 pub struct Verifier {
     keys: Arc<KeyRing>,
     key_sets: Arc<KeySets>,
+    /// Of the start: what is used of it changes with a restart only.
     auth: config::AuthConfig,
     permissions: Arc<Permissions>,
     /// `limits.channels_per_session`.
     max_subscriptions: AtomicUsize,
     /// `limits.token_bytes`: how much an unauthenticated client can make the hub decode.
     max_token_bytes: usize,
-    prefixes: UserPrefixes,
+    prefixes: ArcSwap<UserPrefixes>,
     clock: Clock,
 }
 
@@ -55,7 +58,7 @@ impl Verifier {
             permissions,
             max_subscriptions: AtomicUsize::new(config.limits.channels_per_session),
             max_token_bytes: config.limits.token_bytes,
-            prefixes: UserPrefixes::new(&config.auth),
+            prefixes: ArcSwap::from_pointee(UserPrefixes::new(&config.auth)),
             clock,
         })
     }
@@ -75,8 +78,26 @@ impl Verifier {
     ///
     /// # Errors
     /// [`KeyError`]. The old keys stay in force.
-    pub fn reload_keys(&self, config: &Config) -> Result<KeyChange, KeyError> {
-        self.keys.reload(config)
+    pub fn reload_key_files(&self) -> Result<KeyChange, KeyError> {
+        self.keys.reload_files()
+    }
+
+    /// Replaces the keys by those of another configuration, and the prefixes of their users. Sets that are new begin to be fetched in
+    /// the current actix system.
+    ///
+    /// # Errors
+    /// [`KeyError`]. Nothing has changed then.
+    pub fn replace_keys(&self, config: &Config) -> Result<KeyChange, KeyError> {
+        let change = self.key_sets.replace(config)?;
+        let prefixes = UserPrefixes::new(&config.auth);
+        if **self.prefixes.load() != prefixes {
+            self.prefixes.store(Arc::new(prefixes.clone()));
+            // Last: from then on no user is accepted of a key that is another key's.
+            if let Some(revocations) = self.permissions.revocations() {
+                revocations.set_user_prefixes(prefixes);
+            }
+        }
+        Ok(change)
     }
 
     /// Changes how many channels a token may name (`limits.channels_per_session`).
@@ -102,7 +123,8 @@ impl Verifier {
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
-        let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules))?;
+        let prefixes = self.prefixes.load();
+        let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules, &prefixes))?;
         claims.token.key = Some(key.number);
         if self.permissions.is_revoked(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
@@ -125,13 +147,30 @@ impl Verifier {
         ids.unwrap_or_default()
     }
 
+    /// Returns the user whom a refused token names. Verifies nothing: only for explanations.
+    pub fn user_of_refused(&self, token: &str) -> Option<Box<str>> {
+        if token.len() > self.max_token_bytes {
+            return None;
+        }
+        let parts = TokenParts::split(token)?;
+        let payload = decode_part(parts.payload).ok()?;
+        let kid = decode_part(parts.header).and_then(|header| JoseHeader::parse(&header)).ok()?.kid;
+        let keys = self.keys.current();
+        let key = keys.select(kid.as_deref(), || unverified_issuer(&payload));
+        let prefix = key.map_or_else(|| self.auth.rules(None).user_prefix, |key| key.rules.user_prefix.clone());
+        let user = format!("{prefix}{}", unverified_subject(&payload).filter(|subject| !subject.is_empty())?);
+        is_valid_user(&user).then(|| user.into())
+    }
+
     /// Returns the claims of a valid subscription token. The caller checks that they are for the right channel and user.
     ///
     /// # Errors
     /// [`TokenError`].
     pub fn verify_subscription(&self, token: &str) -> Result<SubscriptionClaims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Subscription)?;
-        let mut claims = Payload::parse(&payload)?.into_subscription_claims(&self.expectations(&key.rules))?;
+        let prefixes = self.prefixes.load();
+        let expected = self.expectations(&key.rules, &prefixes);
+        let mut claims = Payload::parse(&payload)?.into_subscription_claims(&expected)?;
         claims.token.key = Some(key.number);
         let SubscriptionClaims { user, channel, token, .. } = &claims;
         if self.permissions.is_revoked(user, token) || self.permissions.is_revoked_in(user, channel, token) {
@@ -146,12 +185,13 @@ impl Verifier {
     /// [`TokenError`].
     pub fn verify_logout(&self, token: &str) -> Result<LogoutToken, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Logout)?;
+        let prefixes = self.prefixes.load();
         let expected = LogoutExpectations {
             now: self.clock.now(),
             max_ttl: self.auth.max_ttl,
             clock_skew: self.auth.clock_skew,
             rules: &key.rules,
-            prefixes: &self.prefixes,
+            prefixes: &prefixes,
         };
         let token = LogoutToken::read(&payload, &expected)?;
         if self.permissions.is_revoked("", &token.identity()) {
@@ -166,7 +206,7 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`].
     pub fn claims_of_unsigned(&self, payload: &[u8]) -> Result<Claims, TokenError> {
-        Payload::parse(payload)?.into_claims(&self.expectations(&self.auth.rules(None)))
+        Payload::parse(payload)?.into_claims(&self.expectations(&self.auth.rules(None), &self.prefixes.load()))
     }
 
     /// Returns the decoded payload, whose claims are not yet checked, and the key that verified its signature.
@@ -225,12 +265,12 @@ impl Verifier {
         }
     }
 
-    fn expectations<'a>(&'a self, rules: &'a KeyRules) -> Expectations<'a> {
+    fn expectations<'a>(&'a self, rules: &'a KeyRules, prefixes: &'a UserPrefixes) -> Expectations<'a> {
         Expectations {
             now: self.clock.now(),
             auth: &self.auth,
             rules,
-            prefixes: &self.prefixes,
+            prefixes,
             permissions: &self.permissions,
             max_subscriptions: self.max_subscriptions.load(Ordering::Relaxed),
         }

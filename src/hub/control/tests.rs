@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     config::Config,
     hub::{
-        CountSubscribers, Hubs,
+        Hubs, inspection,
         testing::{TestSession, start_hub, test_hubs},
     },
     publication::Publication,
@@ -57,7 +57,8 @@ impl Crowd {
     }
 
     async fn subscribers(&self) -> usize {
-        self.hub.send(CountSubscribers).await.unwrap().remove(&self.channel).unwrap_or_default()
+        let hubs = std::slice::from_ref(&self.hub);
+        inspection::subscribers(hubs).await.remove(&self.channel).unwrap_or_default()
     }
 
     /// Waits until no session of ann has the subscription.

@@ -9,15 +9,13 @@ use std::{
 
 use actix::prelude::*;
 
+use super::PAGE_SLOTS;
 use crate::{
     broker::NodeChannel,
     channel::Channel,
     hub::{Hub, registry::Slot},
     position::Position,
 };
-
-/// Maximum sessions that a hub looks at in one turn: 0.3 ms or less.
-const PAGE_SLOTS: usize = if cfg!(test) { 3 } else { 1024 };
 
 /// Describes a channel on one hub.
 #[derive(Message)]

@@ -15,7 +15,7 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     hub::{
-        Hub, SessionKey,
+        Hub, RefusedAttempt, RefusedAttempts, SessionKey,
         liveness::HubSession,
         recent_ends::{EndedSession, EndedSubscription, SubscriptionEnd},
         subscription::{ChannelState, DeliveryOptions, Live},
@@ -35,13 +35,15 @@ struct ExplainSessions {
 }
 
 /// Returns what this node knows.
-pub(super) async fn explain(hubs: &[Addr<Hub>], query: ExplainQuery) -> NodeExplanation {
+pub(super) async fn explain(hubs: &[Addr<Hub>], query: ExplainQuery, refused: &RefusedAttempts) -> NodeExplanation {
     let client = query.client.as_deref().map(Uuid::parse_str).transpose();
     let (Ok(channel), Ok(client)) = (Channel::new(&query.channel), client) else { return NodeExplanation::default() };
     let query = Arc::new(query);
     let asked =
         hubs.iter().map(|hub| hub.send(ExplainSessions { query: query.clone(), channel: channel.clone(), client }));
     let mut sessions: Vec<ExplainedSession> = join_all(asked).await.into_iter().flatten().flatten().collect();
+    let refused = refused.find(query.user.as_deref(), client, MAX_EXPLAINED_SESSIONS + 1);
+    sessions.extend(refused.into_iter().map(explain_refused));
     let ended_at = |session: &ExplainedSession| session.end.as_ref().map_or(i64::MAX, |end| end.time);
     sessions.sort_by_key(|session| (!session.is_open, std::cmp::Reverse(ended_at(session))));
     let has_more = sessions.len() > MAX_EXPLAINED_SESSIONS;
@@ -199,6 +201,25 @@ fn explain_ended(ended: &EndedSession) -> ExplainedSession {
         subscribed_after: None,
         position: None,
         end: Some(explained_close(ended.cause.as_ref(), ended.at)),
+        queued_bytes: None,
+        stalled_for: None,
+    }
+}
+
+/// Explains an attempt to connect that was refused.
+fn explain_refused(attempt: RefusedAttempt) -> ExplainedSession {
+    let RefusedAttempt { at, client, user, code, reason, .. } = attempt;
+    let time = at.unix_millis();
+    ExplainedSession {
+        client: client.to_string(),
+        user: user.into(),
+        cause: Cause::ConnectRefused,
+        is_open: false,
+        connected_at: time,
+        subscribed_at: None,
+        subscribed_after: None,
+        position: None,
+        end: Some(ExplainedEnd { time, code, reason: reason.into_owned() }),
         queued_bytes: None,
         stalled_for: None,
     }

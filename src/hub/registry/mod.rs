@@ -6,11 +6,7 @@ mod subscribers;
 mod tokens;
 mod users;
 
-use std::{
-    collections::{BTreeSet, HashMap as StdMap},
-    hash::BuildHasher,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, hash::BuildHasher, sync::Arc};
 
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
@@ -26,7 +22,10 @@ use crate::{
     revocation::TokenIdentity,
 };
 
-pub(super) use self::{places::OwnedSession, subscribers::GroupPlace};
+pub(super) use self::{
+    places::{OwnedSession, VisitedSession},
+    subscribers::GroupPlace,
+};
 
 type Hasher = foldhash::fast::RandomState;
 
@@ -228,8 +227,14 @@ impl<M, S> Registry<M, S> {
         }
     }
 
-    pub(super) fn count_subscribers(&self) -> StdMap<Channel, usize> {
-        self.channels.iter().map(|(channel, subscribers)| (channel.clone(), subscribers.len())).collect()
+    /// Returns the number of channels that have subscribers.
+    pub(super) fn count_channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Returns all channels with the number of their subscribers.
+    pub(super) fn channel_sizes(&self) -> impl Iterator<Item = (&Channel, usize)> {
+        self.channels.iter().map(|(channel, subscribers)| (channel, subscribers.len()))
     }
 
     /// Subscribes a session to a channel to which it is not subscribed.

@@ -13,7 +13,37 @@ pub(in crate::hub) struct OwnedSession<'a, M> {
     pub(in crate::hub) channels: SessionChannels<'a>,
 }
 
+/// A session, with what the registry knows of it.
+pub(in crate::hub) struct VisitedSession<'a, M> {
+    pub(in crate::hub) session: &'a M,
+    /// The user, once the session is authenticated.
+    pub(in crate::hub) user: Option<&'a Arc<str>>,
+    pub(in crate::hub) channels: SessionChannels<'a>,
+}
+
 impl<M, S> Registry<M, S> {
+    /// Visits the sessions from a slot on, until so many slots or channels are visited, of which each visit returns the number of the
+    /// latter. Returns the slot to go on with; `None`: all sessions are visited.
+    pub(in crate::hub) fn visit_page(
+        &self,
+        first: Slot,
+        max_slots: usize,
+        max_channels: usize,
+        mut visit: impl FnMut(VisitedSession<'_, M>) -> usize,
+    ) -> Option<Slot> {
+        let mut channels = 0;
+        for (count, slot) in self.slots_from(first).enumerate() {
+            if count >= max_slots || channels >= max_channels {
+                return Some(slot);
+            }
+            if let Some(entry) = self.at(slot) {
+                let (session, user) = (&entry.session, entry.user.as_ref());
+                channels += visit(VisitedSession { session, user, channels: SessionChannels(&entry.subscriptions) });
+            }
+        }
+        None
+    }
+
     /// Returns the session in a slot, if it has a user.
     pub(in crate::hub) fn owned_at(&self, slot: Slot) -> Option<OwnedSession<'_, M>> {
         let entry = self.at(slot)?;

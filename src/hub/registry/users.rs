@@ -41,9 +41,4 @@ impl<M, S> Registry<M, S> {
     pub(in crate::hub) fn keys_of_users(&self) -> impl Iterator<Item = SessionKey> {
         self.sessions.iter().filter_map(|(_, entry)| entry.user.as_ref().map(|_| entry.key))
     }
-
-    /// Returns the user of each session that has one.
-    pub(in crate::hub) fn users(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.sessions.iter().filter_map(|(_, entry)| entry.user.as_ref())
-    }
 }

@@ -105,6 +105,16 @@ impl<E: Into<WireError>> From<E> for CommandFailure {
     }
 }
 
+impl CommandFailure {
+    /// Returns the code that the client gets.
+    pub(super) fn code(&self) -> u32 {
+        match self {
+            Self::Error(error) => error.code(),
+            Self::Close(disconnect) => disconnect.code().into(),
+        }
+    }
+}
+
 impl CommandOutcome {
     /// Answers command `id` when its result is ready.
     fn pending(id: u32, result: impl Future<Output = CommandResult> + 'static) -> Self {

@@ -17,6 +17,22 @@ export function whenSessionEnds(callback) {
   onEnd = callback;
 }
 
+/** Counts the sessions that have ended on this page. */
+let ended = 0;
+
+/** Has nothing shown of what is asked now: its answers are for an operator who has left. */
+export function dropAnswers() {
+  ended += 1;
+}
+
+/** Settles as `promise` does, or never if the session ends before. */
+export function unlessEnded(promise) {
+  const mine = ended;
+  return new Promise((resolve, reject) => {
+    promise.then((value) => mine === ended && resolve(value), (error) => mine === ended && reject(error));
+  });
+}
+
 async function send(path, options = {}) {
   let response;
   try {
@@ -35,9 +51,9 @@ async function send(path, options = {}) {
 const post = (path, body) =>
   send(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
 
-/** Calls a method of the server API. Resolves with its result. */
+/** Calls a method of the server API. Resolves with its result, or never if the session ends before. */
 export async function call(method, body = {}) {
-  const answer = await (await post(`api/${method}`, body)).json();
+  const answer = await unlessEnded(post(`api/${method}`, body).then((response) => response.json()));
   if (answer.error) throw new ApiError(answer.error.message, 200);
   return answer.result;
 }

@@ -1,18 +1,23 @@
 // The admin page: the login, and which section is shown. The address of a section is its name and what it shows, after `#`.
 
-import { logIn, logOut, readSession, whenSessionEnds } from "./api.js";
+import { dropAnswers, logIn, logOut, readSession, whenSessionEnds } from "./api.js";
 import { channel } from "./channel.js";
 import { channels } from "./channels.js";
 import { $, runBusy, setShown } from "./dom.js";
 import { explain } from "./explain.js";
 import { nodes } from "./nodes.js";
-import { hideMessages, sayBad } from "./parts.js";
+import { clearParts, hideMessages, sayBad } from "./parts.js";
 import { sessions } from "./sessions.js";
 import { trace } from "./trace.js";
 
 const VIEWS = { nodes, channels, channel, sessions, explain, trace };
 /** Sections that another one leads to. */
 const PARENTS = { channel: "channels" };
+
+/** The elements of the sections that have only text or nothing at first, with that text: what sections show is in them. */
+const INITIAL = [...document.querySelectorAll(".view [id]")]
+  .filter((element) => !element.firstElementChild && !element.matches("input, textarea, select"))
+  .map((element) => [element, element.textContent]);
 
 let shown = null;
 let hasUsers = false;
@@ -60,13 +65,23 @@ function setLoggedIn(isLoggedIn) {
   for (const id of ["nav", "who"]) setShown($(id), isLoggedIn);
 }
 
-/** Shows the login, and nothing of what was shown before. */
-function showLogin() {
+/** Removes from the page what sections have shown, and what was typed there. */
+function clearViews() {
   if (shown) VIEWS[shown].hide();
   shown = null;
+  dropAnswers();
+  for (const [element, text] of INITIAL) element.textContent = text;
+  for (const form of document.querySelectorAll(".view form")) form.reset();
+  for (const busy of document.querySelectorAll("[aria-busy]")) busy.removeAttribute("aria-busy");
   nodes.reset();
+  clearParts();
+}
+
+/** Shows the login. Nothing stays in the page of what was shown before: another person may log in. */
+function showLogin() {
+  clearViews();
   for (const view of Object.keys(VIEWS)) setShown($(view), false);
-  $("version").textContent = "";
+  for (const id of ["version", "who-name"]) $(id).textContent = "";
   document.title = "Wardcast admin";
   setLoggedIn(false);
   drawLogin(!hasUsers);
@@ -104,6 +119,8 @@ $("logout").addEventListener("click", (event) => {
   runBusy(event.currentTarget, async () => {
     let problem = null;
     await logOut().catch((error) => (problem = error.message));
+    // It may name a user or a channel. After a session that has ended by itself, its operator goes on there.
+    history.replaceState(null, "", location.pathname + location.search);
     showLogin();
     if (problem) sayBad(problem);
     else hideMessages();

@@ -106,5 +106,7 @@ export const nodes = {
   reset() {
     series = new Map();
     before = { time: 0, nodes: new Map() };
+    drawPick([]);
+    drawCharts();
   },
 };

@@ -26,6 +26,13 @@ export function hideMessages() {
   for (const id of ["good", "bad"]) setShown($(id), false);
 }
 
+/** Removes the texts of messages and questions, and answers an open question with no. */
+export function clearParts() {
+  hideMessages();
+  $("confirm").close();
+  for (const id of ["good", "bad", "confirm-title", "confirm-text", "confirm-yes"]) $(id).textContent = "";
+}
+
 /** Asks before something that cannot be undone. Resolves with whether to do it. */
 export function ask(title, text, yes) {
   const dialog = $("confirm");

@@ -1,6 +1,6 @@
 // The sessions of all users, or of one: from where, with which credential, until when; and how to end them.
 
-import { call } from "./api.js";
+import { call, unlessEnded } from "./api.js";
 import { $, make, runBusy, setShown } from "./dom.js";
 import { PagedList, ask, button, code, link, sayBad, sayGood, table } from "./parts.js";
 import { formatDuration, formatRelative, formatTime } from "./text.js";
@@ -45,7 +45,7 @@ async function run(element, what, method, body, reload) {
     try {
       await call(method, body);
       // The sessions end on their nodes, soon.
-      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+      await unlessEnded(new Promise((resolve) => setTimeout(resolve, SETTLE_MS)));
       await reload();
       sayGood(what);
     } catch (error) {

@@ -63,5 +63,7 @@ fn session_that_ends_while_open_ones_are_stored_again_is_ended_after_that() {
             if *vacated == OutboxChange::VacateChannel(news) && (*client, *opened) == (before, after)),
         "{later:?}"
     );
-    assert!(reporter.open_state().channels.is_empty());
+    let open = reporter.open_state();
+    assert!(open.channels.is_empty());
+    assert_eq!(open.sessions.iter().map(|session| session.client).collect::<Vec<_>>(), [after]);
 }
