@@ -16,8 +16,8 @@ use crate::{
     support::{
         TestHub, allow_any_rate,
         client::tls_stream,
-        deflate::{DeflateClient, EXTENSIONS, OFFER, RSV1, deflate},
-        raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame, text_frame},
+        deflate::{DeflateClient, EXTENSIONS, OFFER, deflate},
+        raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, RSV1, TEXT, frame, text_frame},
         start_hub, start_hub_with,
         tls::Certificate,
     },
@@ -100,8 +100,8 @@ async fn subscribers_with_and_without_compression_receive_the_same_in_both_forma
         assert_eq!(serde_json::from_slice::<Value>(&publication.data).unwrap(), data);
         for [plain, compressed, other] in [[0, 1, 2], [3, 4, 5]] {
             let [plain, compressed, other] = [plain, compressed, other].map(|index| &received[index]);
-            assert_eq!((plain.is_compressed(), compressed.is_compressed()), (false, is_long), "{data}");
-            assert_eq!(plain.message, compressed.message);
+            assert_eq!((plain.is_compressed, compressed.is_compressed), (false, is_long), "{data}");
+            assert_eq!(plain.message(), compressed.message());
             assert_eq!(compressed.payload, other.payload);
             assert!(!is_long || compressed.payload.len() < plain.payload.len() / 3, "{compressed:?}");
         }
@@ -123,7 +123,7 @@ async fn deltas_and_replies_are_compressed() {
         hub.publish_with(json!({"channel": "news", "data": data(number), "delta": true})).await;
         let received = ann.receive().await;
         assert_eq!(reader.read(&received.json()["push"]["pub"]), data(number));
-        assert_eq!(received.is_compressed(), number == 1, "a delta is short: {received:?}");
+        assert_eq!(received.is_compressed, number == 1, "a delta is short: {received:?}");
     }
     assert_eq!(reader.deltas, 2);
     // The reply has all of them.
@@ -131,7 +131,7 @@ async fn deltas_and_replies_are_compressed() {
     let recover = json!({"channel": "news", "recoverable": true, "recover": true, "offset": 0});
     bob.send(&text_frame(&json!({"id": 1, "subscribe": recover}).to_string())).await;
     let reply = bob.receive().await;
-    assert!(reply.is_compressed() && reply.payload.len() < reply.message.len() / 2, "{reply:?}");
+    assert!(reply.is_compressed && reply.payload.len() < reply.message().len() / 2, "{reply:?}");
     assert_eq!(reply.json()["subscribe"]["publications"].as_array().unwrap().len(), 3, "{reply:?}");
 }
 
@@ -151,7 +151,7 @@ async fn batches_of_a_paced_channel_are_compressed_message_by_message() {
     for number in 1..=5 {
         let received = ann.receive().await;
         let data = received.json()["push"]["pub"]["data"].take();
-        assert_eq!(received.is_compressed(), number != 3, "{received:?}");
+        assert_eq!(received.is_compressed, number != 3, "{received:?}");
         assert_eq!(data, if number == 3 { json!(3) } else { long_data(number) });
         assert_eq!(bob.receive_publication().await, data);
     }
@@ -204,7 +204,7 @@ async fn subscriber_over_tls_receives_compressed_publications() {
     if publication.json()["id"] == 2 {
         publication = ann.receive().await;
     }
-    assert!(publication.is_compressed());
+    assert!(publication.is_compressed);
     assert_eq!(publication.json()["push"]["pub"]["data"], long_data(1));
 }
 
