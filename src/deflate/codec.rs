@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::WINDOW_BITS;
+use super::{WINDOW_BITS, counters};
 
 /// The empty stored block that ends each flush. A message is sent without it (RFC 7692 §7.2.1).
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -35,6 +35,12 @@ pub enum InflateError {
 
 /// Compresses the payload of a message (RFC 7692 §7.2.1); `None` if that does not make it shorter.
 pub fn compress(payload: &[u8], level: u8) -> Option<Vec<u8>> {
+    let compressed = run_compressor(payload, level);
+    counters::count_sent(payload.len(), compressed.as_ref().map(Vec::len));
+    compressed
+}
+
+fn run_compressor(payload: &[u8], level: u8) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.as_ref().is_none_or(|(with_level, _)| *with_level != level) {
             *slot = None;
@@ -71,6 +77,12 @@ fn max_compressed_bytes(payload_bytes: usize) -> usize {
 /// # Errors
 /// [`InflateError`]
 pub fn inflate(payload: &[u8], max_bytes: usize) -> Result<Bytes, InflateError> {
+    let message = run_inflater(payload, max_bytes);
+    counters::count_received(payload.len(), message.as_ref().map(Bytes::len).map_err(|error| *error));
+    message
+}
+
+fn run_inflater(payload: &[u8], max_bytes: usize) -> Result<Bytes, InflateError> {
     INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);
         let mut message = Inflated { bytes: Vec::new(), length: 0, max_bytes };
