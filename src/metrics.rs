@@ -17,6 +17,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::deflate::{ByteCounters, CompressionCounters};
+
 pub use queues::{MAX_BROKER_COMMANDS, MAX_QUEUED_CONTROLS, MAX_SURVEYS, Queue, QueueDepth, ratio};
 
 /// Declares each metric once: field, type, name and description.
@@ -101,6 +103,8 @@ metrics! {
     publications: Counter = "publications", "Publications passed to the broker";
     deliveries: Counter = "deliveries", "Publications queued to sessions";
     deliveries_dropped: Counter = "deliveries_dropped", "Publications dropped because the delivery queue of a hub was full (limits.hub_queue_bytes)";
+    compression_messages: Family<CompressionOutcomeLabel, Counter> = "compression_messages", "Messages that were compressed or inflated, each once however many clients receive it, by direction and outcome: compressed, not_shorter (sent uncompressed), inflated, or refused";
+    compression_bytes: Family<CompressionFormLabel, Counter> = "compression_bytes", "Bytes of the messages that were compressed or inflated, by direction and form: plain, or compressed as on the wire";
     full_sockets: Counter = "sockets_full", "Times that a socket was full, so that its outbox had to wait";
     reading_pauses: Counter = "reading_paused", "Times that a client's commands had to wait until it had read the replies to earlier ones";
     refused_bus_messages: Family<ReasonLabel, Counter> = "bus_refused", "Redis messages dropped as malformed or foreign, by reason";
@@ -188,6 +192,20 @@ pub struct CallLabel {
     result: &'static str,
 }
 
+/// The labels `direction` and `outcome`: one word each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CompressionOutcomeLabel {
+    direction: &'static str,
+    outcome: &'static str,
+}
+
+/// The labels `direction` and `form`: one word each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CompressionFormLabel {
+    direction: &'static str,
+    form: &'static str,
+}
+
 /// The label `queue`: the name of a [`Queue`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueueLabel {
@@ -247,6 +265,25 @@ impl Metrics {
     /// Returns the counter of calls of the server API of this method and result.
     pub fn api_call_counter(&self, method: &'static str, result: &'static str) -> Counter {
         self.api_calls.get_or_create(&CallLabel { method, result }).clone()
+    }
+
+    /// Returns the counters of compression, for a thread that keeps them.
+    pub fn compression_counters(&self) -> CompressionCounters {
+        let messages = |direction, outcome| {
+            self.compression_messages.get_or_create_owned(&CompressionOutcomeLabel { direction, outcome })
+        };
+        let bytes = |direction| {
+            let of = |form| self.compression_bytes.get_or_create_owned(&CompressionFormLabel { direction, form });
+            ByteCounters { plain: of("plain"), compressed: of("compressed") }
+        };
+        CompressionCounters {
+            compressed: messages("sent", "compressed"),
+            not_shorter: messages("sent", "not_shorter"),
+            inflated: messages("received", "inflated"),
+            refused: messages("received", "refused"),
+            sent: bytes("sent"),
+            received: bytes("received"),
+        }
     }
 
     /// Counts a refused handshake.

@@ -11,8 +11,8 @@ use wardcast::{
 };
 
 use crate::support::{
-    TestHub, backend::Backend, protobuf::ProtobufClient, redis::RedisServer, start_hub_on, start_hub_with,
-    stream::StreamClient,
+    API_KEY, TestHub, backend::Backend, http, protobuf::ProtobufClient, redis::RedisServer, start_hub_on,
+    start_hub_with, stream::StreamClient,
 };
 
 const CHANNEL: &str = "doc:1";
@@ -164,7 +164,9 @@ async fn connections_that_use_json_are_refused_with_108_and_stay_open() {
     ann.subscribe("news").await;
     let path = format!("/v1/channels/{CHANNEL}/events?token={}", hub.token("ann"));
     let response = hub.try_handshake(&path, &[]).await;
-    assert!(response.status != 200 && response.body.contains("Protobuf"), "{response:?}");
+    let error = &serde_json::from_str::<Value>(&response.body).unwrap()["error"];
+    assert_eq!((response.status, &error["code"]), (400, &json!(108)), "{response:?}");
+    assert!(error["message"].as_str().unwrap().contains("binary data (data_format)"), "{error}");
 }
 
 #[actix_rt::test]
@@ -209,6 +211,47 @@ async fn api_takes_only_what_the_channel_carries() {
     assert!(refused(&answer), "{answer}");
 }
 
+/// Posts a body of this type to a channel; returns the status, and the result or the error.
+async fn post(hub: &TestHub, channel: &str, authorization: &str, content_type: &str, body: &[u8]) -> (u16, Value) {
+    let request = http::post(hub.address, &format!("/v1/channels/{channel}/messages"));
+    let request = request.header("Authorization", authorization).header("Content-Type", content_type);
+    let response = request.body(body).send().await;
+    (response.status, response.json())
+}
+
+#[actix_rt::test]
+async fn plain_publishing_takes_bytes_where_the_data_is_binary_and_nothing_else() {
+    let hub = start().await;
+    let mut bob = hub.connect_protobuf_sdk("bob").await;
+    subscribe(&mut bob, SubscribeRequest::default()).await;
+    let (key, octets) = (format!("apikey {API_KEY}"), "application/octet-stream");
+    for (offset, authorization, body) in [
+        (1, key.clone(), update(1)),
+        (2, hub.bearer("ann"), update(2)),
+        (3, hub.bearer("ann"), b" {\n\"a\": 1 } ".to_vec()),
+    ] {
+        let (status, answer) = post(&hub, CHANNEL, &authorization, octets, &body).await;
+        assert_eq!((status, &answer["result"]["offset"]), (200, &json!(offset)), "{answer}");
+        let publication = receive(&mut bob).await;
+        assert_eq!(publication.data, body);
+        assert_eq!(publication.info.map(|info| info.user), (offset > 1).then(|| "ann".to_owned()));
+    }
+    for (what, channel, content_type, body, status, detail) in [
+        ("JSON", CHANNEL, "application/json", &b"1"[..], 415, "octet-stream"),
+        ("text", CHANNEL, "text/plain", b"1", 415, "octet-stream"),
+        ("nothing", CHANNEL, octets, b"", 400, "empty"),
+        ("bytes where the data is JSON", "news", octets, b"1", 415, "application/json"),
+        ("too much", CHANNEL, octets, &vec![0; hub.config.limits.publication_bytes + 1], 200, "publication_bytes"),
+    ] {
+        let (refused, answer) = post(&hub, channel, &hub.bearer("ann"), content_type, body).await;
+        let message = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(refused == status && message.contains(detail), "{what}: {refused} {answer}");
+    }
+    // None of them was published.
+    publish(&mut bob, &update(4)).await;
+    assert_eq!(receive(&mut bob).await.data, update(4));
+}
+
 #[actix_rt::test]
 async fn publish_hook_gets_and_answers_b64data() {
     let backend = Backend::start().await;
@@ -227,6 +270,12 @@ async fn publish_hook_gets_and_answers_b64data() {
     backend.answer_json("/publish", json!({"result": {"b64data": encode(&update(2))}}));
     publish(&mut ann, &update(1)).await;
     assert_eq!(receive(&mut bob).await.data, update(2));
+    // A user without a connection.
+    let (status, answer) = post(&hub, CHANNEL, &hub.bearer("eve"), "application/octet-stream", &update(3)).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(receive(&mut bob).await.data, update(2));
+    let call = backend.calls("/publish")[2].json();
+    assert_eq!((&call["user"], &call["b64data"]), (&json!("eve"), &json!(encode(&update(3)))), "{call}");
     // JSON is not what the channel carries.
     backend.answer_json("/publish", json!({"result": {"data": {"a": 1}}}));
     let reply = request_publish(&mut ann, CHANNEL, &update(1)).await;

@@ -1,8 +1,8 @@
-//! permessage-deflate (RFC 7692): what is negotiated, that compressed and other connections receive the same, and attacks.
+//! permessage-deflate (RFC 7692): what is negotiated, that compressed and other connections receive the same, and what metrics
+//! show of it.
 
 use std::time::Duration;
 
-use flate2::{Compress, Compression, FlushCompress};
 use prost::Message as _;
 use serde_json::{Value, json};
 use wardcast::{
@@ -16,8 +16,8 @@ use crate::{
     support::{
         TestHub, allow_any_rate,
         client::tls_stream,
-        deflate::{DeflateClient, EXTENSIONS, OFFER, RSV1, deflate},
-        raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame, text_frame},
+        deflate::{DeflateClient, EXTENSIONS, OFFER, deflate},
+        raw::{BINARY, CONTINUATION, FIN, PING, RSV1, TEXT, frame, text_frame},
         start_hub, start_hub_with,
         tls::Certificate,
     },
@@ -25,7 +25,7 @@ use crate::{
 
 const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-async fn start_compressing_hub(change: impl FnOnce(&mut Config)) -> TestHub {
+pub async fn start_compressing_hub(change: impl FnOnce(&mut Config)) -> TestHub {
     start_hub_with(|config| {
         config.server.compression.enabled = true;
         config.server.compression.min_bytes = 200;
@@ -100,8 +100,8 @@ async fn subscribers_with_and_without_compression_receive_the_same_in_both_forma
         assert_eq!(serde_json::from_slice::<Value>(&publication.data).unwrap(), data);
         for [plain, compressed, other] in [[0, 1, 2], [3, 4, 5]] {
             let [plain, compressed, other] = [plain, compressed, other].map(|index| &received[index]);
-            assert_eq!((plain.is_compressed(), compressed.is_compressed()), (false, is_long), "{data}");
-            assert_eq!(plain.message, compressed.message);
+            assert_eq!((plain.is_compressed, compressed.is_compressed), (false, is_long), "{data}");
+            assert_eq!(plain.message(), compressed.message());
             assert_eq!(compressed.payload, other.payload);
             assert!(!is_long || compressed.payload.len() < plain.payload.len() / 3, "{compressed:?}");
         }
@@ -123,7 +123,7 @@ async fn deltas_and_replies_are_compressed() {
         hub.publish_with(json!({"channel": "news", "data": data(number), "delta": true})).await;
         let received = ann.receive().await;
         assert_eq!(reader.read(&received.json()["push"]["pub"]), data(number));
-        assert_eq!(received.is_compressed(), number == 1, "a delta is short: {received:?}");
+        assert_eq!(received.is_compressed, number == 1, "a delta is short: {received:?}");
     }
     assert_eq!(reader.deltas, 2);
     // The reply has all of them.
@@ -131,7 +131,7 @@ async fn deltas_and_replies_are_compressed() {
     let recover = json!({"channel": "news", "recoverable": true, "recover": true, "offset": 0});
     bob.send(&text_frame(&json!({"id": 1, "subscribe": recover}).to_string())).await;
     let reply = bob.receive().await;
-    assert!(reply.is_compressed() && reply.payload.len() < reply.message.len() / 2, "{reply:?}");
+    assert!(reply.is_compressed && reply.payload.len() < reply.message().len() / 2, "{reply:?}");
     assert_eq!(reply.json()["subscribe"]["publications"].as_array().unwrap().len(), 3, "{reply:?}");
 }
 
@@ -186,10 +186,109 @@ async fn batches_of_a_paced_channel_are_compressed_message_by_message() {
     for number in 1..=5 {
         let received = ann.receive().await;
         let data = received.json()["push"]["pub"]["data"].take();
-        assert_eq!(received.is_compressed(), number != 3, "{received:?}");
+        assert_eq!(received.is_compressed, number != 3, "{received:?}");
         assert_eq!(data, if number == 3 { json!(3) } else { long_data(number) });
         assert_eq!(bob.receive_publication().await, data);
     }
+}
+
+#[actix_rt::test]
+async fn batches_with_deltas_are_the_same_with_and_without_compression() {
+    for min_bytes in [0, 200] {
+        let hub = start_compressing_hub(|config| {
+            config.channels.delivery_interval = Duration::from_millis(500);
+            config.channels.allowed_delta_types = vec![DeltaType::Fossil];
+            config.channels.delta_publish = true;
+            config.server.compression.min_bytes = min_bytes;
+            allow_any_rate(config);
+        })
+        .await;
+        let mut clients = Vec::new();
+        for (headers, members) in [
+            (&[][..], json!({"delta": "fossil"})),
+            (&[OFFER], json!({"delta": "fossil"})),
+            (&[OFFER], json!({"delta": "fossil"})),
+            (&[OFFER], json!({})),
+        ] {
+            let mut client = DeflateClient::connect(&hub, &hub.path_for("ann"), headers).await;
+            client.subscribe("news", members).await;
+            clients.push(client);
+        }
+        let mut readers: Vec<DeltaReader> = Vec::new();
+        readers.resize_with(3, DeltaReader::default);
+        for number in 1..=6 {
+            hub.publish("news", data(number)).await;
+        }
+        for number in 1..=6 {
+            let mut received = Vec::new();
+            for client in &mut clients {
+                received.push(client.receive().await);
+            }
+            for (reader, frame) in readers.iter_mut().zip(&received) {
+                assert_eq!(reader.read(&frame.json()["push"]["pub"]), data(number));
+            }
+            assert_eq!(received[3].json()["push"]["pub"]["data"], data(number));
+            assert_eq!(received[0].message(), received[1].message());
+            assert_eq!(received[1], received[2]);
+            let is_compressed = [&received[0], &received[1], &received[3]].map(|frame| frame.is_compressed);
+            // The deltas are shorter than 200 bytes, and so short that compression does not make all of them shorter.
+            if min_bytes == 200 {
+                assert_eq!(is_compressed, [false, number == 1, true]);
+            }
+        }
+        assert_eq!(readers.iter().map(|reader| reader.deltas).collect::<Vec<_>>(), [5; 3]);
+    }
+}
+
+#[actix_rt::test]
+async fn metrics_count_each_compressed_message_once_and_its_bytes_in_both_forms() {
+    let hub = start_compressing_hub(|_| ()).await;
+    let mut subscribers = Vec::new();
+    for _ in 0..3 {
+        subscribers.push(DeflateClient::connect_subscriber(&hub, "news").await);
+    }
+    let mut plain = hub.connect_subscriber("bob", "news").await;
+    let messages = async |direction: &str, outcome: &str| {
+        let labels = format!("{{direction=\"{direction}\",outcome=\"{outcome}\"}}");
+        hub.metric(&format!("wardcast_compression_messages_total{labels}")).await as usize
+    };
+    let bytes = async |direction: &str, form: &str| {
+        let labels = format!("{{direction=\"{direction}\",form=\"{form}\"}}");
+        hub.metric(&format!("wardcast_compression_bytes_total{labels}")).await as usize
+    };
+    assert_eq!([messages("sent", "compressed").await, messages("received", "inflated").await], [0; 2]);
+    let (mut plain_bytes, mut compressed_bytes) = (0, 0);
+    for number in 1..=4 {
+        hub.publish("news", long_data(number)).await;
+        for (index, subscriber) in subscribers.iter_mut().enumerate() {
+            let frame = subscriber.receive().await;
+            assert!(frame.is_compressed);
+            if index == 0 {
+                plain_bytes += frame.message().len();
+                compressed_bytes += frame.payload.len();
+            }
+        }
+        assert_eq!(plain.receive_publication().await, long_data(number));
+    }
+    assert_eq!(messages("sent", "compressed").await, 4, "each once for three subscribers");
+    assert_eq!([bytes("sent", "plain").await, bytes("sent", "compressed").await], [plain_bytes, compressed_bytes]);
+    // What is shorter than the minimum is not tried.
+    hub.publish("news", json!(1)).await;
+    let ann = &mut subscribers[0];
+    assert_eq!(ann.receive_publication().await, 1);
+    assert_eq!([messages("sent", "compressed").await, messages("sent", "not_shorter").await], [4, 0]);
+    let command = json!({"id": 2, "publish": {"channel": "other", "data": long_data(5)}}).to_string();
+    let compressed = deflate(command.as_bytes());
+    ann.send(&frame(FIN | TEXT | RSV1, &compressed)).await;
+    assert_eq!(ann.receive().await.json()["id"], 2);
+    assert_eq!(messages("received", "inflated").await, 1);
+    assert_eq!(
+        [bytes("received", "plain").await, bytes("received", "compressed").await],
+        [command.len(), compressed.len()]
+    );
+    ann.send(&frame(FIN | TEXT | RSV1, b"no deflate")).await;
+    assert_eq!(ann.wait_for_close().await, Some(1002));
+    assert_eq!([messages("received", "inflated").await, messages("received", "refused").await], [1, 1]);
 }
 
 #[actix_rt::test]
@@ -239,81 +338,8 @@ async fn subscriber_over_tls_receives_compressed_publications() {
     if publication.json()["id"] == 2 {
         publication = ann.receive().await;
     }
-    assert!(publication.is_compressed());
+    assert!(publication.is_compressed);
     assert_eq!(publication.json()["push"]["pub"]["data"], long_data(1));
-}
-
-#[actix_rt::test]
-async fn compressed_message_over_the_limit_closes_with_1009() {
-    let hub = start_compressing_hub(|_| ()).await;
-    let limit = hub.config.limits.message_bytes;
-    let bomb = deflate(&vec![b' '; 10 << 20]);
-    assert!(bomb.len() < limit, "{} bytes", bomb.len());
-    for (what, bytes) in [
-        ("in one frame", frame(FIN | TEXT | RSV1, &bomb)),
-        ("in fragments", [frame(BINARY | RSV1, &bomb[..100]), frame(FIN | CONTINUATION, &bomb[100..])].concat()),
-        ("one byte above the limit", frame(FIN | TEXT | RSV1, &deflate(&vec![b'\n'; limit + 1]))),
-    ] {
-        let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
-        ann.send(&bytes).await;
-        assert_eq!(ann.wait_for_close().await, Some(1009), "{what}");
-    }
-    // At the limit it is a command like any other.
-    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
-    let command = format!("{}{}", json!({"id": 1, "ping": {}}), " ".repeat(limit));
-    ann.send(&frame(FIN | TEXT | RSV1, &deflate(&command.as_bytes()[..limit]))).await;
-    assert_eq!(ann.receive().await.json(), json!({"id": 1, "ping": {}}));
-}
-
-#[actix_rt::test]
-async fn violations_of_compression_close_with_1002_and_invalid_text_with_1007() {
-    let hub = start_compressing_hub(|_| ()).await;
-    let message = deflate(b"{\"id\":1,\"ping\":{}}");
-    for (what, bytes, code) in [
-        ("no data", frame(FIN | TEXT | RSV1, b""), 1002),
-        ("not compressed", frame(FIN | TEXT | RSV1, b"{\"id\":1}"), 1002),
-        ("cut", frame(FIN | TEXT | RSV1, &message[..message.len() / 2]), 1002),
-        (
-            "RSV1 in a continuation",
-            [frame(TEXT | RSV1, &message[..3]), frame(FIN | CONTINUATION | RSV1, &message[3..])].concat(),
-            1002,
-        ),
-        ("compressed ping", frame(FIN | PING | RSV1, &message), 1002),
-        ("compressed close", frame(FIN | CLOSE | RSV1, &1000_u16.to_be_bytes()), 1002),
-        ("RSV2", frame(FIN | TEXT | RSV1 | 0x20, &message), 1002),
-        ("not UTF-8", frame(FIN | TEXT | RSV1, &deflate(b"\xff\xfe")), 1007),
-    ] {
-        let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
-        ann.send(&bytes).await;
-        assert_eq!(ann.wait_for_close().await, Some(code), "{what}");
-    }
-    // Each message is compressed by itself, so it may not refer to the one before.
-    let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
-    let mut compressor = Compress::new(Compression::best(), false);
-    for code in [None, Some(1002)] {
-        let mut compressed = Vec::with_capacity(100);
-        let command = json!({"id": 1, "ping": {}}).to_string();
-        compressor.compress_vec(command.as_bytes(), &mut compressed, FlushCompress::Sync).unwrap();
-        ann.send(&frame(FIN | TEXT | RSV1, &compressed[..compressed.len() - 4])).await;
-        match code {
-            None => assert_eq!(ann.receive().await.json(), json!({"id": 1, "ping": {}})),
-            code => assert_eq!(ann.wait_for_close().await, code, "context takeover"),
-        }
-    }
-}
-
-#[actix_rt::test]
-async fn rsv1_without_negotiation_closes_with_1002() {
-    let (on, off) = (start_compressing_hub(|_| ()).await, start_hub().await);
-    let message = frame(FIN | TEXT | RSV1, &deflate(b"{\"id\":1,\"ping\":{}}"));
-    let declined = (EXTENSIONS, "permessage-deflate; server_max_window_bits=8");
-    for (what, hub, headers) in
-        [("not offered", &on, &[][..]), ("declined", &on, &[declined]), ("disabled", &off, &[OFFER])]
-    {
-        let mut ann = DeflateClient::connect(hub, &hub.path_for("ann"), headers).await;
-        ann.send(&message).await;
-        assert_eq!(ann.wait_for_close().await, Some(1002), "{what}");
-    }
 }
 
 #[actix_rt::test]

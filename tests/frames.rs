@@ -178,7 +178,7 @@ async fn close_frame_is_echoed_with_its_code_and_server_disconnects() {
     }
     let mut raw = hub.connect_raw("ann").await;
     raw.send(&frame(FIN | CLOSE, b"")).await;
-    assert_eq!(raw.next().await, Some(Frame { opcode: CLOSE, payload: Vec::new() }));
+    assert_eq!(raw.next().await, Some(Frame::new(CLOSE, b"")));
     assert_eq!(raw.next().await, None);
     // The server does not wait for the client to disconnect.
     hub.wait_for_connections(0).await;
@@ -204,7 +204,7 @@ async fn nothing_is_read_after_close_or_violation() {
 async fn ping_is_answered_with_its_payload_even_between_fragments() {
     let hub = start_hub().await;
     let mut raw = hub.connect_raw("ann").await;
-    let pong = |payload: &[u8]| Some(Frame { opcode: PONG, payload: payload.to_vec() });
+    let pong = |payload: &[u8]| Some(Frame::new(PONG, payload));
     for payload in [&b""[..], b"hello", &[0xff; 125]] {
         raw.send(&frame(FIN | PING, payload)).await;
         assert_eq!(raw.next().await, pong(payload));

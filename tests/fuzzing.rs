@@ -126,6 +126,16 @@ proptest! {
     }
 
     #[test]
+    fn compressed_messages_are_inflated_as_by_another_inflater_or_refused(input in mutated_input("deflate")) {
+        targets::deflate(&input);
+    }
+
+    #[test]
+    fn requests_for_streams_mean_what_they_say_or_are_refused(input in mutated_input("stream_requests")) {
+        targets::stream_requests(&input);
+    }
+
+    #[test]
     fn delta_reproduces_its_target_and_garbage_stays_within_the_size_limit(input in mutated_input("delta")) {
         targets::delta(&input);
     }

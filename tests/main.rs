@@ -51,6 +51,7 @@ mod users_file;
 
 // HTTP, handshakes and the transport.
 mod compression;
+mod compression_attacks;
 mod connection_limits;
 mod demo_page;
 mod frames;

@@ -39,6 +39,7 @@ async fn malformed_requests_with_commands_are_refused() {
         (String::new(), 400),
         ("[]".to_owned(), 400),
         (r#"{"session":"x","data":"{}"}"#.to_owned(), 400),
+        (json!(["", session, "{}"]).to_string(), 400),
         (format!(r#"{{"session":"{session}"}}"#), 400),
         (format!(r#"{{"session":"{session}","data":{{}}}}"#), 400),
         (format!(r#"{{"session":"{session}","data":"{}"}}"#, "x".repeat(1025)), 413),

@@ -1,5 +1,5 @@
 //! Plain publishing, `POST /v1/channels/{channel}/messages`: for curl and for users with a token. The body is the data: JSON as
-//! it is, or text, which becomes a JSON string.
+//! it is, or text, which becomes a JSON string; or any bytes, in channels with binary data.
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest, HttpResponse,
@@ -57,7 +57,7 @@ async fn publish_message(
     channel: &str,
     api: &ApiContext,
 ) -> Result<publish::PublishResult, ApiError> {
-    let publication = publish::PendingPublication::new(read_data(request, &body)?);
+    let publication = read_publication(request, body, has_binary_data(channel, api))?;
     let key = read_idempotency_key(request)?;
     let Some(claims) = sender? else {
         let publication = publication.with_idempotency_key(key.map(Into::into));
@@ -108,7 +108,7 @@ async fn ask_publish_hook(
         user: Some(&claims.user),
         channel: Some(channel),
         // There is no connection.
-        ..HookRequest::of_connection(Uuid::nil(), "http", "json").with_data(publication.data(), false)
+        ..HookRequest::of_connection(Uuid::nil(), "http", "json").with_data(publication.data(), publication.is_binary())
     };
     let approval: PublishApproval = hook.ask(body.encode(), headers).await.map_err(|refusal| match refusal {
         HookRefusal::Error(error) => error,
@@ -200,22 +200,34 @@ fn read_idempotency_key(request: &HttpRequest) -> Result<Option<&str>, HttpError
     }
 }
 
+/// Returns whether the channel has binary data. One that cannot exist has none: its error follows.
+fn has_binary_data(channel: &str, api: &ApiContext) -> bool {
+    let options = Channel::new(channel).ok().and_then(|channel| api.permissions.channel_options(&channel).ok());
+    options.is_some_and(|options| options.has_binary_data())
+}
+
 /// Reads the data of the publication, by the content type of the body.
-fn read_data(request: &HttpRequest, body: &Bytes) -> Result<Bytes, HttpError> {
-    match request.content_type() {
-        "application/json" => {
-            let raw: &RawValue = request::parse_json(body)?;
-            Ok(protocol::to_single_line(body, raw))
+fn read_publication(
+    request: &HttpRequest,
+    body: Bytes,
+    has_binary_data: bool,
+) -> Result<publish::PendingPublication, HttpError> {
+    let unsupported = |message| HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message);
+    match (request.content_type(), has_binary_data) {
+        ("application/octet-stream", true) if body.is_empty() => {
+            Err(HttpError::bad_request("the request body is empty"))
         }
-        "text/plain" => {
+        ("application/octet-stream", true) => Ok(publish::PendingPublication::of_bytes(body)),
+        (_, true) => Err(unsupported("the channel has binary data (data_format): send application/octet-stream")),
+        ("application/json", false) => {
+            let raw: &RawValue = request::parse_json(&body)?;
+            Ok(publish::PendingPublication::of_json(protocol::to_single_line(&body, raw)))
+        }
+        ("text/plain", false) => {
             let text =
-                std::str::from_utf8(body).map_err(|_| HttpError::bad_request("the request body is not UTF-8"))?;
-            Ok(serde_json::to_vec(text).unwrap_or_default().into())
+                std::str::from_utf8(&body).map_err(|_| HttpError::bad_request("the request body is not UTF-8"))?;
+            Ok(publish::PendingPublication::of_json(serde_json::to_vec(text).unwrap_or_default().into()))
         }
-        _ => Err(HttpError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            ErrorCode::BadRequest,
-            "send application/json or text/plain",
-        )),
+        (_, false) => Err(unsupported("send application/json or text/plain")),
     }
 }

@@ -190,22 +190,22 @@ impl Default for BroadcastTurns {
 enum PendingData {
     /// JSON on one line.
     Json(Bytes),
-    /// What `b64data` encodes, and the same as JSON on one line, if it is JSON.
-    Decoded { bytes: Bytes, json: Option<Bytes> },
+    /// Any bytes, and the same as JSON on one line, if they are known to be JSON.
+    Bytes { bytes: Bytes, json: Option<Bytes> },
 }
 
 impl PendingData {
     fn bytes(&self) -> &Bytes {
-        let (Self::Json(bytes) | Self::Decoded { bytes, .. }) = self;
+        let (Self::Json(bytes) | Self::Bytes { bytes, .. }) = self;
         bytes
     }
 
     /// Returns what is published in a channel.
     fn in_channel(self, has_binary_data: bool) -> Result<Bytes, WireError> {
         match (self, has_binary_data) {
-            (Self::Json(json) | Self::Decoded { json: Some(json), .. }, false) => Ok(json),
-            (Self::Decoded { bytes, .. }, true) => Ok(bytes),
-            (Self::Decoded { json: None, .. }, false) => Err(not_json_in_base64()),
+            (Self::Json(json) | Self::Bytes { json: Some(json), .. }, false) => Ok(json),
+            (Self::Bytes { bytes, .. }, true) => Ok(bytes),
+            (Self::Bytes { json: None, .. }, false) => Err(not_json_in_base64()),
             (Self::Json(_), true) => {
                 Err(ErrorCode::BadRequest
                     .with_detail("the channel has binary data (data_format): publish it as b64data"))
@@ -280,10 +280,18 @@ fn channels_per_turn(publication: &PendingPublication) -> usize {
 }
 
 impl PendingPublication {
-    /// A publication without options.
-    pub(super) fn new(data: Bytes) -> Self {
+    /// A publication of JSON on one line, without options.
+    pub(super) fn of_json(data: Bytes) -> Self {
+        Self::without_options(PendingData::Json(data))
+    }
+
+    /// A publication of any bytes for a channel with binary data, without options.
+    pub(super) fn of_bytes(bytes: Bytes) -> Self {
+        Self::without_options(PendingData::Bytes { bytes, json: None })
+    }
+
+    fn without_options(data: PendingData) -> Self {
         let (tags, exclude, idempotency_key, version) = (Tags::default(), None, None, None);
-        let data = PendingData::Json(data);
         Self { data, tags, use_delta: false, exclude, skip_history: false, idempotency_key, version }
     }
 
@@ -297,10 +305,17 @@ impl PendingPublication {
         self.data.bytes()
     }
 
-    /// The same, which is JSON, as the publish hook wants it.
+    /// Returns whether the data is any bytes.
+    pub(super) fn is_binary(&self) -> bool {
+        matches!(self.data, PendingData::Bytes { .. })
+    }
+
+    /// The same, as the publish hook wants it.
     pub(super) fn approved(self, approval: PublishApproval) -> Result<Self, ErrorCode> {
         let skip_history = self.skip_history || approval.skip_history;
-        let data = PendingData::Json(approval.replace(self.data.bytes().clone(), false)?);
+        let is_binary = self.is_binary();
+        let data = approval.replace(self.data.bytes().clone(), is_binary)?;
+        let data = if is_binary { PendingData::Bytes { bytes: data, json: None } } else { PendingData::Json(data) };
         Ok(Self { data, skip_history, ..self })
     }
 }
@@ -351,7 +366,7 @@ fn read_publication(body: &Bytes, data: Option<&RawValue>) -> Result<PendingPubl
     let data = match b64data.filter(|encoded| !encoded.is_empty()) {
         Some(encoded) => {
             let bytes = Bytes::from(decode_base64(&encoded)?);
-            Some(PendingData::Decoded { json: json_line(&bytes), bytes })
+            Some(PendingData::Bytes { json: json_line(&bytes), bytes })
         }
         None => data.map(|json| PendingData::Json(protocol::to_single_line(body, json))),
     };

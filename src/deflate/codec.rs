@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::WINDOW_BITS;
+use super::{WINDOW_BITS, counters};
 
 /// The empty stored block that ends each flush. A message is sent without it (RFC 7692 §7.2.1).
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -35,6 +35,12 @@ pub enum InflateError {
 
 /// Compresses the payload of a message (RFC 7692 §7.2.1); `None` if that does not make it shorter.
 pub fn compress(payload: &[u8], level: u8) -> Option<Vec<u8>> {
+    let compressed = run_compressor(payload, level);
+    counters::count_sent(payload.len(), compressed.as_ref().map(Vec::len));
+    compressed
+}
+
+fn run_compressor(payload: &[u8], level: u8) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.as_ref().is_none_or(|(with_level, _)| *with_level != level) {
             *slot = None;
@@ -44,18 +50,26 @@ pub fn compress(payload: &[u8], level: u8) -> Option<Vec<u8>> {
             (level, Compress::new_with_window_bits(level_of_library, false, WINDOW_BITS))
         });
         compressor.reset();
-        let mut compressed = vec![0; payload.len() + FLUSH_TAIL.len()];
-        compressor.compress(payload, &mut compressed, FlushCompress::Sync).ok()?;
+        let mut compressed = vec![0; max_compressed_bytes(payload.len())];
+        let result = compressor.compress(payload, &mut compressed, FlushCompress::Sync);
         let length = usize::try_from(compressor.total_out()).ok()?;
-        // A full buffer: the rest is not written.
-        if length == compressed.len() {
+        if result.is_err() || length == compressed.len() {
+            // A full buffer: the compressor has kept the rest, and resetting it does not remove that.
+            *slot = None;
             return None;
         }
         compressed.truncate(length);
-        let shorter = compressed.strip_suffix(&FLUSH_TAIL)?.len();
-        compressed.truncate(shorter);
-        Some(compressed)
+        let length = compressed.strip_suffix(&FLUSH_TAIL)?.len();
+        compressed.truncate(length);
+        (length < payload.len()).then_some(compressed)
     })
+}
+
+/// Returns how long the output of the compressor can become. A compressor that has more output than there is room for it must not be
+/// used again: zlib-rs 0.6.8 does not reset the place of the output that is left, so that later messages panic, or contain it.
+/// Level 1 writes bytes from 144 on in nine bits each (RFC 1951 §3.2.6); the others add 5 bytes to each block that they only store.
+fn max_compressed_bytes(payload_bytes: usize) -> usize {
+    payload_bytes + payload_bytes / 8 + 64
 }
 
 /// Inflates the payload of a message (RFC 7692 §7.2.2) to at most `max_bytes`. Never reserves more than a byte above that.
@@ -63,6 +77,12 @@ pub fn compress(payload: &[u8], level: u8) -> Option<Vec<u8>> {
 /// # Errors
 /// [`InflateError`]
 pub fn inflate(payload: &[u8], max_bytes: usize) -> Result<Bytes, InflateError> {
+    let message = run_inflater(payload, max_bytes);
+    counters::count_received(payload.len(), message.as_ref().map(Bytes::len).map_err(|error| *error));
+    message
+}
+
+fn run_inflater(payload: &[u8], max_bytes: usize) -> Result<Bytes, InflateError> {
     INFLATER.with_borrow_mut(|inflater| {
         inflater.reset(false);
         let mut message = Inflated { bytes: Vec::new(), length: 0, max_bytes };
@@ -231,9 +251,51 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_do_not_become_shorter_leave_nothing_to_later_ones() {
+        let text = HELLO.repeat(40);
+        let mut random = vec![0; 70_000];
+        getrandom::fill(&mut random).unwrap();
+        for level in 1..=9 {
+            let expected = compress(&text, level).unwrap();
+            for bytes in (0..200).map(|number| 200 + 10 * number).chain([16_383, 16_384, 65_535, 65_536, 70_000]) {
+                // Bytes that level 1 writes in nine bits.
+                let high: Vec<u8> = random[..bytes].iter().map(|byte| byte | 0x90).collect();
+                compress(&high, level);
+                compress(&random[..bytes], level);
+                assert_eq!(compress(&text, level).as_ref(), Some(&expected), "level {level}, {bytes} bytes");
+            }
+        }
+        assert_eq!(inflate(&compress(&text, 1).unwrap(), 1000).unwrap(), text);
+    }
+
+    #[test]
+    fn no_message_fills_the_buffer_of_the_compressor() {
+        let mut random = vec![0; 200_000];
+        getrandom::fill(&mut random).unwrap();
+        let high: Vec<u8> = random.iter().map(|byte| byte | 0x90).collect();
+        for level in 1..=9 {
+            for bytes in [0, 1, 2, 3, 10, 100, 1000, 16_384, 65_536, 200_000] {
+                for payload in [&random[..bytes], &high[..bytes]] {
+                    compress(payload, level);
+                    assert!(COMPRESSOR.with_borrow(Option::is_some), "level {level}, {bytes} bytes");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_message_is_compressed_at_the_level_that_it_asks_for() {
+        let text: Vec<u8> =
+            (0..2000_u32).flat_map(|number| format!("{} ", number * number % 977).into_bytes()).collect();
+        let [fast, small, fast_again] = [1, 9, 1].map(|level| compress(&text, level).unwrap());
+        assert!(fast.len() > small.len(), "{} and {}", fast.len(), small.len());
+        assert_eq!(fast, fast_again);
+    }
+
+    #[test]
     fn distances_stay_within_the_window_that_was_negotiated() {
         // The same text again, farther back than the window: with a larger one it would become much shorter.
-        let mut text = vec![0; 8 << WINDOW_BITS];
+        let mut text = vec![0; 2 << WINDOW_BITS];
         getrandom::fill(&mut text).unwrap();
         let hex: Vec<u8> = text.iter().map(|byte| b"0123456789abcdef"[usize::from(byte & 15)]).collect();
         for level in 1..=9 {

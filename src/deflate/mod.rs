@@ -5,9 +5,11 @@
 //! inflater of its own: each thread has one of both.
 
 mod codec;
+mod counters;
 mod negotiation;
 
 pub use codec::{InflateError, compress, inflate};
+pub use counters::{ByteCounters, CompressionCounters};
 pub use negotiation::{MalformedExtensions, negotiate};
 
 use crate::config::CompressionConfig;

@@ -103,8 +103,8 @@ fn requested_position(request: &HttpRequest) -> Option<RequestedPosition> {
     (!text.is_empty()).then(|| parse_event_id(&text).map_or(RequestedPosition::Unknown, RequestedPosition::Known))
 }
 
-/// Parses `EPOCH:OFFSET`.
-fn parse_event_id(text: &str) -> Option<Position> {
+/// Parses `EPOCH:OFFSET`. Public for fuzzing.
+pub fn parse_event_id(text: &str) -> Option<Position> {
     let (epoch, offset) = text.split_once(':')?;
     let is_number = offset.bytes().all(|byte| byte.is_ascii_digit());
     Some(Position { epoch: Epoch::parse(epoch)?, offset: offset.parse().ok().filter(|_| is_number)? })

@@ -37,11 +37,40 @@ struct JsonRequest<'a> {
     data: Cow<'a, str>,
 }
 
-/// Commands for a session of a node.
-struct CommandsRequest {
-    node: String,
-    session: Uuid,
-    message: Bytes,
+/// Commands for a session of a node. Public for fuzzing.
+pub struct CommandsRequest {
+    /// The id of the node; empty: the one that gets the request.
+    pub node: String,
+    /// The secret id of the session.
+    pub session: Uuid,
+    /// What would be the payload of a frame.
+    pub message: Bytes,
+}
+
+impl CommandsRequest {
+    /// Parses a JSON object. serde alone would also accept a list.
+    ///
+    /// # Errors
+    /// 400: what is wrong with the body.
+    pub fn parse_json(body: &[u8]) -> Result<Self, HttpError> {
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(HttpError::bad_request("invalid request body: not a JSON object"));
+        }
+        let parsed: JsonRequest<'_> = serde_json::from_slice(body)
+            .map_err(|error| HttpError::bad_request(format!("invalid request body: {error}")))?;
+        let message = Bytes::from(parsed.data.into_owned());
+        Ok(Self { node: parsed.node.into_owned(), session: parse_session(&parsed.session)?, message })
+    }
+
+    /// Parses an `EmulationRequest`.
+    ///
+    /// # Errors
+    /// 400: what is wrong with the body.
+    pub fn parse_protobuf(body: &Bytes) -> Result<Self, HttpError> {
+        let parsed = schema::EmulationRequest::decode(body.clone())
+            .map_err(|_| HttpError::bad_request("invalid request body: not an EmulationRequest"))?;
+        Ok(Self { node: parsed.node, session: parse_session(&parsed.session)?, message: parsed.data })
+    }
 }
 
 /// Queues the commands in the body. Answers 204 when they are queued, or on their way to another node: the replies come over the
@@ -62,7 +91,8 @@ pub(super) async fn post_commands(
         origin_policy::record_refusal(&context, refusal, request.head());
     }
     origin_check.require_allowed()?;
-    let parsed = if is_protobuf(&request) { parse_protobuf(&body) } else { parse_json(&body) };
+    let parsed =
+        if is_protobuf(&request) { CommandsRequest::parse_protobuf(&body) } else { CommandsRequest::parse_json(&body) };
     let commands = parsed.inspect_err(|_| context.metrics.count_emulation_request("malformed"))?;
     ExceededLimit::check("limits.message_bytes", context.config.current().limits.message_bytes, commands.message.len())
         .map_err(|limit| HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::LimitExceeded, limit.to_string()))?;
@@ -96,19 +126,6 @@ async fn send(commands: CommandsRequest, context: &HttpContext) -> Result<(), Ht
     };
     context.metrics.count_emulation_request(outcome);
     result
-}
-
-fn parse_json(body: &[u8]) -> Result<CommandsRequest, HttpError> {
-    let parsed: JsonRequest<'_> = serde_json::from_slice(body)
-        .map_err(|error| HttpError::bad_request(format!("invalid request body: {error}")))?;
-    let message = Bytes::from(parsed.data.into_owned());
-    Ok(CommandsRequest { node: parsed.node.into_owned(), session: parse_session(&parsed.session)?, message })
-}
-
-fn parse_protobuf(body: &Bytes) -> Result<CommandsRequest, HttpError> {
-    let parsed = schema::EmulationRequest::decode(body.clone())
-        .map_err(|_| HttpError::bad_request("invalid request body: not an EmulationRequest"))?;
-    Ok(CommandsRequest { node: parsed.node, session: parse_session(&parsed.session)?, message: parsed.data })
 }
 
 fn parse_session(text: &str) -> Result<Uuid, HttpError> {

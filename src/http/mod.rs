@@ -58,11 +58,14 @@ use crate::{
 };
 
 pub use body::{BodyLimit, RequestBody};
+pub use channel_events::parse_event_id;
+pub use emulation::CommandsRequest;
 pub use error::HttpError;
 pub use health::ReadinessLog;
 pub use listener_role::ListenerRole;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
+pub use stream::first_commands;
 
 /// The state of all HTTP handlers, shared by all instances of the application: each worker has two.
 pub struct HttpContext {

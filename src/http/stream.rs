@@ -117,8 +117,11 @@ pub(super) fn stream_origin(request: &HttpRequest, context: &HttpContext) -> Ori
     }
 }
 
-/// Returns the commands in a query string; nothing without the parameter.
-fn first_commands(query: &str) -> Result<Bytes, HttpError> {
+/// Returns the commands in a query string; nothing without the parameter. Public for fuzzing.
+///
+/// # Errors
+/// 400: they are not UTF-8.
+pub fn first_commands(query: &str) -> Result<Bytes, HttpError> {
     let value = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == FIRST_COMMANDS);
     // In a form, which URLSearchParams writes, a space is a plus sign.
     let value = value.map_or(String::new(), |(_, value)| value.replace('+', " "));

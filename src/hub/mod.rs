@@ -157,6 +157,7 @@ impl Hub {
         events: Option<Arc<EventReporter>>,
     ) -> Addr<Self> {
         let (sender, receiver) = fanout::delivery_queue(config.limits.hub_queue_bytes);
+        metrics.compression_counters().install();
         let hub = Self {
             registry: Registry::default(),
             fanout: Fanout::new(receiver, PaceLimits::from(&config.limits)),

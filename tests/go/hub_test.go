@@ -52,6 +52,16 @@ allowed_delta_types = ["fossil"]
 delta_publish = true
 
 [[namespaces]]
+name = "doc"
+data_format = "binary"
+allow_subscribe = "user"
+allow_publish = "user"
+history_size = 100
+allow_history = "user"
+presence = true
+allow_presence = "user"
+
+[[namespaces]]
 name = "bare"
 allow_subscribe = "user"
 allow_publish = "user"

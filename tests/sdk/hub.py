@@ -28,6 +28,8 @@ KEY = "the API key of the tests in Python, long enough"
 PATIENCE_SECONDS = 20
 # Whether every hub is two nodes on one Redis, set by `run`.
 HAS_NODES = os.environ.get("WARDCAST_NODES") == "2"
+# The path prefix of every hub, set by `run`; empty: none.
+PATH_PREFIX = os.environ.get("WARDCAST_PATH_PREFIX", "")
 
 # `timeout` sends TERM: exit normally, so that atexit stops the hubs.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -38,6 +40,8 @@ class Hub:
 
     def __init__(self, settings=None):
         settings = {"server.bind": "127.0.0.1:0", "auth.hmac_secret": SECRET, **(settings or {})}
+        if PATH_PREFIX:
+            settings["server.path_prefix"] = PATH_PREFIX
         flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
         command = [os.environ["WARDCAST"], "serve", *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -69,7 +73,7 @@ class Hub:
 
     def api(self, method, request):
         """Calls a method of the server API."""
-        url = f"http://{self.address}/api/{method}"
+        url = f"http://{self.address}{PATH_PREFIX}/api/{method}"
         call = urllib.request.Request(url, json.dumps(request).encode(), {"X-API-Key": self.key})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call, timeout=PATIENCE_SECONDS) as answer:
             body = json.load(answer)

@@ -36,8 +36,15 @@ let serial = 0;
 /** Whether every hub is two nodes on one Redis, set by `run`. */
 export const HAS_NODES = process.env.WARDCAST_NODES === "2";
 
+/** The path prefix of every hub, set by `run`; empty: none. */
+export const PATH_PREFIX = process.env.WARDCAST_PATH_PREFIX ?? "";
+/** The settings of every hub. */
+const COMMON = PATH_PREFIX ? { "server.path_prefix": PATH_PREFIX } : {};
+
 /** Starts a hub, or nodes that are used like one. */
-export const startHub = (settings = {}) => (HAS_NODES ? startNodes : startHubProcess)(BINARY, { settings });
+export const startHub = (settings = {}) => (HAS_NODES ? startNodes : startHubProcess)(BINARY, { settings: { ...COMMON, ...settings } });
+/** Starts nodes that are used like one hub. */
+export const startSeveralNodes = () => startNodes(BINARY, { settings: COMMON });
 
 /** Resolves like `promise`; rejects at `deadline`, in milliseconds since the epoch. */
 export async function withDeadline(promise, what, deadline = Date.now() + PATIENCE_MS) {
@@ -88,7 +95,7 @@ export class Events {
 
 /** Creates an SDK client with short reconnect delays, disconnected when the test ends; `query` is appended to the URL. */
 export function createClient(t, hub, { query = "", format = FORMATS[0], ...options } = {}) {
-  const client = new format.Centrifuge(`ws://${hub.address}/connection/websocket${query}`, {
+  const client = new format.Centrifuge(`ws://${hub.address}${PATH_PREFIX}/connection/websocket${query}`, {
     websocket: WebSocket,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,
@@ -133,7 +140,7 @@ export async function receiveData(listener, count) {
 
 /** Calls a method of the server API. */
 export async function api(hub, method, request) {
-  const answer = await fetch(`http://${hub.address}/api/${method}`, {
+  const answer = await fetch(`http://${hub.address}${PATH_PREFIX}/api/${method}`, {
     method: "POST",
     headers: { "X-API-Key": hub.key },
     body: JSON.stringify(request),

@@ -7,7 +7,7 @@ import unittest
 
 from centrifuge import Client, ClientEventHandler, SubscriptionEventHandler
 
-from hub import PATIENCE_SECONDS, Hub, start_hub
+from hub import PATH_PREFIX, PATIENCE_SECONDS, Hub, start_hub
 from proxy import Proxy
 
 
@@ -77,7 +77,7 @@ class Tests(unittest.IsolatedAsyncioTestCase):
 
     def create_client(self, hub=None, query="", **options):
         """Creates a client with short reconnect delays; `query` is appended to the URL."""
-        url = f"ws://{(hub or self.hub).address}/connection/websocket{query}"
+        url = f"ws://{(hub or self.hub).address}{PATH_PREFIX}/connection/websocket{query}"
         options = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.2, "proxy": None,
                    "use_protobuf": self.uses_protobuf, **options}
         client = Client(url, events=Events(), **options)

@@ -12,8 +12,9 @@ import { Centrifuge as Centrifuge50 } from "centrifuge-5.0";
 import { Centrifuge as Centrifuge53 } from "centrifuge-5.3";
 import { WebSocket } from "ws";
 
-import { startNodes } from "../support/nodes.mjs";
-import { BINARY, Events, FORMATS, createSubscription, expectPublication, receiveData, startHub, subscribe } from "./support.mjs";
+import {
+  Events, FORMATS, PATH_PREFIX, api, createSubscription, expectPublication, receiveData, startHub, startSeveralNodes, subscribe,
+} from "./support.mjs";
 
 const [JSON_FORMAT, PROTOBUF_FORMAT] = FORMATS;
 const HTTP_STREAM = { transport: "http_stream", path: "/connection/http_stream" };
@@ -28,12 +29,12 @@ after(() => hub.stop());
 function createClient(t, address, token, transports, { format = JSON_FORMAT, ...options } = {}) {
   const endpoints = transports.map(({ transport, path }) => ({
     transport,
-    endpoint: `${transport === "websocket" ? "ws" : "http"}://${address}${path}`,
+    endpoint: `${transport === "websocket" ? "ws" : "http"}://${address}${PATH_PREFIX}${path}`,
   }));
   const client = new format.Centrifuge(endpoints, {
     token,
     websocket: WebSocket,
-    emulationEndpoint: `http://${address}/emulation`,
+    emulationEndpoint: `http://${address}${PATH_PREFIX}/emulation`,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,
     ...options,
@@ -116,12 +117,7 @@ for (const [name, transport, format] of [
 
   test(`a client learns the code with which the hub closes its connection over ${name}`, async (t) => {
     const client = await connectClient(t, hub.address, hub.sign({ sub: "eve" }), [transport], { format });
-    const answer = await fetch(`http://${hub.address}/api/disconnect`, {
-      method: "POST",
-      headers: { "X-API-Key": hub.key },
-      body: JSON.stringify({ user: "eve", disconnect: { code: 4500, reason: "go away" } }),
-    });
-    assert.equal(answer.status, 200);
+    await api(hub, "disconnect", { user: "eve", disconnect: { code: 4500, reason: "go away" } });
     const { code, reason } = await client.events.waitFor("disconnected");
     assert.deepEqual([code, reason], [4500, "go away"]);
   });
@@ -139,7 +135,7 @@ for (const [name, transport, format] of [
   });
 
   test(`requests of a client over ${name} reach its session on another node`, async (t) => {
-    const nodes = await startNodes(BINARY, { settings: {} });
+    const nodes = await startSeveralNodes();
     t.after(() => nodes.stop());
     const proxy = await startHttpProxy(t, nodes.addresses);
     const client = await connectClient(t, proxy.address, nodes.sign({ sub: "ann" }), [transport], { format });
@@ -150,6 +146,17 @@ for (const [name, transport, format] of [
     }
   });
 }
+
+test("bytes arrive unchanged over HTTP streaming in Protobuf", async (t) => {
+  const binary = await startHub({ "channels.data_format": "binary" });
+  t.after(() => binary.stop());
+  const format = { ...PROTOBUF_FORMAT, value: (data) => Buffer.from(data) };
+  const client = await connectClient(t, binary.address, binary.sign({ sub: "ann" }), [HTTP_STREAM], { format });
+  const subscription = await subscribe(client, "doc");
+  const updates = [Buffer.from("\n\0\r\n {"), Buffer.from(Array.from({ length: 5000 }, (_, number) => number % 256))];
+  for (const update of updates) await client.publish("doc", update);
+  assert.deepEqual(await receiveData(subscription, updates.length), updates);
+});
 
 for (const fallback of [HTTP_STREAM, SSE]) {
   test(`a client whose proxy refuses WebSockets falls back to ${fallback.transport}`, async (t) => {
@@ -178,7 +185,7 @@ for (const fallback of [HTTP_STREAM, SSE]) {
 
 test("EventSource receives the publications of one channel and recovers them", async (t) => {
   const proxy = await startHttpProxy(t, [hub.address]);
-  const source = new EventSource(`http://${proxy.address}/v1/channels/events/events?token=${hub.sign({ sub: "ann" })}`);
+  const source = new EventSource(`http://${proxy.address}${PATH_PREFIX}/v1/channels/events/events?token=${hub.sign({ sub: "ann" })}`);
   t.after(() => source.close());
   const received = [];
   let wake = () => {};
@@ -190,7 +197,7 @@ test("EventSource receives the publications of one channel and recovers them", a
     return received.shift();
   };
   const publish = (data) =>
-    fetch(`http://${hub.address}/v1/channels/events/messages`, {
+    fetch(`http://${hub.address}${PATH_PREFIX}/v1/channels/events/messages`, {
       method: "POST",
       headers: { "X-API-Key": hub.key, "Content-Type": "application/json" },
       body: JSON.stringify(data),

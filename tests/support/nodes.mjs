@@ -29,10 +29,10 @@ async function startRedis() {
 }
 
 /** Waits until a hub is ready and knows all nodes. */
-async function waitForNodes({ address, output }) {
+async function waitForNodes({ address, output }, prefix) {
   const deadline = Date.now() + PATIENCE_MS;
   const call = { method: "POST", headers: { "X-API-Key": KEY }, body: "{}" };
-  const nodes = async () => (await (await fetch(`http://${address}/api/info`, call)).json()).result?.nodes.length;
+  const nodes = async () => (await (await fetch(`http://${address}${prefix}/api/info`, call)).json()).result?.nodes.length;
   while ((await fetch(`http://${address}/health/ready`)).status !== 200 || (await nodes()) !== NODES) {
     if (Date.now() > deadline) throw new Error(`the hub does not find the other one:\n${output}`);
   }
@@ -52,7 +52,7 @@ export async function startNodes(binary, { settings = {} } = {}) {
   };
   try {
     for (let number = 0; number < NODES; number++) hubs.push(await startHub(binary, { settings: all }));
-    for (const hub of hubs) await waitForNodes(hub);
+    for (const hub of hubs) await waitForNodes(hub, settings["server.path_prefix"] ?? "");
   } catch (error) {
     await stop();
     throw error;

@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 
-use serde_json::json;
+use prost::Message as _;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+use wardcast::protocol::schema::Reply;
 
-use super::PATIENCE;
+use super::{PATIENCE, client::Stream, deflate::inflate};
 
 pub const FIN: u8 = 0x80;
 pub const CONTINUATION: u8 = 0x0;
@@ -18,21 +20,44 @@ pub const BINARY: u8 = 0x2;
 pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
+/// The bit of a frame's first byte that says that its message is compressed (RFC 7692 §6).
+pub const RSV1: u8 = 0x40;
 
-pub struct RawClient {
-    pub stream: TcpStream,
+pub struct RawClient<S = TcpStream> {
+    pub stream: S,
 }
 
 /// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     pub opcode: u8,
+    /// Whether RSV1 is set.
+    pub is_compressed: bool,
+    /// As on the wire.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
+    /// A frame that is not compressed.
+    pub fn new(opcode: u8, payload: &[u8]) -> Self {
+        Self { opcode, is_compressed: false, payload: payload.to_vec() }
+    }
+
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.payload).unwrap()
+    }
+
+    /// The message of the frame, inflated if it is compressed.
+    pub fn message(&self) -> Vec<u8> {
+        if self.is_compressed { inflate(&self.payload) } else { self.payload.clone() }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.message()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn protobuf(&self) -> Reply {
+        Reply::decode_length_delimited(self.message().as_slice()).unwrap()
     }
 
     /// The code of a close frame.
@@ -89,10 +114,13 @@ impl RawClient {
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         raw
     }
+}
 
+impl<S: Stream> RawClient<S> {
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = timeout(PATIENCE, self.stream.write_all(bytes)).await;
         sent.expect("the socket accepts data in time").expect("an open connection");
+        self.stream.flush().await.unwrap();
     }
 
     /// Sends as much as the server accepts; it may have closed already.
@@ -120,7 +148,7 @@ impl RawClient {
         };
         let mut payload = vec![0; length as usize];
         self.stream.read_exact(&mut payload).await?;
-        Ok(Frame { opcode: first & 0x0f, payload })
+        Ok(Frame { opcode: first & 0x0f, is_compressed: first & RSV1 != 0, payload })
     }
 
     /// Reads until the connection ends; returns the code of the server's close frame.

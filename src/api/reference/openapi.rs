@@ -99,8 +99,9 @@ fn plain_publishing() -> Value {
     json!({
         "operationId": "publish_message",
         "summary": "Publishes the body to a channel.",
-        "description": "The body is the data: JSON, or with `text/plain` a text, which becomes a JSON string. A user may \
-            publish with a token, under the permissions and limits of its connections.",
+        "description": "The body is the data: JSON, or with `text/plain` a text, which becomes a JSON string. In channels with \
+            `data_format = \"binary\"` it is any bytes, with `application/octet-stream`. A user may publish with a token, under \
+            the permissions and limits of its connections.",
         "tags": ["write"],
         "security": [{"key": []}, {"authorization": []}, {"token": []}],
         "parameters": [
@@ -111,7 +112,11 @@ fn plain_publishing() -> Value {
         ],
         "requestBody": {
             "required": true,
-            "content": {"application/json": {"schema": {}}, "text/plain": {"schema": {"type": "string"}}},
+            "content": {
+                "application/json": {"schema": {}},
+                "text/plain": {"schema": {"type": "string"}},
+                "application/octet-stream": {},
+            },
         },
         "responses": {
             "200": {
@@ -125,7 +130,7 @@ fn plain_publishing() -> Value {
             "403": {"$ref": "#/components/responses/Forbidden"},
             "404": {"$ref": "#/components/responses/NotFound"},
             "413": {"$ref": "#/components/responses/TooLarge"},
-            "415": error_response("The media type is neither JSON nor text."),
+            "415": error_response("The media type is not one of those of the channel."),
         },
     })
 }

@@ -5,6 +5,7 @@ mod channel;
 mod claims;
 mod command;
 mod credentials;
+mod deflate;
 mod delta;
 mod filter;
 mod frames;
@@ -14,11 +15,13 @@ mod method_text;
 mod origin;
 mod protobuf;
 mod proxy;
+mod stream_requests;
 
 pub use channel::channel;
 pub use claims::claims;
 pub use command::command;
 pub use credentials::credentials;
+pub use deflate::deflate;
 pub use delta::delta;
 pub use filter::filter;
 pub use frames::frames;
@@ -27,16 +30,18 @@ pub use logout_token::logout_token;
 pub use origin::origin;
 pub use protobuf::protobuf;
 pub use proxy::proxy;
+pub use stream_requests::stream_requests;
 
 /// A function that panics if it finds a fault.
 pub type FuzzTarget = fn(&[u8]);
 
 /// All targets and their names, which are those of their folders in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, FuzzTarget); 12] = [
+pub const TARGETS: [(&str, FuzzTarget); 14] = [
     ("channel", channel),
     ("claims", claims),
     ("command", command),
     ("credentials", credentials),
+    ("deflate", deflate),
     ("delta", delta),
     ("filter", filter),
     ("frames", frames),
@@ -45,6 +50,7 @@ pub const TARGETS: [(&str, FuzzTarget); 12] = [
     ("origin", origin),
     ("protobuf", protobuf),
     ("proxy", proxy),
+    ("stream_requests", stream_requests),
 ];
 
 /// A generator whose numbers depend only on its seed.
