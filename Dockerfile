@@ -22,7 +22,7 @@ FROM debian:bookworm-slim
 RUN groupadd --gid 10001 wardcast \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin wardcast \
  && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/wardcast
-# Certificate authorities. The hub itself makes no outgoing TLS connections yet.
+# Certificate authorities, for keys of identity providers, hooks and Redis.
 COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=builder /src/target/release/wardcast /usr/local/bin/
 USER 10001:10001

@@ -117,6 +117,7 @@ metrics! {
     queue_bytes: Family<QueueLabel, Gauge> = "queue_bytes", "Bytes of the queues that have a limit of bytes, when they are scraped";
     queue_ratio: Family<QueueLabel, Gauge<f64, AtomicU64>> = "queue_ratio", "How full the queues are when they are scraped; 1: full";
     hub_delay: Gauge<f64, AtomicU64> = "hub_delay_seconds", "How long a message waits for the slowest hub, measured by each scrape";
+    settings_conflicts: Family<SettingLabel, Gauge> = "settings_conflict", "1 while nodes that were started before have another value of a setting in which all nodes have to agree, by setting";
     nodes: Gauge = "nodes", "Nodes that this node knows to be alive, itself included";
     revocations: Gauge = "revocations", "Revocations in force that this node knows";
     revocations_unconfirmed: Counter = "revocations_unconfirmed", "Revocations of this node that not every live node has confirmed in time";
@@ -206,6 +207,12 @@ pub struct CompressionFormLabel {
     form: &'static str,
 }
 
+/// The label `setting`: one word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SettingLabel {
+    setting: &'static str,
+}
+
 /// The label `queue`: the name of a [`Queue`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueueLabel {
@@ -250,6 +257,11 @@ impl Metrics {
         let label = ServerLabel { server: server.to_owned() };
         self.probe_microseconds.remove(&label);
         self.bus_lag.0.remove(&label);
+    }
+
+    /// Notes whether other nodes have another value of a setting in which all nodes have to agree.
+    pub fn set_settings_conflict(&self, setting: &'static str, is_there: bool) {
+        self.settings_conflicts.get_or_create(&SettingLabel { setting }).set(is_there.into());
     }
 
     /// Counts an error reply.

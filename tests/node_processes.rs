@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     deltas::{DeltaReader, data},
     support::{
-        Client,
+        Client, http,
         node::{Node, numbered, start_nodes},
         poll_until,
         redis::{PrefixedRedis, RedisForm, run_on_parts},
@@ -76,19 +76,35 @@ async fn every_behaviour_holds_over_a_cluster() {
     check_all(RedisForm::cluster().await).await;
 }
 
-/// Publishes the numbers one after another, on each node in turn.
-/// `localhost` and `127.0.0.1` are one server, but nobody can know that of all names: the channels would be split.
+/// `localhost` and `127.0.0.1` are one server, but a node cannot know that of all names: the channels would be split.
 #[actix_rt::test]
-async fn nodes_that_name_the_same_servers_differently_say_so_in_their_logs() {
+async fn node_that_names_the_servers_differently_is_not_ready_while_the_others_run() {
+    const HEARTBEATS: &str = "broker.redis.heartbeat_interval=500ms";
     let redis = PrefixedRedis::whole(RedisForm::several_servers().await);
     let urls = redis.form.masters().iter().map(|server| format!("redis://localhost:{}", server.port()));
     let urls = format!("broker.redis.urls={:?}", urls.collect::<Vec<_>>());
-    let nodes = [Node::start(&redis, &[]).await, Node::start(&redis, &[&urls]).await];
-    for node in &nodes {
+    let mut former = Node::start(&redis, &[HEARTBEATS]).await;
+    let newcomer = Node::start_unready(&redis, &[HEARTBEATS, &urls]);
+    for node in [&former, &newcomer] {
         node.wait_for_log("node uses other redis servers for the same channels");
     }
+    let readiness = async || http::get(newcomer.address, "/health/ready").send().await;
+    poll_until("the newcomer says why it is not ready", async || {
+        readiness().await.body.contains("uses other redis servers than the nodes before it")
+    })
+    .await;
+    assert_eq!(readiness().await.status, 503);
+    let line = newcomer.wait_for_log("not ready");
+    assert!(line.contains("in broker.redis.urls of all nodes") && line.contains("localhost:"), "{line}");
+    let conflicts = async |node: &Node| node.metric("wardcast_settings_conflict{setting=\"redis_servers\"}").await;
+    assert_eq!((conflicts(&former).await, conflicts(&newcomer).await), (0.0, 1.0));
+    assert!(former.is_ready().await);
+    former.kill();
+    poll_until("the newcomer is ready", async || newcomer.is_ready().await).await;
+    assert_eq!(conflicts(&newcomer).await, 0.0);
 }
 
+/// Publishes the numbers one after another, on each node in turn.
 async fn publish_in_turn(nodes: &[Node], numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         let node = &nodes[number as usize % nodes.len()];

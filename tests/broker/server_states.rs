@@ -186,6 +186,8 @@ async fn node_beside_one_of_another_layout_version_is_not_ready_and_says_why() {
     let start = || start_broker_with(&server.url(), |config| config.heartbeat_interval = Duration::from_millis(100));
     let instance = start();
     let error = instance.wait_for_outage("version=0").await;
+    let metrics = instance.metrics.encode().unwrap();
+    assert!(metrics.contains("wardcast_settings_conflict{setting=\"key_layout\"} 1"), "{metrics}");
     assert!(error.contains("\"version=1\"") && error.contains("releases of one layout"), "{error}");
     assert_eq!(server.run::<String>(&["GET", "wardcast:layout"]).await, former);
     // What no release writes does not count.
@@ -199,6 +201,6 @@ async fn node_beside_one_of_another_layout_version_is_not_ready_and_says_why() {
     }
     server.run::<i64>(&["DEL", "wardcast:layout"]).await;
     server.run::<i64>(&["HSET", "wardcast:layout", "field", "value"]).await;
-    start().wait_for_outage("layout of keys").await;
+    start().wait_for_outage("wardcast:layout: ").await;
     instance.wait_until_ready().await;
 }

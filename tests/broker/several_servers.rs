@@ -76,6 +76,41 @@ async fn channels_controls_and_surveys_of_other_servers_outlive_one_of_them() {
 }
 
 #[tokio::test]
+async fn node_with_another_list_of_servers_is_not_ready_until_the_former_nodes_are_gone() {
+    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    let start = |of: &[usize]| {
+        let all = urls(&servers);
+        start_broker_with("", |config| {
+            config.heartbeat_interval = Duration::from_millis(500);
+            match of {
+                [one] => config.url = all[*one].clone(),
+                _ => config.urls = of.iter().map(|index| all[*index].clone()).collect(),
+            }
+        })
+    };
+    let former = start(&[0, 1]);
+    former.wait_until_ready().await;
+    let mut others = Vec::new();
+    // Each has a server in common with it.
+    for list in [&[1, 2][..], &[0], &[0, 1, 2]] {
+        let other = start(list);
+        let error = other.wait_for_outage("broker.redis.urls").await;
+        assert!(error.contains("servers=2 ") && error.contains(&servers[list[0]].address()), "{error}");
+        let metrics = other.metrics.encode().unwrap();
+        assert!(metrics.contains("wardcast_settings_conflict{setting=\"redis_servers\"} 1"), "{metrics}");
+        others.push(other);
+    }
+    let same = start(&[1, 0]);
+    same.wait_until_ready().await;
+    former.wait_until_ready().await;
+    drop((former, same));
+    // The first two have no server in common, and both were started before the third.
+    others[0].wait_until_ready().await;
+    others[1].wait_until_ready().await;
+    others[2].wait_for_outage("broker.redis.urls").await;
+}
+
+#[tokio::test]
 async fn nodes_find_each_other_whichever_server_is_down() {
     for down in 0..2 {
         let mut servers = [RedisServer::start().await, RedisServer::start().await];

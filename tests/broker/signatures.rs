@@ -141,6 +141,50 @@ async fn history_returns_only_what_is_signed_for_its_channel() {
 }
 
 #[tokio::test]
+async fn record_that_is_not_signed_takes_no_node_out_of_service() {
+    let servers = [RedisServer::start().await, RedisServer::start().await];
+    let start = |server: &RedisServer, key: &str| {
+        start_broker_with(&server.url(), |config: &mut RedisConfig| {
+            config.bus_key = Secret::new(key);
+            config.heartbeat_interval = Duration::from_millis(100);
+        })
+    };
+    let instance = start(&servers[0], OLD);
+    let stranger = start(&servers[1], NEW);
+    instance.wait_until_ready().await;
+    stranger.wait_until_ready().await;
+    let mut redis = redis::Client::open(servers[0].url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut elsewhere =
+        redis::Client::open(servers[1].url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    for (key, unsigned) in [("wardcast:layout", "1 version=0"), ("wardcast:servers", "1 servers=9")] {
+        let mut get = redis::cmd("GET");
+        let get = get.arg(key);
+        let own: Vec<u8> = get.query_async(&mut redis).await.unwrap();
+        let foreign: Vec<u8> = get.query_async(&mut elsewhere).await.unwrap();
+        assert!(own.starts_with(b"WC") && foreign.starts_with(b"WC"));
+        for (record, reason) in [(unsigned.as_bytes(), "unsigned"), (&foreign, "forged")] {
+            assert_dropped(&instance, reason, async || {
+                redis::cmd("SET").arg(key).arg(record).query_async::<()>(&mut redis.clone()).await.unwrap();
+            })
+            .await;
+            wait_until("the record is replaced", async || {
+                let stored: Vec<u8> = get.query_async(&mut redis.clone()).await.unwrap();
+                stored.starts_with(b"WC") && stored != foreign
+            })
+            .await;
+            instance.broker.check_ready().await.unwrap();
+        }
+        // One that was signed by a node and is stored again later.
+        instance.clock.advance(Duration::from_secs(120));
+        assert_dropped(&instance, "stale", async || {
+            redis::cmd("SET").arg(key).arg(&own).query_async::<()>(&mut redis.clone()).await.unwrap();
+        })
+        .await;
+        instance.wait_until_ready().await;
+    }
+}
+
+#[tokio::test]
 async fn presence_has_only_clients_that_are_signed_for_its_channel() {
     let server = RedisServer::start().await;
     let instance = start(&server, OLD, "", false).await;

@@ -24,6 +24,13 @@ pub struct Node {
 impl Node {
     /// Starts a node on this Redis with these settings (`key=value`) and waits until it is ready.
     pub async fn start(redis: &PrefixedRedis, settings: &[&str]) -> Self {
+        let node = Self::start_unready(redis, settings);
+        poll_until("the node is ready", async || node.is_ready().await).await;
+        node
+    }
+
+    /// Starts a node on this Redis with these settings (`key=value`) and waits until it listens.
+    pub fn start_unready(redis: &PrefixedRedis, settings: &[&str]) -> Self {
         let redis = redis.settings();
         let settings = redis.iter().map(String::as_str).chain(settings.iter().copied());
         let (secret, key) = (format!("auth.hmac_secret={SECRET}"), format!("api.key={API_KEY}"));
@@ -34,18 +41,16 @@ impl Node {
         let mut process = Process::start(&mut wardcast(&arguments));
         let banner = process.banner();
         let hub = TestHub { address: banner.address, clock: Clock::default(), config: config(), running: None };
-        let node = Self { hub, process };
-        poll_until("the node is ready", async || node.is_ready().await).await;
-        node
+        Self { hub, process }
     }
 
     pub async fn is_ready(&self) -> bool {
         http::get(self.address, "/health/ready").send().await.status == 200
     }
 
-    /// Waits until the log has a line with this phrase.
-    pub fn wait_for_log(&self, phrase: &str) {
-        self.process.wait_for_log(phrase);
+    /// Waits until the log has a line with this phrase, and returns it.
+    pub fn wait_for_log(&self, phrase: &str) -> String {
+        self.process.wait_for_log(phrase)
     }
 
     /// Kills the process, as a crash does. Its connections are reset.

@@ -7,9 +7,9 @@ use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use uuid::Uuid;
 
 use super::{
-    RedisBroker, RedisContext, call_times::Operation, emulation, envelope, error::no_receiver_error,
-    event_outbox::RedisEventOutbox, heartbeat, history, key_layout, limits::RedisLimits, logins, presence,
-    presence::PresenceRead, survey, tickets,
+    RedisBroker, RedisContext, call_times::Operation, claims, emulation, envelope, error::no_receiver_error,
+    event_outbox::RedisEventOutbox, heartbeat, history, limits::RedisLimits, logins, presence, presence::PresenceRead,
+    survey, tickets,
 };
 use crate::{
     broker::{
@@ -248,7 +248,7 @@ impl Broker for RedisBroker {
         }
         self.spawn(async move |context| {
             try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
-            key_layout::check(&context).await?;
+            claims::check(&context).await?;
             context.revocations.check_loaded()
         })
     }

@@ -21,6 +21,7 @@
 mod broker;
 mod call_times;
 mod calls;
+mod claims;
 mod cluster;
 mod emulation;
 mod envelope;
@@ -29,7 +30,6 @@ mod event_outbox;
 mod heartbeat;
 mod history;
 mod inbox;
-mod key_layout;
 mod limits;
 mod logins;
 mod names;
@@ -68,12 +68,12 @@ pub use self::error::{BrokerStartError, RedisConfigError};
 pub(super) use self::partition::stable_hash;
 use self::{
     call_times::CallTimes,
+    claims::Claims,
     cluster::ClusterHealth,
     envelope::MessageSigner,
     error::stopped_error,
     heartbeat::Announcer,
     history::SharedReads,
-    key_layout::KeyLayout,
     limits::ConnectionCounts,
     names::RedisNames,
     nodes::NodeRegistry,
@@ -113,7 +113,7 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
-    key_layout: KeyLayout,
+    claims: Claims,
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
@@ -246,6 +246,12 @@ impl RedisBroker {
             servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
         }
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
+        let heartbeat_interval = config.heartbeat_interval;
+        let claims = if is_cluster {
+            Claims::of_cluster(config.partitions, heartbeat_interval, metrics.clone())
+        } else {
+            Claims::of_servers(servers.iter().map(|server| server.address()), heartbeat_interval, metrics.clone())
+        };
         let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };
         let router = Router::new(routes, &names);
         let (revocation_requests, requests) = RevocationRequests::new();
@@ -262,7 +268,7 @@ impl RedisBroker {
             surveys: SurveyRegistry::new(),
             nodes: NodeRegistry::new(config, metrics.clone()),
             announcer: Announcer::default(),
-            key_layout: KeyLayout::new(is_cluster.then_some(config.partitions), config.heartbeat_interval),
+            claims,
             signer: MessageSigner::new(config, clock.clone()),
             refused: RefusedMessages::new(metrics.clone()),
             revocations: RevocationLoader::default(),

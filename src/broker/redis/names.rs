@@ -153,6 +153,11 @@ impl RedisNames {
         format!("{}:layout", self.prefix)
     }
 
+    /// Returns the key of the record of the servers over which channels are spread. It is on every server.
+    pub(super) fn servers_key(&self) -> String {
+        format!("{}:servers", self.prefix)
+    }
+
     /// Returns the key of a ticket. A valid id (`A-Za-z0-9_-`) needs no escaping.
     pub(super) fn ticket_key(&self, id: &str) -> String {
         format!("{}:ticket:{id}", self.prefix)

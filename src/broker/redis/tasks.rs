@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 use super::{
-    RedisContext,
+    RedisContext, claims,
     cluster::ClusterFollower,
     heartbeat,
     inbox::BusInbox,
-    key_layout, limits, presence,
+    limits, presence,
     revocation_rounds::{self, RevocationRequest},
     revocations,
     server::{Redirects, ServerQueue, resend},
@@ -43,7 +43,7 @@ pub(super) async fn run(
         join_all(servers),
         cluster,
         heartbeat::send_heartbeats(context.clone()),
-        key_layout::keep_claimed(context.clone()),
+        claims::keep_claimed(context.clone()),
         presence::send_waiting_removals(context.clone()),
         limits::keep_counted(context.clone()),
         survey::answer_questions(context.clone(), questions),

@@ -122,11 +122,27 @@ impl MessageSigner {
         Ok(VerifiedMessage { message, signed_at: is_right.then_some(signed_at) })
     }
 
+    /// Checks the signature of a record that nodes renew at least every `max_age`, and returns the record without it. A program
+    /// that can read Redis could store an old one again.
+    pub(in crate::broker::redis) fn verify_record(
+        &self,
+        record: Bytes,
+        max_age: Duration,
+    ) -> Result<Bytes, DropReason> {
+        let verified = self.verify(record)?;
+        self.require_signed_within(max_age.max(MAX_AGE), &verified)?;
+        Ok(verified.message)
+    }
+
     /// Checks that a message was signed just now.
     pub(super) fn require_recent(&self, verified: &VerifiedMessage) -> Result<(), DropReason> {
+        self.require_signed_within(MAX_AGE, verified)
+    }
+
+    fn require_signed_within(&self, max_age: Duration, verified: &VerifiedMessage) -> Result<(), DropReason> {
         let now = self.clock.now();
         let difference = |signed_at: WallTime| signed_at.max(now).saturating_duration_since(signed_at.min(now));
-        let is_recent = verified.signed_at.is_none_or(|signed_at| difference(signed_at) <= MAX_AGE);
+        let is_recent = verified.signed_at.is_none_or(|signed_at| difference(signed_at) <= max_age);
         if is_recent { Ok(()) } else { Err(DropReason("stale")) }
     }
 }
@@ -221,6 +237,21 @@ mod tests {
         assert!(!is_recent());
         let unsigned = signer("key", "", true).verify(Bytes::from_static(MESSAGE)).unwrap();
         assert!(receiver.require_recent(&unsigned).is_ok());
+    }
+
+    #[test]
+    fn record_is_valid_for_a_minute_or_as_long_as_it_is_stored() {
+        let (node, reader) = (signer("key", "", false), signer("key", "", false));
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        node.clock.step_back(minutes(2));
+        let record = Bytes::from(node.sign(b"1 version=1".to_vec()));
+        let read = |max_age| reader.verify_record(record.clone(), max_age);
+        assert_eq!(read(minutes(3)).unwrap(), b"1 version=1".as_slice());
+        assert_eq!(read(Duration::from_secs(15)), Err(DropReason("stale")));
+        reader.clock.step_back(Duration::from_secs(90));
+        assert!(read(Duration::from_secs(15)).is_ok());
+        let forged = signer("other", "", false).sign(b"1 version=1".to_vec());
+        assert_eq!(reader.verify_record(forged.into(), minutes(3)), Err(DropReason("forged")));
     }
 
     #[test]

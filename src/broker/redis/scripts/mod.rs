@@ -68,8 +68,8 @@ scripts! {
     EVENTS_FORGET = "events_forget.lua";
     /// Keeps revocations.
     REVOKE = "revoke.lua";
-    /// Claims the layout of keys for the installation.
-    CLAIM_LAYOUT = "claim_layout.lua";
+    /// Replaces the record of a claim.
+    REPLACE_CLAIM = "replace_claim.lua";
 }
 
 impl RedisScript {
