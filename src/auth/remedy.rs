@@ -23,9 +23,7 @@ impl TokenError {
             Self::HeaderTooDeep | Self::MalformedHeader => PLAIN_HEADER,
             Self::KeyIdTooLong => "shorten the id of the key, and kid in the header of its tokens",
             Self::WrongType => return wrong_type(auth),
-            Self::UnknownKey if has_keys(config) => {
-                "put the id of one of auth.keys into kid of the header, or set auth.hmac_secret for tokens without kid"
-            }
+            Self::UnknownKey if has_keys(config) => OTHER_KEY,
             Self::UnknownKey => NO_KEY,
             Self::KeyPending => KEY_PENDING,
             Self::WrongAlgorithm => "sign with the algorithm of the key in auth.keys, or HS256 for auth.hmac_secret",
@@ -107,6 +105,9 @@ fn has_keys(config: &Config) -> bool {
 
 const NO_KEY: &str = "no key is configured here, so no token can be verified: name the hub's file with --config, or set \
     WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a secret, and keeps it for this user unless it runs with --ephemeral";
+
+const OTHER_KEY: &str =
+    "put the id of one of auth.keys into kid of the header, or set auth.hmac_secret for tokens without kid";
 
 const OTHER_SECRET: &str = "the token was changed on its way, or signed with another secret than the one configured here; \
     is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)? auth.hmac_secret is used as the text that it is, not \
