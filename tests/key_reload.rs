@@ -84,8 +84,7 @@ async fn first_entry_beside_a_secret_and_another_secret_apply() {
     let (key, other) = (ProviderKey::ec("k"), mark_secret("another secret of the tests: 32 bytes or more"));
     let hub = start_hub_with(|_| ()).await;
     let mut by_secret = hub.connect("ann").await;
-    let mut signed_elsewhere = jsonwebtoken::Header::default();
-    signed_elsewhere.kid = Some("any".to_owned());
+    let signed_elsewhere = jsonwebtoken::Header { kid: Some("any".to_owned()), ..jsonwebtoken::Header::default() };
     let claims = json!({"sub": "ann", "exp": hub.clock.now().unix_seconds() + 60});
     let by = |header: &jsonwebtoken::Header, secret: &str| {
         let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
