@@ -297,6 +297,8 @@ mod tests {
         getrandom::fill(&mut text).unwrap();
         let hex: Vec<u8> = text.iter().map(|byte| b"0123456789abcdef"[usize::from(byte & 15)]).collect();
         let compressed = compress(&[hex.as_slice(), &hex].concat(), 9).unwrap();
+        let once = compress(&hex, 9).unwrap();
+        assert!(compressed.len() > once.len() / 10 * 19, "{} and {}", compressed.len(), once.len());
         let mut inflater = Decompress::new_with_window_bits(false, WINDOW_BITS);
         let mut inflated = vec![0; 2 * hex.len() + 1];
         // In pieces: in one go an inflater needs no window.
