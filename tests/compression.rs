@@ -242,7 +242,8 @@ async fn batches_with_deltas_are_the_same_with_and_without_compression() {
 
 #[actix_rt::test]
 async fn metrics_count_each_compressed_message_once_and_its_bytes_in_both_forms() {
-    let hub = start_compressing_hub(|_| ()).await;
+    // The connect pushes are shorter.
+    let hub = start_compressing_hub(|config| config.server.compression.min_bytes = 500).await;
     let mut subscribers = Vec::new();
     for _ in 0..3 {
         subscribers.push(DeflateClient::connect_subscriber(&hub, "news").await);
