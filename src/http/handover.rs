@@ -187,3 +187,21 @@ pub(super) fn encode_head(response: &HttpResponse, body: &[u8]) -> Bytes {
     head.extend_from_slice(body);
     head.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{body::to_bytes, http::StatusCode, test::TestRequest};
+
+    use super::*;
+
+    #[actix_rt::test]
+    async fn refusal_of_a_stream_has_the_id_of_the_request() {
+        let request = TestRequest::get().insert_header((X_REQUEST_ID, "edge-7")).to_http_request();
+        let refused = answer(request, HttpResponse::Ok().finish(), false);
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(refused.headers().get(X_REQUEST_ID).unwrap(), "edge-7");
+        let body = to_bytes(refused.into_body()).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["request"], "edge-7");
+    }
+}
