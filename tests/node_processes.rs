@@ -94,8 +94,8 @@ async fn node_that_names_the_servers_differently_is_not_ready_while_the_others_r
     })
     .await;
     assert_eq!(readiness().await.status, 503);
-    let line = newcomer.wait_for_log("not ready");
-    assert!(line.contains("in broker.redis.urls of all nodes") && line.contains("localhost:"), "{line}");
+    let line = newcomer.wait_for_log("in broker.redis.urls of all nodes");
+    assert!(line.contains("not ready") && line.contains("localhost:"), "{line}");
     let conflicts = async |node: &Node| node.metric("wardcast_settings_conflict{setting=\"redis_servers\"}").await;
     assert_eq!((conflicts(&former).await, conflicts(&newcomer).await), (0.0, 1.0));
     assert!(former.is_ready().await);
