@@ -135,6 +135,29 @@ async fn deltas_and_replies_are_compressed() {
     assert_eq!(reply.json()["subscribe"]["publications"].as_array().unwrap().len(), 3, "{reply:?}");
 }
 
+/// The server API announces a subscription and its missed publications together, in a frame each.
+#[actix_rt::test]
+async fn subscription_of_the_server_api_is_compressed_frame_by_frame() {
+    let hub = start_compressing_hub(|config| config.channels.history_size = 10).await;
+    for number in 1..=3 {
+        hub.publish("news", long_data(number)).await;
+    }
+    let mut json = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
+    let path = format!("{}&format=protobuf", hub.path_for("ann"));
+    let mut protobuf = DeflateClient::connect(&hub, &path, &[OFFER]).await;
+    let request = json!({"user": "ann", "channel": "news", "recover_since": {"offset": 0}});
+    assert_eq!(hub.call_api("subscribe", request).await, json!({"result": {}}));
+    assert!(json.receive().await.json()["push"]["subscribe"].is_object());
+    assert!(protobuf.receive().await.protobuf().push.unwrap().subscribe.is_some());
+    for number in 1..=3 {
+        let received = json.receive().await;
+        assert!(received.is_compressed, "{received:?}");
+        assert_eq!(received.json()["push"]["pub"]["data"], long_data(number));
+        let publication = protobuf.receive().await.protobuf().push.unwrap().r#pub.unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&publication.data).unwrap(), long_data(number));
+    }
+}
+
 #[actix_rt::test]
 async fn message_over_the_maximum_is_sent_as_it_is() {
     let hub = start_compressing_hub(|config| config.server.compression.max_bytes = 1000).await;

@@ -185,6 +185,22 @@ async fn key_that_gets_an_end_keeps_its_sessions_until_then_and_no_longer() {
     assert_eq!([other.receive_publication().await, other.receive_publication().await], [json!(2), json!(3)]);
 }
 
+/// The emergency: a key that is known to others ends at once, without being removed.
+#[actix_rt::test]
+async fn key_whose_end_is_moved_into_the_past_ends_its_sessions_at_once() {
+    let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));
+    let hub = start_hub_of(vec![entry(&old, ""), entry(&new, "")]).await;
+    let (mut ended, mut other) = (connect(&hub, &old, "ann").await, connect(&hub, &new, "bob").await);
+    ended.subscribe("news").await;
+    other.subscribe("news").await;
+    let end = "not_after = \"2020-01-01T00:00:00Z\"";
+    reload(&hub, |config| set_keys(config, vec![entry(&old, end), entry(&new, "")])).unwrap();
+    assert_eq!(ended.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
+    assert_eq!((status(&hub, &old).await, status(&hub, &new).await), (401, 101));
+    hub.publish("news", json!(1)).await;
+    assert_eq!(other.receive_publication().await, json!(1));
+}
+
 #[actix_rt::test]
 async fn removed_key_ends_also_the_sessions_that_it_let_in_before_it_got_an_end() {
     let (old, new) = (ProviderKey::ec("old"), ProviderKey::ec("new"));

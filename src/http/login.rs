@@ -141,7 +141,8 @@ async fn start_login(
         started_at = WallTime::from_unix_seconds(asked_at.unix_seconds() + 1);
         sleep(started_at.saturating_duration_since(context.clock.now())).await;
     }
-    let access_token = sign_access_token(user, &id, started_at, context)?;
+    let keys = context.login_keys.load_full();
+    let access_token = sign_access_token(user, &id, started_at, (&keys, context))?;
     let config = context.config.current();
     let config = &config.login;
     let lifetime = if config.gives_refresh_tokens() { config.refresh_ttl } else { config.token_ttl };
@@ -157,22 +158,31 @@ async fn start_login(
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
     revoke_replaced_logins(&replaced, source, context);
-    let is_revoked = context.verifier.verify(&access_token) == Err(TokenError::Revoked);
-    // The login was not stored yet when those with the old password were ended.
-    let has_new_password = !users.has_password(&user.sub, &user.password_name);
-    if is_revoked || has_new_password {
+    let refused = match context.verifier.verify(&access_token) {
+        // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
+        Err(TokenError::Revoked) => {
+            Some(HttpError::unavailable("the tokens of the user are being revoked; try again soon"))
+        }
+        // The key of the login was changed while the login was under way, or the configuration is at fault.
+        Err(error) => {
+            log::error!("access token of a login would be refused error={:?}", error.to_string());
+            Some(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+        }
+        // The login was not stored yet when those with the old password were ended.
+        Ok(_) if !users.has_password(&user.sub, &user.password_name) => {
+            Some(HttpError::unauthorized("wrong user or password"))
+        }
+        Ok(_) => None,
+    };
+    if let Some(error) = refused {
         // Its refresh token was not sent.
         _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id)).await;
-        // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
-        return Err(match is_revoked {
-            true => HttpError::unavailable("the tokens of the user are being revoked; try again soon"),
-            false => HttpError::unauthorized("wrong user or password"),
-        });
+        return Err(error);
     }
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
     let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
     context.audit.record(AuditEvent::LoggedIn, fields);
-    Ok(token_response(place, &access_token, &id, 0, context))
+    Ok(token_response(place, &access_token, &id, 0, (&keys, context)))
 }
 
 /// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the

@@ -9,7 +9,13 @@ use actix_web::{
 use serde::Serialize;
 
 use super::{HttpContext, HttpError};
-use crate::{auth::users::User, broker::LoginLimits, clock::WallTime, config::Config, revocation::LoginId};
+use crate::{
+    auth::{LoginKeys, users::User},
+    broker::LoginLimits,
+    clock::WallTime,
+    config::Config,
+    revocation::LoginId,
+};
 
 /// The body of a successful response.
 #[derive(Serialize)]
@@ -30,15 +36,15 @@ pub(super) enum TokenPlace {
 }
 
 /// Signs an access token of a login, for a request that has come at `issued_at`. What happens to the request later, also a freeze of
-/// this instance, makes the token no newer: all tokens of the user that are revoked meanwhile include it.
+/// this instance, makes the token no newer: all tokens of the user that are revoked meanwhile include it. A request has the same `keys` from
+/// its begin to its end: when they change meanwhile, nothing of the old ones is signed with the new ones.
 pub(super) fn sign_access_token(
     user: &User,
     login: &LoginId,
     issued_at: WallTime,
-    context: &HttpContext,
+    (keys, context): (&LoginKeys, &HttpContext),
 ) -> Result<String, HttpError> {
     let ttl = context.config.current().login.token_ttl;
-    let keys = context.login_keys.load();
     keys.signer.sign_for_login(&user.sub, ttl, &user.claims, login, issued_at).map_err(|_| HttpError::internal())
 }
 
@@ -56,10 +62,9 @@ pub(super) fn token_response(
     access_token: &str,
     login: &LoginId,
     generation: u32,
-    context: &HttpContext,
+    (keys, context): (&LoginKeys, &HttpContext),
 ) -> HttpResponse {
     let config = context.config.current();
-    let keys = context.login_keys.load();
     let refresh_token = config.login.gives_refresh_tokens().then(|| keys.refresh_tokens.encode(login, generation));
     let is_in_body = place == TokenPlace::Body;
     let mut response = HttpResponse::Ok().json(TokenResponse {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
-        Claims, RefreshToken, TokenError,
+        Claims, LoginKeys, RefreshToken, TokenError,
         credentials::cookie_value,
         refusal_log::{RefreshRefusal, Refusal},
         users::Users,
@@ -55,16 +55,16 @@ pub(super) async fn refresh(
             },
         )?;
     let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
-    match refresh_login(&token, asked_at, users, &source, &context).await {
+    let keys = context.login_keys.load_full();
+    match refresh_login(&token, asked_at, users, &source, (&keys, &context)).await {
         Ok((access_token, login, generation)) => {
             context.metrics.count_login_refresh("refreshed");
             record(AuditEvent::RefreshTokenUsed, &login, &source, &context);
-            Ok(token_response(place, &access_token, &login, generation, &context))
+            Ok(token_response(place, &access_token, &login, generation, (&keys, &context)))
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
-            let (login, fields) =
-                (context.login_keys.load().refresh_tokens.decode(&token), source.fields("/auth/refresh"));
+            let (login, fields) = (keys.refresh_tokens.decode(&token), source.fields("/auth/refresh"));
             let fields = AuditFields { sid: login.as_ref().map(|token| token.login.as_str()), ..fields };
             if refusal == RefreshRefusal::Spent {
                 context.audit.record(AuditEvent::RefreshTokenReused, fields);
@@ -153,18 +153,19 @@ async fn refresh_login(
     asked_at: WallTime,
     users: &Users,
     source: &RequestSource,
-    context: &Data<HttpContext>,
+    (keys, context): (&LoginKeys, &Data<HttpContext>),
 ) -> Result<(String, LoginId, u32), RefreshFailure> {
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
-        context.login_keys.load().refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
+        keys.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
     let limits = login_limits(&context.config.current());
     match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
         LoginRefresh::Refreshed { user, password, started_at, generation } => {
             // The login is not ended here: this instance may be the last one that has not read the users file again.
             let user = users.find(&user).filter(|user| user.password_name == password);
             let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
-            let access_token = sign_access_token(&user, &login, asked_at, context).map_err(RefreshFailure::Failed)?;
+            let access_token =
+                sign_access_token(&user, &login, asked_at, (keys, context)).map_err(RefreshFailure::Failed)?;
             let verified = context.verifier.verify(&access_token).and_then(|Claims { user, token, .. }| {
                 // A login that was under way while the tokens of its user were revoked.
                 let at_start = TokenIdentity { issued_at: started_at, ..token };

@@ -155,7 +155,7 @@ impl Format {
         }
     }
 
-    /// Compresses a frame that this format has encoded, if the connection has negotiated that.
+    /// Compresses frames that this format has encoded, one behind the other, if the connection has negotiated that.
     pub fn compress(self, frame: Bytes) -> Bytes {
         match self.split_compression().1 {
             Some(options) => frame::compress(&frame, options),

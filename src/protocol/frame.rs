@@ -1,7 +1,7 @@
 //! The frames that the hub writes. Those of a WebSocket (RFC 6455 §5.2) are final, unmasked, with header and payload in one
 //! shared buffer. Those of a stream are events of a `text/event-stream`, or lines.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::deflate::{self, DeflateOptions};
 
@@ -37,15 +37,40 @@ pub fn encode_binary(payload: &[u8]) -> Bytes {
     encode(BINARY, payload)
 }
 
-/// Compresses a message that [`encode_text`] or [`encode_binary`] has encoded. Returns the same frame if its length is
-/// outside of the bounds, or it would not become shorter.
-pub fn compress(frame: &Bytes, options: DeflateOptions) -> Bytes {
-    let header_bytes = match frame.get(1) {
-        Some(126) => 4,
-        Some(127) => 10,
-        _ => 2,
-    };
-    let Some((header, payload)) = frame.split_at_checked(header_bytes) else { return frame.clone() };
+/// Compresses messages that [`encode_text`] or [`encode_binary`] has encoded, a frame each, one behind the other. A frame stays as it
+/// is if the length of its message is outside of the bounds, or the message would not become shorter.
+pub fn compress(frames: &Bytes, options: DeflateOptions) -> Bytes {
+    let mut rest = frames.clone();
+    let first = compress_frame(&split_frame(&mut rest), options);
+    if rest.is_empty() {
+        return first;
+    }
+    let mut all = BytesMut::from(&*first);
+    while !rest.is_empty() {
+        all.extend_from_slice(&compress_frame(&split_frame(&mut rest), options));
+    }
+    all.freeze()
+}
+
+/// Splits the first frame off. It is all of what is left if its header is not whole.
+fn split_frame(frames: &mut Bytes) -> Bytes {
+    let (header_bytes, message_bytes) = lengths(frames);
+    frames.split_to(header_bytes.saturating_add(message_bytes).min(frames.len()))
+}
+
+/// Returns the lengths of the header of the first frame, and of its message.
+fn lengths(frames: &[u8]) -> (usize, usize) {
+    let number = |bytes: &[u8]| bytes.iter().fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
+    match frames {
+        [_, 126, high, low, ..] => (4, number(&[*high, *low])),
+        [_, 127, rest @ ..] if rest.len() >= 8 => (10, number(&rest[..8])),
+        [_, length @ 0..126, ..] => (2, usize::from(*length)),
+        _ => (frames.len(), 0),
+    }
+}
+
+fn compress_frame(frame: &Bytes, options: DeflateOptions) -> Bytes {
+    let (header, payload) = frame.split_at(lengths(frame).0);
     if payload.len() < usize::from(options.min_bytes) || payload.len() > options.max_bytes as usize {
         return frame.clone();
     }
@@ -130,6 +155,18 @@ mod tests {
         getrandom::fill(&mut random).unwrap();
         let random = encode_binary(&random);
         assert_eq!(compress(&random, options), random);
+    }
+
+    #[test]
+    fn frames_behind_each_other_are_compressed_one_by_one() {
+        let options = DeflateOptions { min_bytes: 100, max_bytes: 65_536, level: 6 };
+        let frames = [10, 125, 126, 65_535, 65_536, 99, 65_537].map(|length| encode_text(&vec![b'x'; length]));
+        let expected = frames.each_ref().map(|frame| compress(frame, options));
+        assert_eq!(compress(&frames.concat().into(), options), expected.concat());
+        assert_eq!(expected.iter().filter(|frame| frame[0] & COMPRESSED != 0).count(), 4);
+        for malformed in [&[][..], &[TEXT], &[TEXT, 126, 0], &[TEXT, 127, 0xff], &[TEXT, 200, 1], &[TEXT, 5, b'x']] {
+            assert_eq!(compress(&Bytes::copy_from_slice(malformed), options), malformed);
+        }
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl RevocationList {
         self.keys.extend(keys.into_iter().map(|key| (key.number, key)));
     }
 
+    /// Returns whether a key is in use.
+    pub fn has_key(&self, key: KeyNumber) -> bool {
+        self.keys.contains_key(&key)
+    }
+
     /// Revokes the tokens of keys that are no longer in use.
     pub fn remove_keys(&mut self, keys: &[KeyNumber]) {
         keys.iter().for_each(|key| _ = self.keys.remove(key));

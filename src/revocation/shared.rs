@@ -193,11 +193,17 @@ impl Revocations {
         added.map(|()| changes > 0)
     }
 
-    /// Notes that keys are in use.
+    /// Notes that keys are in use. Revokes the tokens of those whose end was moved into the past.
     pub fn add_keys(&self, keys: impl IntoIterator<Item = KeyInUse>) {
         let (mut list, now) = (self.list.write(), self.clock.now());
-        // One that has ended was removed, and stays so.
-        list.add_keys(keys.into_iter().filter(|key| now < key.ends));
+        let (current, ended): (Vec<KeyInUse>, Vec<KeyInUse>) = keys.into_iter().partition(|key| now < key.ends);
+        list.add_keys(current);
+        // One that had ended before was removed, and stays so.
+        let ended: Vec<KeyNumber> = ended.iter().map(|key| key.number).filter(|key| list.has_key(*key)).collect();
+        if !ended.is_empty() {
+            list.remove_keys(&ended);
+            self.state.fetch_add(2, Ordering::Release);
+        }
         self.next_key_end.store(list.next_key_end().unix_millis(), Ordering::Relaxed);
     }
 

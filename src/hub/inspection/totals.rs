@@ -78,21 +78,26 @@ pub(in crate::hub) struct NodeTotals {
 
 /// Returns the figures of this node.
 pub(in crate::hub) async fn totals(hubs: &[Addr<Hub>]) -> NodeTotals {
-    let (mut totals, hasher) = (NodeTotals::default(), RandomState::new());
-    let (mut users, mut channels) = (HashSet::new(), HashSet::new());
-    for hub in hubs {
-        let (mut next, mut has_all_channels) = (Some(0), false);
+    let hasher = RandomState::new();
+    let of_hubs = join_all(hubs.iter().map(async |hub| {
+        let (mut pages, mut next, mut has_all_channels) = (Vec::new(), Some(0), false);
         while let Some(from) = next {
             // A hub that has ended has no sessions.
             let page = hub.send(CollectTotals { from, has_all_channels, hasher: hasher.clone() }).await;
             let page = page.unwrap_or_default();
-            totals.clients += page.clients;
-            totals.subs += page.subs;
-            users.extend(page.users);
-            channels.extend(page.channels);
             has_all_channels |= page.has_all_channels;
             next = page.next;
+            pages.push(page);
         }
+        pages
+    }));
+    let mut totals = NodeTotals::default();
+    let (mut users, mut channels) = (HashSet::new(), HashSet::new());
+    for page in of_hubs.await.into_iter().flatten() {
+        totals.clients += page.clients;
+        totals.subs += page.subs;
+        users.extend(page.users);
+        channels.extend(page.channels);
     }
     (totals.users, totals.channels) = (users.len() as u64, channels.len() as u64);
     totals
