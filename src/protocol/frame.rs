@@ -64,7 +64,7 @@ fn lengths(frames: &[u8]) -> (usize, usize) {
     match frames {
         [_, 126, high, low, ..] => (4, number(&[*high, *low])),
         [_, 127, rest @ ..] if rest.len() >= 8 => (10, number(&rest[..8])),
-        [_, length @ 0..126, ..] => (2, usize::from(*length)),
+        [_, length, ..] if *length < 126 => (2, usize::from(*length)),
         _ => (frames.len(), 0),
     }
 }
