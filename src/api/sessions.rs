@@ -58,7 +58,7 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
 pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
     name: "unsubscribe",
     access: Access::Write,
-    summary: "Ends all subscriptions of a user's sessions to a channel, whoever made them.",
+    summary: "Ends all subscriptions of a user's sessions to a channel, those of clients, tokens, hooks and the server API.",
     details: "The sessions get an unsubscribe push with code 2000. They may subscribe again if their token or the configuration \
         allows it. A reconnecting client does not get back a subscription that `subscribe` gave it, even if the request named \
         only one connection.",

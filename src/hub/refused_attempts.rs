@@ -1,6 +1,6 @@
 //! The clients that were refused last when they presented a token, so that the server API can explain why a user receives nothing who
 //! is not connected. Two rings of limited length for an instance: names that a key has signed, and names that anyone may have written
-//! into a token. The latter cannot drive out the former. Nobody waits for a delivery because of them.
+//! into a token. Names of the second ring displace none of the first. Deliveries do not use the rings.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 

@@ -217,7 +217,7 @@ impl Revocations {
         }
     }
 
-    /// Revokes the tokens of the keys whose end has come. Takes no lock if there are none.
+    /// Revokes the tokens of the keys whose end has come. If no key has ended since the last call, takes no lock.
     pub fn end_keys(&self, now: WallTime) {
         if now.unix_millis() < self.next_key_end.load(Ordering::Relaxed) {
             return;

@@ -38,6 +38,19 @@ def shares(metric, failed, answered):
     }
 
 
+def failing_share(metric, method, calls):
+    """A case of an alert on the share of calls that fail."""
+    return {
+        "fires": shares(metric, 10, 20),
+        "quiet": {**shares(metric, 3, 27),
+                  # So few that one client is a fifth.
+                  **series(metric, f'job="quiet",instance="c",method="{method}",result="error"', rising(1))},
+        "labels": JOB,
+        "texts": {"summary": f"More than a fifth of the {calls} of hubs fail"},
+        "early": "4m45s",
+    }
+
+
 CASES = {
     "WardcastDown": {
         "fires": {},
@@ -158,23 +171,8 @@ CASES = {
         "texts": {"summary": "The queue outboxes of a is 90% full"},
         "early": "45s",
     },
-    "WardcastCommandsFail": {
-        "fires": shares("commands_total", 10, 20),
-        "quiet": {**shares("commands_total", 3, 27),
-                  # So few that one client is a fifth.
-                  **series("commands_total", 'job="quiet",instance="c",method="ping",result="error"', rising(1))},
-        "labels": JOB,
-        "texts": {"summary": "More than a fifth of the commands of hubs fail"},
-        "early": "4m45s",
-    },
-    "WardcastApiCallsFail": {
-        "fires": shares("api_calls_total", 10, 20),
-        "quiet": {**shares("api_calls_total", 3, 27),
-                  **series("api_calls_total", 'job="quiet",instance="c",method="info",result="error"', rising(1))},
-        "labels": JOB,
-        "texts": {"summary": "More than a fifth of the calls of the server API of hubs fail"},
-        "early": "4m45s",
-    },
+    "WardcastCommandsFail": failing_share("commands_total", "ping", "commands"),
+    "WardcastApiCallsFail": failing_share("api_calls_total", "info", "calls of the server API"),
     "WardcastRevocationsUnconfirmed": {
         "fires": series("revocations_unconfirmed_total", A, rising(1)),
         "quiet": series("revocations_unconfirmed_total", A, constant(2)),

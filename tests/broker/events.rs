@@ -229,7 +229,7 @@ async fn one_node_at_a_time_takes_a_lost_one_over_and_another_goes_on_if_it_dies
     assert_eq!(wait_for_lost(&one).await, node);
     assert!(may(&one, 1).await, "no node has the lease");
     outbox.renew(1).await.unwrap();
-    assert!(!may(&one, 1).await, "the lost node has come back");
+    assert!(!may(&one, 1).await, "the lost node has renewed its lease");
     let state = server.run::<Vec<String>>(&["HKEYS", "wardcast:{events-1}:state"]).await;
     assert!(!state.iter().any(|field| field.starts_with("take")), "{state:?}");
 }

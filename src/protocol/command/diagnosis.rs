@@ -1,5 +1,5 @@
 //! Finds what is wrong with a message that is not a command: its id, if it has one, and the field. The parsers stop at the
-//! first fault and report none, because only plain sessions are told.
+//! first fault without describing it, because only plain sessions get the description.
 
 use std::{borrow::Cow, fmt};
 

@@ -121,7 +121,7 @@ impl Claim {
         }
     }
 
-    /// Reads a record. `None`: there is none, or it is not what a node writes.
+    /// Reads a record. `None`: the key does not exist, or no node has written its value.
     ///
     /// # Errors
     /// The record is not signed with the key of this installation, or was not signed recently.
