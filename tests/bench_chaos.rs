@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bench::{assert_fails_with, bench, report, run};
+use crate::bench::{assert_fails_with, bench, count, report, run};
 
 /// The findings of the only cell of a run, which may have failed.
 async fn findings_of(arguments: &str) -> Value {
@@ -74,6 +74,30 @@ async fn table_has_a_row_for_each_cell_in_markdown_and_leaves_no_files() {
     assert!(output.status.success() && row.starts_with(start), "{text}");
     assert_eq!(row.matches(" | ").count(), 6, "{row}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "files are left");
+}
+
+#[actix_rt::test]
+async fn backend_that_was_down_is_told_every_end_in_order_also_of_the_killed_hub() {
+    let report = report(bench("events --hubs 2 -n 20 --backend-down 4 --events 40")).await;
+    let counts = ["not_told", "out_of_order"].map(|what| count(&report, &format!("events_{what}")));
+    assert_eq!(counts, [0, 0], "{report}");
+    // 20 users, each of whom begins a session every 1.5 s for 10 s.
+    let sessions = count(&report, "events_sessions");
+    let told = count(&report, "events_told") - count(&report, "events_ended_twice");
+    assert!(
+        sessions > 60 && told <= 2 * sessions && told + 2 * count(&report, "events_unheard") >= 2 * sessions,
+        "{report}"
+    );
+    for name in
+        ["events_of_lost_node", "events_waiting", "events_bytes_each", "events_told_after_seconds", "events_hub_cpu_us"]
+    {
+        assert!(report[name].as_f64().unwrap() > 0.0, "{name} in {report}");
+    }
+}
+
+#[actix_rt::test]
+async fn events_without_redis_are_refused() {
+    assert_fails_with(bench("events --form memory"), &["one hub", "choose a form with Redis"]).await;
 }
 
 #[actix_rt::test]

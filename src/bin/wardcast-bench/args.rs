@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Break hubs and Redis that are started for it, one failure after the other, and report what clients see and lose
     #[command(after_long_help = chaos::help())]
     Chaos(ChaosArgs),
+    /// Have the backend down and kill a hub, and count which events it is told, how often, and in which order
+    #[command(after_long_help = chaos::events::HELP)]
+    Events(EventsArgs),
     /// Run the bare server of `limit` (child process)
     #[command(hide = true)]
     LimitServer {
@@ -93,6 +96,7 @@ impl Command {
             Self::Limit(_) => "limit",
             Self::Compare(_) => "compare",
             Self::Chaos(_) => "chaos",
+            Self::Events(_) => "events",
             Self::LimitServer { .. } => "limit-server",
             Self::HubServer { .. } => "hub-server",
         }
@@ -429,6 +433,26 @@ pub(crate) struct ChaosArgs {
     /// Print the result as Markdown
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,
+}
+
+/// Options of `events`.
+#[derive(Args)]
+pub(crate) struct EventsArgs {
+    /// The Redis of the hubs; not memory
+    #[arg(long, value_enum, default_value_t = chaos::Form::Single)]
+    pub(crate) form: chaos::Form,
+    /// How long the backend is down, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = positive)]
+    pub(crate) backend_down: f64,
+    /// Hubs, of which one is killed
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) hubs: u8,
+    /// Users
+    #[arg(long, short = 'n', default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    pub(crate) users: u16,
+    /// How many events wait when their cost is measured
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(2..=80_000))]
+    pub(crate) events: u64,
 }
 
 /// The value of an option or else of an environment variable. Secrets belong in variables: every user of a machine can read

@@ -4,8 +4,8 @@
 //! Read in this order: `args`; a command such as `fanout`; `run` and `measurement`, which the commands share; the receiving
 //! side (`clients`, `receiver_thread`, `simulated_client`, `delivery_stats`); the publishing side (`load_driver`,
 //! `http_transport`); the `probe` beside both; what all build on (`websocket`, `connection`, `socket`); and what is printed (`report`,
-//! `report_fields`, `remedies`). `compare` runs the other commands on several servers in turn. `chaos` stands alone:
-//! it measures no load, but what failures do to clients.
+//! `report_fields`, `remedies`). `compare` runs the other commands on several servers in turn. `chaos` stands alone
+//! with `events`: they measure no load, but what failures do to clients and to a backend.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints its result")]
 
@@ -132,6 +132,11 @@ fn execute(cli: &Cli) -> Result<Option<Outcome>> {
             };
             Outcome { text, is_interrupted: table.interrupted, has_failed: table.has_failed() }
         }
+        Command::Events(args) => {
+            let (report, has_failed) = chaos::events::run(args, &terminal)?;
+            let text = if cli.json { report.to_json() } else { report.to_table() };
+            Outcome { text, is_interrupted: report.interrupted, has_failed }
+        }
         command => {
             let report = measure(command, terminal)?;
             let text = if cli.json { report.to_json() } else { report.to_table() };
@@ -155,9 +160,11 @@ fn measure(command: &Command, terminal: Terminal) -> Result<Report> {
         Command::Refresh(args) => tokens::refresh(args, &mut run),
         Command::Forged(args) => tokens::forged(args, &mut run),
         Command::Limit(args) => limit::run(args, &mut run),
-        Command::Compare(_) | Command::Chaos(_) | Command::LimitServer { .. } | Command::HubServer { .. } => {
-            fail(format!("{} does not measure one server", command.name()))
-        }
+        Command::Compare(_)
+        | Command::Chaos(_)
+        | Command::Events(_)
+        | Command::LimitServer { .. }
+        | Command::HubServer { .. } => fail(format!("{} does not measure one server", command.name())),
     };
     run.terminal.clear_progress();
     result.map(|()| run.finish())

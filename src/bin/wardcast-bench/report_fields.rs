@@ -47,6 +47,7 @@ const DELIVERING: Text = "Delivering";
 const TOKEN_END: Text = "End of tokens";
 const REFRESH: Text = "Refreshing";
 const BESIDE: Text = "Sessions that stay";
+const EVENTS: Text = "Events for the backend";
 const PROBE: Text = "Probe, beside the load";
 const STALLED: Text = "Stalled subscribers";
 const SERVER: Text = "Server";
@@ -127,6 +128,21 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(BESIDE, "beside_before", "before", MILLISECONDS, "publish to delivery, before the load on tokens began"),
     field(BESIDE, "beside_during", "during", MILLISECONDS, "likewise, until it ended"),
     field(BESIDE, "beside_closed", "closed", BY_REASON, "of these sessions, by reason"),
+    field(EVENTS, "events_backend_down_seconds", "backend down", "s", "one hub is killed after half of it"),
+    field(EVENTS, "events_sessions", "sessions", "", "that begun and ended meanwhile, and shortly before and after"),
+    field(EVENTS, "events_told", "told", "", "different events that the backend has accepted"),
+    field(EVENTS, "events_doubled", "told again", "", "with the same id"),
+    field(EVENTS, "events_ended_twice", "ends with a second id", "", ""),
+    field(EVENTS, "events_of_lost_node", "ends of the killed hub", "", "told by another one"),
+    field(EVENTS, "events_unheard", "sessions never heard of", "", "begun within 1 s before their hub was killed"),
+    field(EVENTS, "events_not_told", "ends not told", "", "a fault"),
+    field(EVENTS, "events_out_of_order", "out of order", "", "events of a user after one that happened later: a fault"),
+    field(EVENTS, "events_waiting", "waiting at the end", "", "in the outbox, when the backend comes back"),
+    field(EVENTS, "events_bytes_each", "memory of an event", "bytes", "in the outbox, by MEMORY USAGE of Redis"),
+    field(EVENTS, "events_told_after_seconds", "last event after", "s", "from the return of the backend"),
+    field(EVENTS, "events_measured", "events measured", "", "for their cost, from the return of the backend on"),
+    field(EVENTS, "events_hub_cpu_us", "hub CPU per event", "µs", "to read it from the outbox, send and remove it"),
+    field(EVENTS, "events_redis_cpu_us", "Redis CPU per event", "µs", "likewise"),
     field(PROBE, "probe_delivery", "quiet channel", MILLISECONDS, "publish to delivery, to its one subscriber"),
     field(PROBE, "probe_publish", "REST publish", MILLISECONDS, "the answer to the same publications"),
     field(PROBE, "probe_command", "command's reply", MILLISECONDS, "of a ping command, on a session of its own"),

@@ -12,7 +12,7 @@ use super::readiness::check_ready;
 use super::redis_deployment::{Form, RedisDeployment};
 use super::servers::{RunFolder, Server, ServerCommand, server_folder};
 
-/// The hubs of a form with Redis.
+/// The hubs of a form with Redis, unless the run wants more.
 const HUBS: usize = 2;
 /// Settings of the hubs: a history that is long enough for every cell. All others are the defaults.
 pub(super) const HUB_SETTINGS: [&str; 5] = [
@@ -29,6 +29,21 @@ pub(super) struct Programs {
     pub(super) wardcast: Program,
     /// Redis, if it is installed.
     pub(super) redis: Option<Program>,
+}
+
+/// What distinguishes a deployment from the others of its form.
+#[derive(Clone, Copy)]
+pub(super) struct Setup<'a> {
+    /// How many hubs there are in forms with Redis.
+    pub(super) hubs: usize,
+    /// Settings of the hubs beside [`HUB_SETTINGS`].
+    pub(super) settings: &'a [String],
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self { hubs: HUBS, settings: &[] }
+    }
 }
 
 /// The deployment. Its processes end with this value.
@@ -67,14 +82,14 @@ pub(super) struct Hub {
 
 impl Deployment {
     /// Starts a deployment and waits until all hubs are ready.
-    pub(super) async fn start(form: Form, programs: &Programs) -> Result<Self> {
+    pub(super) async fn start(form: Form, programs: &Programs, setup: Setup<'_>) -> Result<Self> {
         let folder = RunFolder::create()?;
         let redis = RedisDeployment::start(form, programs.redis.as_ref(), &folder).await?;
         let (secret, api_key) = (random_secret(), random_secret());
         let mut deployment = Self { hubs: Vec::new(), redis, secret, api_key, folder };
-        let count = if form == Form::Memory { 1 } else { HUBS };
+        let count = if form == Form::Memory { 1 } else { setup.hubs };
         for number in 1..=count {
-            let hub = deployment.start_hub(form, number, &programs.wardcast).await?;
+            let hub = deployment.start_hub(form, number, &programs.wardcast, setup.settings).await?;
             deployment.hubs.push(hub);
         }
         for hub in &mut deployment.hubs {
@@ -83,7 +98,7 @@ impl Deployment {
         Ok(deployment)
     }
 
-    async fn start_hub(&self, form: Form, number: usize, program: &Program) -> Result<Hub> {
+    async fn start_hub(&self, form: Form, number: usize, program: &Program, more_settings: &[String]) -> Result<Hub> {
         let name = format!("hub-{number}");
         let mut redis_networks = Vec::new();
         for redis in self.redis.iter().flat_map(|redis| &redis.servers).filter(|redis| redis.network.is_none()) {
@@ -92,6 +107,7 @@ impl Deployment {
         let redis_settings = self.redis.iter().flat_map(|redis| redis.hub_settings(form, &redis_networks));
         let port = free_port()?;
         let settings = HUB_SETTINGS.map(str::to_owned).into_iter().chain([format!("server.bind=127.0.0.1:{port}")]);
+        let settings = settings.chain(more_settings.iter().cloned());
         let command = ServerCommand {
             program: program.path.clone(),
             arguments: settings.chain(redis_settings).flat_map(|setting| ["--set".to_owned(), setting]).collect(),

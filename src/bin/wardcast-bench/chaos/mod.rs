@@ -3,11 +3,12 @@
 //!
 //! Read in this order: `cells`, the table of failures; `fault`, what each one does; `deployment`, `redis_deployment` and
 //! `servers`, which start what is broken; `subscriber`, `publisher` and `readiness`; `findings`, the conclusions; and `chaos_table`, what is
-//! printed. Each cell has a deployment of its own, and so begins with nothing that an earlier one has left.
+//! printed. `events` breaks a backend beside a hub and looks at what it is told. Each cell has a deployment of its own, and so begins with nothing that an earlier one has left.
 
 mod cells;
 mod chaos_table;
 mod deployment;
+pub(crate) mod events;
 mod fault;
 mod findings;
 mod proxy;
@@ -36,7 +37,7 @@ use crate::terminal::Terminal;
 
 use cells::{CELLS, Cell};
 pub(crate) use chaos_table::ChaosTable;
-use deployment::{Deployment, Programs};
+use deployment::{Deployment, Programs, Setup};
 use findings::{Findings, SubscriberLog};
 use publisher::Publishers;
 use readiness::ReadinessWatch;
@@ -117,7 +118,7 @@ async fn run_cell(
     programs: &Programs,
     terminal: &Terminal,
 ) -> Result<Findings> {
-    let mut deployment = Deployment::start(form, programs).await?;
+    let mut deployment = Deployment::start(form, programs, Setup::default()).await?;
     let channels: Vec<String> = (0..CHANNELS).map(|number| format!("chaos-{number}")).collect();
     let logs = start_subscribers(&deployment, &channels, args.subscribers.into())?;
     let all = |check: &dyn Fn(&SubscriberLog) -> bool| logs.iter().all(|log| check(&log.borrow()));

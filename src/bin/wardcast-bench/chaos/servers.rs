@@ -82,6 +82,11 @@ impl Server {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    /// The process, if it runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|(process, _)| process.id())
+    }
+
     /// Kills the server at once, as a crash does.
     pub(super) fn kill(&mut self) {
         self.process = None;

@@ -225,7 +225,7 @@ impl Subscriber {
 }
 
 /// Opens a WebSocket. Returns it with what the server has sent after its response.
-async fn open(address: SocketAddr) -> Result<(TcpStream, BytesMut)> {
+pub(super) async fn open(address: SocketAddr) -> Result<(TcpStream, BytesMut)> {
     let target = TargetUrl::parse(&format!("ws://{address}/connection/websocket"))?;
     let connecting = async {
         let mut stream = TcpStream::connect(address).await?;
