@@ -35,13 +35,17 @@ impl FanoutOutcome {
         let has_caught_up =
             options.skip_up_to > 0 && delivery.position().is_some_and(|position| position.offset >= options.skip_up_to);
         let has_base = is_sent && options.delta == DeltaState::NeedsBase;
-        if has_caught_up || has_base {
+        let lacks_base = !is_sent && options.delta == DeltaState::HasBase;
+        if has_caught_up || has_base || lacks_base {
             let mut next = options.clone();
             if has_caught_up {
                 next.skip_up_to = 0;
             }
             if has_base {
                 next.delta = DeltaState::HasBase;
+            }
+            if lacks_base {
+                next.forget_base();
             }
             self.insert_change(group, options, next);
         }
@@ -74,8 +78,10 @@ mod tests {
         let channel = Channel::new("news").unwrap();
         let fresh = DeliveryOptions { delta: DeltaState::NeedsBase, ..DeliveryOptions::default() };
         let ahead = DeliveryOptions { skip_up_to: 10, ..fresh.clone() };
+        // It has received a publication without a position, which is no base for what follows the skipped one.
+        let ahead_with_base = DeliveryOptions { delta: DeltaState::HasBase, ..ahead.clone() };
         let mut registry: Registry<(), ()> = Registry::default();
-        for (key, options) in [(1, ahead), (2, fresh)] {
+        for (key, options) in [(1, ahead), (2, fresh), (3, ahead_with_base)] {
             registry.insert(SessionKey(key), ());
             registry.subscribe(SessionKey(key), channel.clone(), SubscriptionSource::Client, &options, None);
         }
@@ -95,6 +101,7 @@ mod tests {
             })
             .collect();
         found.sort_by_key(|(key, _)| *key);
-        assert_eq!(found, [(1, (DeltaState::NeedsBase, 0)), (2, (DeltaState::HasBase, 0))]);
+        let (needs_base, has_base) = ((DeltaState::NeedsBase, 0), (DeltaState::HasBase, 0));
+        assert_eq!(found, [(1, needs_base), (2, has_base), (3, needs_base)]);
     }
 }

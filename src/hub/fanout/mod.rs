@@ -290,7 +290,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{config::Config, publication::Publication};
+    use crate::{
+        config::{Config, Limits},
+        publication::Publication,
+    };
 
     #[test]
     fn delivery_keeps_its_room_in_the_queue_while_it_waits_in_its_flow() {
@@ -306,5 +309,30 @@ mod tests {
         assert!(matches!(fanout.next_step(), Some(Step::Queue(..))));
         assert!(sender.reserve(delivery.cost_bytes()).is_ok());
         assert!(sender.reserve(delivery.cost_bytes()).is_err(), "the second one waits");
+    }
+
+    /// As when deliveries were held: many are in the flow of the channel at once.
+    #[test]
+    fn burst_in_a_paced_channel_becomes_batches_within_the_limit() {
+        let delivery = Delivery::new(Publication::new(Channel::new("news").unwrap(), Bytes::from_static(b"1")));
+        let (sender, receiver) = delivery_queue(1 << 20);
+        let limits = Limits { paced_publications: 4, ..Config::default().limits };
+        let mut fanout = Fanout::new(receiver, PaceLimits::from(&limits));
+        for _ in 0..20 {
+            sender.reserve(delivery.cost_bytes()).unwrap();
+            let _ = sender.send(delivery.clone());
+        }
+        fanout.take_deliveries();
+        let (mut sent_at_once, mut batches) = (0, Vec::new());
+        while let Some(Step::Queue(_, item)) = fanout.next_step() {
+            match item {
+                FlowItem::Delivery(delivery) => {
+                    sent_at_once += usize::from(!fanout.pace(&delivery, Duration::from_secs(60)));
+                }
+                FlowItem::Batch(channel) => batches.push(fanout.take_paced(&channel).len()),
+            }
+        }
+        assert_eq!((sent_at_once, batches), (1, vec![4; 4]));
+        assert_eq!(fanout.take_paced(delivery.channel()).len(), 3, "they wait for the end of the interval");
     }
 }

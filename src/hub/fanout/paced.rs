@@ -31,8 +31,10 @@ impl Fanout {
         true
     }
 
+    /// Has the deliveries that wait in a channel sent next. They are older than those in its flow; behind these, the batch would take
+    /// them too, and outgrow the outbox of each subscriber.
     fn add_batch(&mut self, channel: Channel, bytes: usize) {
-        self.schedule.add(&channel.clone(), FlowItem::Batch(channel), bytes);
+        self.schedule.add_front(&channel.clone(), FlowItem::Batch(channel), bytes);
     }
 
     /// Takes what waits in a channel, and gives back its room.

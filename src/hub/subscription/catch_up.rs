@@ -27,6 +27,8 @@ struct ChannelCatchUp {
     deliveries: Vec<Arc<Delivery>>,
     /// The positions of `deliveries`, ascending and of one epoch.
     positions: Vec<Position>,
+    /// The position of the newest delivery, for which there may have been no room.
+    newest: Option<Position>,
 }
 
 /// Keeps the deliveries of a channel stored for one subscription until it is dropped.
@@ -61,6 +63,11 @@ impl CatchUp {
             None => read(&[], &[]),
         }
     }
+
+    /// Returns the position of the newest delivery since the begin, stored or not.
+    pub(super) fn newest(&self) -> Option<Position> {
+        self.buffer.borrow().channels.get(&self.channel)?.newest
+    }
 }
 
 impl Drop for CatchUp {
@@ -76,7 +83,7 @@ impl StoredDeliveries {
         }
         let Some(catch_up) = self.channels.get_mut(delivery.channel()) else { return };
         let Some(position) = delivery.position() else { return };
-        match catch_up.positions.last() {
+        match catch_up.newest {
             Some(last) if last.epoch != position.epoch => self.stored_bytes -= catch_up.clear(),
             Some(last) if last.offset >= position.offset => return,
             _ => {}
@@ -84,6 +91,11 @@ impl StoredDeliveries {
         if self.stored_bytes + delivery.cost_bytes() > self.max_bytes {
             // What is dropped here can be read from the history.
             self.stored_bytes -= catch_up.clear();
+        }
+        catch_up.newest = Some(position);
+        if self.stored_bytes + delivery.cost_bytes() > self.max_bytes {
+            // Other channels have the room.
+            return;
         }
         self.stored_bytes += delivery.cost_bytes();
         catch_up.deliveries.push(delivery.clone());
@@ -123,8 +135,12 @@ mod tests {
     use crate::{position::Epoch, publication::Publication};
 
     fn delivery(offset: u64, epoch: &str) -> Arc<Delivery> {
+        delivery_to("news", offset, epoch)
+    }
+
+    fn delivery_to(channel: &str, offset: u64, epoch: &str) -> Arc<Delivery> {
         let position = Some(Position { offset, epoch: Epoch::parse(epoch).unwrap() });
-        let channel = Channel::new("news").unwrap();
+        let channel = Channel::new(channel).unwrap();
         Delivery::new(Publication { position, ..Publication::new(channel, Bytes::from_static(b"1")) })
     }
 
@@ -153,5 +169,23 @@ mod tests {
         drop(second);
         assert_eq!(buffer.0.borrow().stored_bytes, 0);
         assert!(buffer.0.borrow().channels.is_empty());
+    }
+
+    #[test]
+    fn delivery_without_room_is_known_by_its_position() {
+        let [news, chat] = ["news", "chat"].map(|name| Channel::new(name).unwrap());
+        let cost = delivery(1, "AAAAAAAA").cost_bytes();
+        let buffer = CatchUpBuffer::new(cost);
+        let (of_news, of_chat) = (buffer.begin(&news), buffer.begin(&chat));
+        buffer.store(&delivery(1, "AAAAAAAA"));
+        for offset in [7, 8] {
+            buffer.store(&delivery_to("chat", offset, "AAAAAAAA"));
+        }
+        assert_eq!((offsets(&of_news), offsets(&of_chat)), (vec![1], vec![]));
+        assert_eq!(of_chat.newest().map(|newest| newest.offset), Some(8));
+        assert_eq!(buffer.0.borrow().stored_bytes, cost);
+        drop(of_news);
+        buffer.store(&delivery_to("chat", 9, "AAAAAAAA"));
+        assert_eq!((offsets(&of_chat), buffer.0.borrow().stored_bytes), (vec![9], cost));
     }
 }

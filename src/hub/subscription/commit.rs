@@ -204,19 +204,35 @@ impl Hub {
         let visibility = options.visibility.map(Box::new);
         self.announce_join(&channel, visibility.as_deref());
         self.report_subscribed(key, &channel);
+        let is_first = self.registry.channel_state(&channel).is_none();
         self.registry.subscribe(key, channel.clone(), source, &delivery_options, visibility);
         self.registry.set_start(key, &channel, received);
         self.trace_session(key, TraceEventKind::Subscribed, Some(&channel), |event| {
             event.offset = received.after.map(|after| after.offset);
         });
-        let pace = self.paces.of(&channel);
+        if is_first {
+            self.set_pace(&channel);
+        }
         let Some(state) = self.registry.channel_state_mut(&channel) else { return };
-        state.pace = pace.cloned();
         // One hold for each channel is enough: another is dropped here, and with it released.
         state.hold = state.hold.take().or(hold);
         if let Some(start) = start {
             state.position.get_or_insert(start.at);
             state.polled_retention = state.polled_retention.or(options.retention.filter(|_| options.is_positioned));
+        }
+    }
+
+    /// Sets the pace of a channel that has its first subscriber. It keeps this pace while it has subscribers: after a change, a
+    /// publication that is sent at once would overtake those that wait.
+    fn set_pace(&mut self, channel: &Channel) {
+        let pace = self.paces.of(channel).cloned();
+        if pace.is_none() {
+            // What waits for subscribers that have left comes first. The timer of their pace fans it out at the latest.
+            let waiting = self.fanout.take_paced(channel);
+            self.fanout.prepend(channel, waiting);
+        }
+        if let Some(state) = self.registry.channel_state_mut(channel) {
+            state.pace = pace;
         }
     }
 }

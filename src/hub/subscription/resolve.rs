@@ -71,8 +71,9 @@ impl Subscription<CatchingUp> {
         let offset = |publication: &Publication| publication.position.map_or(0, |position| position.offset);
         let offsets: Vec<u64> = publications.iter().map(offset).collect();
         let read = HistoryRead { offsets: &offsets, top: *top };
+        let newest = catch_up.newest();
         let merged = catch_up.read(|_, buffered| {
-            recovery::merge(recover, LocalState { position: here, buffered }, read, max_publications)
+            recovery::merge(recover, LocalState { position: here, newest, buffered }, read, max_publications)
         });
         *start = match merged {
             Ok(start) => Some(start),

@@ -11,7 +11,9 @@ use crate::{config::RecoveryMode, position::Position};
 pub(super) struct LocalState<'a> {
     /// The position of the channel on this hub; `None` if it has no positioned subscriber here.
     pub(super) position: Option<Position>,
-    /// The deliveries that were stored since the subscription was requested, ascending and of one epoch.
+    /// The newest delivery since the subscription was requested.
+    pub(super) newest: Option<Position>,
+    /// The deliveries that were stored since then, ascending and of one epoch.
     pub(super) buffered: &'a [Position],
 }
 
@@ -83,9 +85,9 @@ pub(super) fn merge(
     read: HistoryRead<'_>,
     limit: usize,
 ) -> Result<StartPosition, ReadAgain> {
-    let at = match (local.position, local.buffered.last()) {
+    let at = match (local.position, local.newest) {
         (None, None) => read.top,
-        (Some(at), _) | (None, Some(&at)) if at.epoch != read.top.epoch => return Err(ReadAgain),
+        (Some(at), _) | (None, Some(at)) if at.epoch != read.top.epoch => return Err(ReadAgain),
         // No other subscriber is further back: deliveries that are still in the queue, and were read, will be duplicates.
         (None, Some(last)) => Position { offset: last.offset.max(read.top.offset), ..read.top },
         (Some(here), _) => here,

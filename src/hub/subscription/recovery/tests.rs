@@ -42,7 +42,7 @@ fn merge_result(
     top: u64,
 ) -> Result<StartPosition, ReadAgain> {
     let buffered = positions(buffered);
-    let local = LocalState { position: position.map(at), buffered: &buffered };
+    let local = LocalState { position: position.map(at), newest: buffered.last().copied(), buffered: &buffered };
     merge(Some(&recover), local, HistoryRead { offsets: read, top: at(top) }, 5)
 }
 
@@ -107,7 +107,7 @@ fn publication_in_neither_history_nor_buffer_causes_another_read() {
     assert_eq!(merge_result(since(3), Some(7), &[7], &[4, 5], 5), Err(ReadAgain));
     assert_eq!(merge_result(since(3), Some(7), &[], &[4, 5], 5), Err(ReadAgain));
     assert_eq!(merge_result(cache(3), Some(7), &[], &[5], 5), Err(ReadAgain));
-    let elsewhere = LocalState { position: Some(Position { offset: 5, epoch: other() }), buffered: &[] };
+    let elsewhere = LocalState { position: Some(Position { offset: 5, epoch: other() }), newest: None, buffered: &[] };
     assert_eq!(merge(None, elsewhere, HistoryRead { offsets: &[], top: at(5) }, 5), Err(ReadAgain));
 }
 
@@ -223,7 +223,11 @@ impl Model {
 
     fn begin(&mut self, client: usize) {
         let State::Holding(offsets, top) = self.readers[client].state.clone() else { return };
-        let local = LocalState { position: self.state.position, buffered: &self.buffered };
+        let local = LocalState {
+            position: self.state.position,
+            newest: self.buffered.last().copied(),
+            buffered: &self.buffered,
+        };
         let recover = since(self.readers[client].has);
         match merge(Some(&recover), local, HistoryRead { offsets: &offsets, top: at(top) }, 1000) {
             Err(ReadAgain) => self.readers[client].state = State::Asking,
