@@ -19,7 +19,10 @@ use tokio::{
 };
 use wardcast::{
     clock::{Clock, WallTime},
-    transport::{ClosePolicy, FlushOutcome, KernelSocket, Outbox, PushError, Socket, TransportLimits},
+    config::Config,
+    metrics::Metrics,
+    revocation::Revocations,
+    transport::{ClosePolicy, FlushOutcome, KernelSocket, Outbox, PushError, Socket, TransportLimits, WriteGate},
 };
 
 use crate::support::PATIENCE;
@@ -387,4 +390,25 @@ async fn backlog_of_a_closing_connection_is_dropped_when_its_token_is_revoked() 
     assert!(!pair.outbox.revoke(), "it is closing already");
     let received = pair.read_until_close().await.len();
     assert!(received < accepted, "{received} of {accepted} bytes");
+}
+
+/// As after a freeze: the session may handle its client's close frame before the hub has loaded the revocations.
+#[actix_rt::test]
+async fn close_sends_no_publication_while_the_hub_may_lack_revocations() {
+    let mut connection = outbox_and_peer().await;
+    let clock = connection.clock.clone();
+    let revocations = Revocations::new(&Config::default(), clock.clone(), Arc::new(Metrics::default()));
+    let _gate = WriteGate::install(revocations.clone(), clock.now());
+    revocations.hold();
+    connection.outbox.push_publication(clock.now(), "publication".into()).unwrap();
+    connection.outbox.close("close".into(), ClosePolicy::SendBacklog, &clock);
+    connection.outbox.revoke();
+    let mut received = Vec::new();
+    let _ = timeout(PATIENCE, connection.peer.read_to_end(&mut received)).await.expect("an end");
+    assert_eq!(received, b"");
+    let mut other = outbox_and_peer().await;
+    other.outbox.push_publication(clock.now(), "publication".into()).unwrap();
+    other.outbox.close("close".into(), ClosePolicy::DropBacklog, &clock);
+    timeout(PATIENCE, other.peer.read_to_end(&mut received)).await.expect("an end").unwrap();
+    assert_eq!(received, b"close", "without the publication it need not wait");
 }

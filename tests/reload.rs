@@ -6,7 +6,12 @@ use serde_json::json;
 use wardcast::config::{AllowSubscribe, ChannelAccess, Config, DataFormat, Namespace};
 
 use crate::support::{
-    Client, TestHub, allow_any_rate, deny_by_default, poll_until, protobuf::ProtobufClient, raw, start_hub_with,
+    Client, TestHub, allow_any_rate,
+    backend::{Answer, Backend},
+    deny_by_default, poll_until,
+    protobuf::ProtobufClient,
+    raw, start_hub_with,
+    stream::StreamClient,
     trust_loopback_proxy,
 };
 
@@ -112,6 +117,29 @@ async fn channel_that_becomes_binary_ends_the_subscriptions_of_json_clients_only
 }
 
 #[actix_rt::test]
+async fn event_stream_whose_hook_answers_after_the_end_of_its_namespace_gets_no_subscription() {
+    let backend = Backend::start().await;
+    let hub = start_hub_with(|config| {
+        deny_by_default(config);
+        backend.configure(&mut config.hooks.subscribe, "/subscribe");
+        let mut game = namespace("game");
+        (game.channels.subscribe_hook, game.channels.allow_subscribe) = (true, AllowSubscribe::None);
+        config.namespaces = vec![game];
+    })
+    .await;
+    let path = format!("/v1/channels/game:1/events?token={}", hub.token_for("ann", Duration::from_secs(60)));
+    backend.answer("/subscribe", Answer::Silence);
+    let address = hub.address;
+    let opening = actix_rt::spawn(async move { StreamClient::events(address, &path, &[]).await });
+    backend.wait_for_calls("/subscribe", 1).await;
+    reload(&hub, |config| config.namespaces.clear());
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    let event = opening.await.unwrap().event().await;
+    assert_eq!((event.name.as_str(), &event.json()["code"]), ("disconnect", &json!(3503)));
+    hub.wait_for_connections(0).await;
+}
+
+#[actix_rt::test]
 async fn origins_apply_to_the_next_handshake_and_do_not_close_sessions() {
     const PAGE: &str = "https://app.example.com";
     let hub = start_hub_with(|config| config.origins.allowed = vec![PAGE.to_owned()]).await;
@@ -187,6 +215,39 @@ async fn pace_of_delivery_applies_to_channels_that_get_their_first_subscriber_th
     for client in &mut clients {
         assert_eq!(client.receive_publication().await, json!(1));
         assert_eq!(client.receive_publication().await, json!(3));
+    }
+}
+
+/// Otherwise the publication that is sent at once would overtake those that wait.
+#[actix_rt::test]
+async fn later_subscriber_does_not_change_the_pace_of_a_channel_with_subscribers() {
+    for history_size in [0, 10] {
+        let hub = start_hub_with(|config| {
+            allow_any_rate(config);
+            config.server.workers = 1;
+            config.channels.delivery_interval = Duration::from_secs(1);
+            config.channels.history_size = history_size;
+        })
+        .await;
+        let (mut ann, mut bob) = (hub.connect("ann").await, hub.connect("bob").await);
+        ann.subscribe("news").await;
+        hub.publish("news", json!(1)).await;
+        hub.publish("news", json!(2)).await;
+        reload(&hub, |config| config.channels.delivery_interval = Duration::ZERO);
+        bob.subscribe("news").await;
+        hub.publish("news", json!(3)).await;
+        for number in 1..=3 {
+            assert_eq!(ann.receive_publication().await, json!(number), "history_size {history_size}");
+        }
+        // Without subscribers the channel loses its pace.
+        drop((ann, bob));
+        hub.wait_for_channels(&[]).await;
+        let mut ann = hub.connect("ann").await;
+        ann.subscribe("news").await;
+        for number in 4..=5 {
+            hub.publish("news", json!(number)).await;
+            assert_eq!(ann.receive_publication().await, json!(number));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use wardcast::{
     broker::{Broker, Deliver},
+    channel::Channel,
     clock::NEVER,
     hub::CheckHealth,
     revocation::{IssuerScope, Revocation, RevocationTarget},
@@ -63,6 +64,29 @@ async fn subscription_whose_token_is_revoked_while_the_broker_is_slow_is_103_and
     worker.broker.revoke(vec![revoked], Duration::from_secs(5)).await.unwrap();
     worker.broker.answer(1);
     assert_eq!(client.receive().await["error"]["code"], 103);
+}
+
+#[actix_rt::test]
+async fn history_that_was_read_before_a_revocation_in_the_channel_is_not_sent_after_it() {
+    let worker = Worker::start(|config| {
+        (config.channels.history_size, config.channels.allow_history) = (10, wardcast::config::ChannelAccess::User);
+    });
+    worker.publish("news", "1").await;
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let history = json!({"id": 1, "history": {"channel": "news", "limit": 10}});
+    for (is_revoked, reads) in [(false, 1), (true, 2)] {
+        client.send(std::slice::from_ref(&history)).await;
+        worker.broker.wait_for_calls(&["read_history"].repeat(reads)).await;
+        if is_revoked {
+            let news = RevocationTarget::Channel("ann".to_owned(), Channel::new("news").unwrap());
+            worker.broker.revoke(vec![Revocation::of_all(news, NEVER)], Duration::from_secs(5)).await.unwrap();
+        }
+        worker.broker.answer(1);
+        let reply = client.receive().await;
+        let outcome = (reply["history"]["publications"].is_array(), reply["error"]["code"].as_u64());
+        assert_eq!(outcome, if is_revoked { (false, Some(103)) } else { (true, None) }, "{reply}");
+    }
 }
 
 /// As on a node that was frozen, or has just started: its list may lack revocations.

@@ -1,17 +1,23 @@
 //! The send hook: messages of clients without a reply, in their order and with a limit.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 use wardcast::{
     config::Config,
     protocol::schema::{Command, SendRequest},
 };
 
 use crate::support::{
-    TestHub,
+    PATIENCE, TestHub,
     backend::{Answer, Backend},
     poll_until,
     protobuf::ProtobufClient,
-    start_hub_with,
+    raw, start_hub_with,
 };
 
 async fn start(backend: &Backend, change: impl FnOnce(&mut Config)) -> TestHub {
@@ -76,6 +82,21 @@ async fn later_commands_wait_when_too_many_messages_do() {
     assert_eq!(ann.receive().await, json!({"id": 1, "rpc": {}}));
     backend.wait_for_calls("/send", 20).await;
     assert_eq!(data(&backend), (0..20).map(|number| json!(number)).collect::<Vec<_>>());
+}
+
+/// Its permits are given back when it ends. Otherwise there would be more sockets than `limits.connections` allows.
+#[actix_rt::test]
+async fn message_that_waits_for_the_backend_does_not_keep_the_socket_of_a_session_that_has_ended() {
+    let backend = Backend::start().await;
+    let hub = start(&backend, |config| config.hooks.send.timeout = Duration::from_secs(30)).await;
+    let mut ann = hub.connect_raw("ann").await;
+    backend.answer("/send", Answer::Silence);
+    ann.send(&raw::text_frame(&json!({"send": {"data": 1}}).to_string())).await;
+    backend.wait_for_calls("/send", 1).await;
+    ann.stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, ann.stream.read_to_end(&mut rest)).await.expect("the end of the connection").unwrap();
+    assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"send\",outcome=\"timeout\"}").await, 0.0);
 }
 
 #[actix_rt::test]

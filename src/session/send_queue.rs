@@ -66,14 +66,17 @@ impl Session {
     /// Asks the backend about one request after the other. What was queued is sent even if the client has left.
     fn ask_in_order(&self, queue: Rc<SendQueue>, hook: Arc<Hook>) -> impl Future<Output = ()> + use<> {
         let headers: ForwardedHeaders = self.hook_headers.clone();
-        let (services, outbox, format) = (self.services.clone(), self.outbox.clone(), self.format);
+        // A queue that waits for the backend must not keep the socket of a session that has ended.
+        let (services, outbox, format) = (self.services.clone(), Arc::downgrade(&self.outbox), self.format);
         let (client, key) = (self.client, self.key);
         async move {
             while let Some(request) = queue.take_next() {
                 let answer = hook.clone().ask::<Received>(request, headers.clone()).await;
                 // The client has no reply that could say so.
                 let Err(HookRefusal::Disconnect(disconnect)) = answer else { continue };
-                CloseReason::from(&disconnect).close(&outbox, format, client, &services.clock, &services.metrics);
+                if let Some(outbox) = outbox.upgrade() {
+                    CloseReason::from(&disconnect).close(&outbox, format, client, &services.clock, &services.metrics);
+                }
                 services.hub.do_send(AwaitDisconnect(key));
                 *queue.0.borrow_mut() = Waiting::default();
                 return;

@@ -201,7 +201,7 @@ impl Outbox {
         if now >= state.expires_at {
             return Err(state.expire());
         }
-        let is_held = state.has_publications && state.phase == ClosePhase::Open && !write_gate::is_open(now);
+        let is_held = state.has_publications && !write_gate::is_open(now);
         let written = if is_held { Poll::Pending } else { state.try_write() };
         match written {
             Poll::Ready(Ok(())) => Ok(FlushOutcome::Done),
@@ -450,7 +450,7 @@ impl OutboxState {
         // A new queue instead of `clear`: an idle connection keeps no buffer.
         self.queue = VecDeque::new();
         (self.queued_bytes, self.reply_backlog_bytes) = (0, 0);
-        self.is_mid_frame = false;
+        (self.has_publications, self.is_mid_frame) = (false, false);
     }
 
     fn abort(&mut self) {

@@ -343,7 +343,8 @@ impl Worker {
         let broker = SlowBroker::new(MemoryBroker::new(hubs.clone(), &config.limits, clock.clone()));
         let broker_subscriptions = BrokerSubscriptions::new(broker.clone(), Duration::ZERO);
         let hub = Hub::start_on_this_thread(&hubs, broker_subscriptions, &config, clock.clone(), metrics.clone(), None);
-        let permissions = Arc::new(Permissions::new(&config.channels, &config.namespaces));
+        let permissions = Permissions::new(&config.channels, &config.namespaces);
+        let permissions = Arc::new(permissions.without_revoked(hubs.revocations().clone()));
         let services = Arc::new(Services {
             hub: hub.clone(),
             broker: broker.clone(),

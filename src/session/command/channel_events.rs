@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{CommandFailure, CommandOutcome, server_side::ServerSideRequest};
 use crate::{
-    auth::{ChannelRequest, RequestedPosition},
+    auth::{ChannelRequest, Claims, RequestedPosition},
     hub::SubscriptionSource,
     protocol::{ClientPosition, Disconnect},
     session::{Session, claims::ClaimsChange},
@@ -15,6 +15,9 @@ impl Session {
     /// cannot ask again: if publications are missing, the session is closed, and its client connects again with its position.
     pub(in crate::session) fn subscribe_to_requested_channel(&mut self, request: ChannelRequest) -> CommandOutcome {
         let Some(claims) = self.auth_state.claims().cloned() else { return CommandOutcome::Finished };
+        if !self.may_subscribe_to_requested(&request, &claims) {
+            return self.fail(0, CommandFailure::Close(Disconnect::FORCED));
+        }
         let position = request.since.map(|since| match since {
             RequestedPosition::Known(position) => ClientPosition {
                 wants_recovery: true,
@@ -32,6 +35,19 @@ impl Session {
         let (subscription, announcement) = self.requested_channel(subscription, &claims, position.as_ref());
         let otherwise = CommandFailure::Close(Disconnect::INTERNAL);
         self.subscribe_then_reply(0, ClaimsChange::Unchanged, vec![subscription], announcement, otherwise)
+    }
+
+    /// Returns whether the rules of channels still allow the subscription: they may have been reloaded during the handshake, while the
+    /// backend or the broker was waited for.
+    fn may_subscribe_to_requested(
+        &self,
+        ChannelRequest { channel, approval, .. }: &ChannelRequest,
+        claims: &Claims,
+    ) -> bool {
+        let permissions = &self.services.permissions;
+        let is_approved = approval.is_some() && permissions.asks_subscribe_hook(claims, channel);
+        let is_allowed = is_approved || permissions.may_subscribe(claims, channel, None).is_ok();
+        is_allowed && self.can_carry(channel)
     }
 }
 

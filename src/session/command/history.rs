@@ -30,15 +30,17 @@ impl Session {
         let since = command.since.as_ref().map(|(offset, epoch)| SincePosition::parse(*offset, epoch));
         let is_reverse = command.is_reverse;
         let allowed = self.check_right(ChannelRight::History, &channel, claims, false);
+        let recheck = self.recheck_right(ChannelRight::History, &channel, claims);
         let (services, format) = (self.services.clone(), self.format);
         let max_bytes = Some(self.services.config.current().limits.client_reply_bytes());
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
             let request = HistoryRequest { since: since.transpose()?, limit, is_reverse, max_bytes };
             let page = read_history_page(&*services.broker, channel, request, retention).await?;
-            // Like deliveries, publications wait until this instance knows which tokens are revoked. If this one is, the outbox
-            // takes no reply. An error means that the hub has ended, and the session with it.
+            // Like deliveries, publications wait until this instance knows which tokens are revoked, whole or in a channel. An error
+            // means that the hub has ended, and the session with it.
             let _ = services.hub.send(AwaitRevocations).await;
+            recheck().await?;
             let publications = page.publications.iter().map(Into::into).collect();
             let result = HistoryResult { publications, position: page.top };
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::History(&result))))

@@ -26,11 +26,13 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let (channel, allowed) = self.channel_with_presence(channel, claims)?;
+        let recheck = self.recheck_right(ChannelRight::Presence, &channel, claims);
         let (services, format) = (self.services.clone(), self.format);
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
             let (limit, max_bytes) = services.config.current().limits.client_reply_limit();
             let clients = services.broker.presence(channel, max_bytes).await?;
+            recheck().await?;
             // A part of the clients would look like all of them.
             ExceededLimit::check(limit, max_bytes, clients.iter().map(|client| reply_bytes(client)).sum())?;
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Presence(&clients))))
@@ -45,10 +47,12 @@ impl Session {
         claims: &Arc<Claims>,
     ) -> Result<CommandOutcome, CommandFailure> {
         let (channel, allowed) = self.channel_with_presence(channel, claims)?;
+        let recheck = self.recheck_right(ChannelRight::Presence, &channel, claims);
         let (services, format) = (self.services.clone(), self.format);
         Ok(CommandOutcome::pending(id, async move {
             allowed.await?;
             let PresenceCount { clients, users } = services.broker.count_presence(channel).await?;
+            recheck().await?;
             let stats = PresenceStats::new(clients, users);
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::PresenceStats(stats))))
         }))

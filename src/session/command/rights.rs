@@ -34,7 +34,7 @@ impl Session {
         }
     }
 
-    /// Returns a check of the same right for later, when the backend has been waited for.
+    /// Returns a check of the same right for later, when the backend or the broker has been waited for.
     pub(super) fn recheck_right(
         &self,
         right: ChannelRight,

@@ -108,12 +108,17 @@ impl Session {
         let all = granted.iter().map(ServerSideRequest::from).chain(personal);
         let is_revoked =
             |channel: &Channel| self.services.permissions.is_revoked_in(&claims.user, channel, &claims.token);
-        all.filter(|request| !is_revoked(&request.channel) && self.can_carry(&request.channel)).collect()
+        // The token was checked under rules that may have changed since.
+        let may_be_subscribed =
+            |channel: &Channel| self.services.permissions.may_be_subscribed(&claims.user, channel).is_ok();
+        let is_allowed =
+            |channel: &Channel| !is_revoked(channel) && may_be_subscribed(channel) && self.can_carry(channel);
+        all.filter(|request| is_allowed(&request.channel)).collect()
     }
 
     /// Returns whether the connection can carry the data of a channel that its client has not asked for. A session is not subscribed to
     /// others: its token may serve clients with both formats.
-    fn can_carry(&self, channel: &Channel) -> bool {
+    pub(super) fn can_carry(&self, channel: &Channel) -> bool {
         let checked = self.check_data_format(channel);
         if let Err(error) = &checked {
             self.note_refused_subscription(channel.as_str(), error);
