@@ -3,10 +3,15 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
 use crate::support::{
-    PATIENCE, Stopwatch, TestHub, http,
+    API_KEY, PATIENCE, Stopwatch, TestHub, http,
     raw::{self, CLOSE, RawClient},
     start_hub, start_hub_with,
 };
@@ -292,6 +297,56 @@ async fn slow_request_head_is_closed_after_5_seconds() {
     assert!(response.is_empty() || response.starts_with("HTTP/1.1 408 "), "{response}");
     let took = started.elapsed();
     assert!(took >= Duration::from_secs(4) && watch.elapsed() < Duration::from_secs(9), "{took:?}");
+}
+
+/// With a few thousand of them a client without a token could take all connections of an instance.
+#[actix_rt::test]
+async fn slow_head_of_a_second_request_is_closed_and_its_connection_is_free_again() {
+    let hub = start_hub_with(|config| (config.server.workers, config.limits.http_connections) = (1, 2)).await;
+    let watch = Stopwatch::start();
+    let request = format!("GET /health/live HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
+    let slow = join_all([true, false].map(async |goes_on| {
+        let mut stream = TcpStream::connect(hub.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).await.unwrap();
+        assert_eq!(&response, b"HTTP/1.1 200");
+        let started = Instant::now();
+        while stream.write_all(b"G").await.is_ok() && goes_on && started.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let mut rest = Vec::new();
+        _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("a closed connection");
+    }));
+    let (_, mut ann) = tokio::join!(slow, hub.connect("ann"));
+    assert_eq!(ann.request(json!({"id": 1, "ping": {}})).await, json!({"id": 1, "ping": {}}));
+    assert!(watch.elapsed() < Duration::from_secs(20), "{:?}", watch.elapsed());
+}
+
+/// The time for the head of the next request does not run while the client reads a response.
+#[actix_rt::test]
+async fn request_behind_a_long_response_that_is_read_slowly_is_answered() {
+    let hub = start_hub_with(|config| config.channels.history_size = 100).await;
+    let data = "x".repeat(60_000);
+    for _ in 0..60 {
+        hub.publish("news", json!(data)).await;
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(hub.address).await.unwrap();
+    let history = json!({"channel": "news", "limit": 100}).to_string();
+    let requests = format!(
+        "POST /api/history HTTP/1.1\r\nHost: {0}\r\nX-API-Key: {API_KEY}\r\nContent-Length: {1}\r\n\r\n{history}\
+         GET /health/live HTTP/1.1\r\nHost: {0}\r\nConnection: close\r\n\r\n",
+        hub.address,
+        history.len()
+    );
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let mut responses = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut responses)).await.expect("the end").unwrap();
+    let text = String::from_utf8_lossy(&responses);
+    assert!(responses.len() > 60 * data.len() && text.matches("HTTP/1.1 200").count() == 2, "{} bytes", text.len());
 }
 
 #[actix_rt::test]

@@ -3,23 +3,27 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use actix_http::{ConnectionType, Extensions};
 use actix_web::{
     Error, HttpMessage, HttpRequest,
-    body::BoxBody,
+    body::{BodySize, BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
     http::{StatusCode, Version},
     middleware::Next,
 };
+use bytes::Bytes;
 use tokio::{
     sync::{Notify, oneshot},
     task::yield_now,
+    time::sleep_until,
 };
 
 use super::{
@@ -36,6 +40,16 @@ const MAX_REQUESTS: u32 = 200;
 /// actix-http parses no further ones; if it answers those in one turn, it leaves the others in its buffer until the keep-alive
 /// ends, and closes the connection.
 const REQUESTS_PER_TURN: u32 = 8;
+/// Maximum time from an accepted connection until the head of its first request is there, and for a PROXY header before it: a
+/// slow one holds an unauthenticated connection.
+pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection is kept on which nothing arrives after a response.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Maximum time from a response until the head of the next request is there. actix-http has no limit for it once the first byte has
+/// arrived.
+const NEXT_REQUEST_TIMEOUT: Duration = KEEP_ALIVE.saturating_add(REQUEST_HEAD_TIMEOUT);
+/// Maximum body that counts as sent when the response begins: the buffers of the kernel take it.
+const MAX_SHORT_BODY: u64 = 64 * 1024;
 /// The kernel drops the connection when the peer has acknowledged nothing for this long (TCP_USER_TIMEOUT).
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -53,8 +67,45 @@ struct HttpConnection {
     requests: Cell<u32>,
     /// Number of its requests in the current turn of its task.
     requests_in_turn: Cell<u32>,
+    idleness: Rc<Idleness>,
     stop: StopWatch,
     end: RefCell<Option<ConnectionEnd>>,
+}
+
+/// Since when a connection has had no request that is being answered.
+#[derive(Default)]
+struct Idleness {
+    /// `None` while a request is being answered, and before the first one.
+    since: Cell<Option<Instant>>,
+    /// Whether there has been a response.
+    has_begun: Cell<bool>,
+    begun: Notify,
+}
+
+impl Idleness {
+    fn end(&self) {
+        self.since.set(None);
+    }
+
+    fn begin(&self) {
+        self.since.set(Some(Instant::now()));
+        if !self.has_begun.replace(true) {
+            self.begun.notify_one();
+        }
+    }
+
+    /// Waits until the head of a next request takes too long. A connection has one timer for all of its requests, and none before
+    /// its first response: most become a WebSocket.
+    async fn timed_out(&self) {
+        self.begun.notified().await;
+        loop {
+            let deadline = self.since.get().unwrap_or_else(Instant::now) + NEXT_REQUEST_TIMEOUT;
+            sleep_until(deadline.into()).await;
+            if self.since.get().is_some_and(|since| since.elapsed() >= NEXT_REQUEST_TIMEOUT) {
+                return;
+            }
+        }
+    }
 }
 
 impl HttpConnection {
@@ -83,7 +134,14 @@ impl ConnectionEnd {
 /// connection, it asks first for the data and then for the signal.
 #[derive(Default)]
 pub struct ConnectionSetup {
-    accepted: RefCell<Option<(Rc<Notify>, oneshot::Sender<Infallible>)>>,
+    accepted: RefCell<Option<AcceptedConnection>>,
+}
+
+/// What ends a connection, and what is dropped when actix-http has taken note.
+struct AcceptedConnection {
+    last_response: Rc<Notify>,
+    idleness: Rc<Idleness>,
+    _note: oneshot::Sender<Infallible>,
 }
 
 impl ConnectionSetup {
@@ -91,10 +149,13 @@ impl ConnectionSetup {
     pub fn prepare(&self, socket: KernelSocket<'_>, stop: StopWatch, data: &mut Extensions) {
         // Fails only when the client has already disconnected.
         let _ = socket.set_unacknowledged_timeout(UNACKNOWLEDGED_TIMEOUT);
-        let (last_response, (note, noted)) = (Rc::<Notify>::default(), oneshot::channel());
-        self.accepted.replace(Some((last_response.clone(), note)));
+        let (last_response, idleness) = (Rc::<Notify>::default(), Rc::<Idleness>::default());
+        let (note, noted) = oneshot::channel();
+        let accepted =
+            AcceptedConnection { last_response: last_response.clone(), idleness: idleness.clone(), _note: note };
+        self.accepted.replace(Some(accepted));
         let end = RefCell::new(Some(ConnectionEnd { last_response, noted }));
-        data.insert(HttpConnection { requests: Cell::new(0), requests_in_turn: Cell::new(0), stop, end });
+        data.insert(HttpConnection { requests: Cell::new(0), requests_in_turn: Cell::new(0), idleness, stop, end });
     }
 
     /// Returns the signal that ends the prepared connection: actix-http sends the response that has begun, answers none
@@ -102,10 +163,11 @@ impl ConnectionSetup {
     pub fn end_signal(&self, stop: StopWatch) -> impl Future<Output = ()> + use<> {
         let accepted = self.accepted.take();
         async move {
-            // `_note` is dropped when actix-http has seen this ready, or has dropped it.
-            let Some((last_response, _note)) = accepted else { return stop.finishing().await };
+            // It is dropped when actix-http has seen this ready, or has dropped it.
+            let Some(accepted) = accepted else { return stop.finishing().await };
             tokio::select! {
-                () = last_response.notified() => {}
+                () = accepted.last_response.notified() => {}
+                () = accepted.idleness.timed_out() => {}
                 () = stop.finishing() => {}
             }
         }
@@ -124,6 +186,8 @@ pub async fn limit_requests(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let id = request_id::assign(&mut request);
+    let idleness = request.request().conn_data::<HttpConnection>().map(|connection| connection.idleness.clone());
+    let answering = idleness.map(Answering::new);
     if request.request().conn_data().is_some_and(HttpConnection::ends_turn) {
         yield_now().await;
     }
@@ -151,7 +215,51 @@ pub async fn limit_requests(
     if let Some(end) = end {
         end.announce().await;
     }
-    Ok(response)
+    Ok(match answering {
+        Some(answering) if is_long(response.response().body()) => {
+            response.map_body(|_, body| AnsweringBody { body, _answering: answering }.boxed())
+        }
+        _ => response,
+    })
+}
+
+/// Returns whether a client may read a body for longer than a next request may take.
+fn is_long(body: &BoxBody) -> bool {
+    !matches!(body.size(), BodySize::None | BodySize::Sized(..=MAX_SHORT_BODY))
+}
+
+/// A request that is being answered. The connection is idle from its end on.
+struct Answering(Rc<Idleness>);
+
+impl Answering {
+    fn new(idleness: Rc<Idleness>) -> Self {
+        idleness.end();
+        Self(idleness)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.begin();
+    }
+}
+
+/// The body of a response that is not over before the body has been sent.
+struct AnsweringBody {
+    body: BoxBody,
+    _answering: Answering,
+}
+
+impl MessageBody for AnsweringBody {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
 }
 
 /// Counts a request, unless it carries the API key. Returns the number of those counted on its connection.

@@ -29,14 +29,14 @@ use super::{Components, client_certificates, proxy, tls::TlsAcceptor};
 use crate::{
     api,
     auth::Admission,
-    http::{self, HttpContext, connection::ClientCertificateName, handover::HttpSocket},
+    http::{
+        self, HttpContext,
+        connection::{ClientCertificateName, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT},
+        handover::HttpSocket,
+    },
     session,
     transport::{AcceptedConnection, ClientStream, Socket, TlsSocket},
 };
-
-/// Time within which the head of a request must arrive, and a PROXY header before it: a slow one holds an
-/// unauthenticated connection.
-pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The service for `ws` and `http`.
 pub(super) fn plain_service<C: Connection>(components: &Components) -> impl ConnectionServiceFactory<C> + use<C> {
@@ -329,6 +329,7 @@ where
         Rc::new(move |socket, read, admission| starter.start(socket, read, admission));
     HttpServiceBuilder::default()
         .client_request_timeout(REQUEST_HEAD_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(Duration::ZERO)
         // Above it actix-http buffers neither the body of the next response nor carries out the next pipelined request. So a
         // connection holds these, two responses, and the 16 requests that actix-http reads ahead.

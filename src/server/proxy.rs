@@ -9,10 +9,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::listener::REQUEST_HEAD_TIMEOUT;
 use crate::{
     address::UNKNOWN_ADDRESS,
     config,
+    http::connection::REQUEST_HEAD_TIMEOUT,
     metrics::Metrics,
     transport::{AcceptedConnection, ClientStream},
 };
