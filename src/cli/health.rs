@@ -24,7 +24,7 @@ pub(super) fn check(inputs: Result<ConfigInputs, CliError>, url: Option<&str>) -
         // The request contains no secret, and the response is trusted no further than the exit code.
         Some(url) => (Endpoint::from_url(url, ServerIdentity::Any)?, ""),
         None => match inputs?.load_for_client()? {
-            (_, Some(running)) => (Endpoint::from_url(&running.url, ServerIdentity::Any)?, READY_PATH),
+            (config, Some(running)) => (running.public_endpoint(&config)?, READY_PATH),
             (config, None) => (Endpoint::of_public_listener(&config)?, READY_PATH),
         },
     };

@@ -1,6 +1,10 @@
 //! The commands that talk to a running hub: `pub`, `sub`, `top` and `api`.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Value, json};
 
@@ -115,6 +119,45 @@ async fn sub_prints_live_publications_unseen_by_presence() {
     hub.output(&["pub", "news", r#"{"a": 1.50}"#]);
     hub.output(&["api", "publish", "channel=#ann", "data=2"]);
     assert_eq!(tail.wait_for_exit().stdout, "{\"a\": 1.50}\n2");
+}
+
+/// A hub closes connections that are idle for longer than 5 s.
+#[test]
+fn commands_go_on_after_a_pause_in_which_the_hub_has_closed_their_connection() {
+    let hub = Hub::start(&[]);
+    let mut publishing = hub.command(&["pub", "news", "-"]);
+    publishing.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut publishing = publishing.spawn().unwrap();
+    let mut lines = publishing.stdin.take().unwrap();
+    lines.write_all(b"1\n").unwrap();
+    assert!(hub.output(&["top", "--once", "--interval", "6s"]).contains("deliveries/s"));
+    lines.write_all(b"2\n").unwrap();
+    drop(lines);
+    let published = publishing.wait_with_output().unwrap();
+    let outcome = (published.status.success(), String::from_utf8_lossy(&published.stdout).into_owned());
+    assert_eq!(outcome, (true, "{\"published\":2}\n".to_owned()), "{published:?}");
+}
+
+#[test]
+fn commands_send_the_proxy_header_that_a_development_hub_expects() {
+    let flags = ["--set", "server.proxy_protocol=true", "--set", "server.trusted_proxies=127.0.0.1"];
+    let hub = Hub::start(&flags);
+    assert!(hub.output(&[&["health"], &flags[..]].concat()).contains("ready"));
+    assert!(hub.output(&[&["api", "info"], &flags[..]].concat()).contains("num_clients"));
+}
+
+/// As after the loss of power of a machine: no packet says so.
+#[actix_rt::test]
+async fn sub_notices_that_its_hub_has_vanished() {
+    let hub = Hub::start(&["--set", "server.ping_interval=1s", "--set", "server.pong_timeout=500ms"]);
+    let link = Proxy::start(hub.address.port()).await;
+    let url = format!("http://127.0.0.1:{}", link.port());
+    let tail = Process::start(&mut hub.command(&["sub", "news", "--url", &url]));
+    poll_until("sub has subscribed", async || hub.output(&["api", "info"]).contains("\"num_subs\":1")).await;
+    hub.output(&["pub", "news", "1"]);
+    poll_until("sub has printed the publication", async || tail.try_line().is_some()).await;
+    link.set(ProxyMode::BlackHole);
+    assert!(tail.wait_for_log("connection lost").contains("(nothing received for 1"));
 }
 
 #[actix_rt::test]

@@ -3,7 +3,11 @@
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::state_directory::{StateDirectory, StateFileError};
+use super::{Endpoint, ServerIdentity};
+use crate::{
+    cli::state_directory::{StateDirectory, StateFileError},
+    config::Config,
+};
 
 /// The file's name in its directory.
 const NAME: &str = "running.toml";
@@ -26,6 +30,14 @@ pub(in crate::cli) struct RunningHub {
 }
 
 impl RunningHub {
+    /// Returns its listener for clients, which this configuration describes, too.
+    ///
+    /// # Errors
+    /// The file has no URL.
+    pub(in crate::cli) fn public_endpoint(&self, config: &Config) -> Result<Endpoint, String> {
+        Ok(Endpoint::from_url(&self.url, ServerIdentity::Any)?.with_proxy_header(config))
+    }
+
     fn is_alive(&self) -> bool {
         Pid::from_raw(self.process).is_some_and(|process| test_kill_process(process).is_ok())
     }

@@ -98,7 +98,12 @@ impl Endpoint {
         let server = &config.server;
         let tls = server.tls.cert.clone().map(ServerIdentity::Exactly);
         let endpoint = Self::of_addresses("server.bind", &server.bind, tls, &server.path_prefix)?;
-        Ok(Self { proxy: server.proxy_protocol.then(|| Box::new(config.clone())), ..endpoint })
+        Ok(endpoint.with_proxy_header(config))
+    }
+
+    /// The same listener for clients, which expects a PROXY header if this configuration says so.
+    pub(super) fn with_proxy_header(self, config: &Config) -> Self {
+        Self { proxy: config.server.proxy_protocol.then(|| Box::new(config.clone())), ..self }
     }
 
     /// The listener for the server API of this configuration's hub, on this machine.

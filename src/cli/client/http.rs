@@ -1,6 +1,9 @@
-//! HTTP requests to a hub, one after the other on one connection.
+//! HTTP requests to a hub, one after the other on a connection that is opened again when it has been idle.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,10 +18,15 @@ use tokio::time::timeout;
 
 use super::Endpoint;
 
+/// How long an idle connection is used: less than the [`KEEP_ALIVE`](crate::http::connection::KEEP_ALIVE) of a hub.
+const MAX_IDLE: Duration = Duration::from_secs(3);
+
 /// A connection for requests. It ends when the client is dropped.
 pub(in crate::cli) struct HttpClient {
     endpoint: Endpoint,
     sender: SendRequest<Full<Bytes>>,
+    /// When the last request was sent, or else when the connection was opened.
+    used_at: Instant,
     timeout: Duration,
 }
 
@@ -42,13 +50,8 @@ impl HttpClient {
     /// # Errors
     /// A sentence for the user.
     pub(in crate::cli) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Self, String> {
-        let handshake = async {
-            let stream = endpoint.connect().await?;
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
-        };
-        let (sender, connection) = within(limit, handshake).await.map_err(|error| endpoint.describe(&error))?;
-        tokio::spawn(connection.with_upgrades());
-        Ok(Self { endpoint: endpoint.clone(), sender, timeout: limit })
+        let sender = within(limit, open(endpoint)).await.map_err(|error| endpoint.describe(&error))?;
+        Ok(Self { endpoint: endpoint.clone(), sender, used_at: Instant::now(), timeout: limit })
     }
 
     /// Sends a GET request, and reads the response up to `max_bytes`.
@@ -83,6 +86,10 @@ impl HttpClient {
         }
         let request = request.body(Full::new(body)).map_err(io::Error::other)?;
         let is_tls = self.endpoint.is_tls();
+        if self.used_at.elapsed() > MAX_IDLE || self.sender.ready().await.is_err() {
+            self.sender = open(&self.endpoint).await?;
+        }
+        self.used_at = Instant::now();
         self.sender.send_request(request).await.map_err(|error| {
             if error.is_parse() {
                 let other = if is_tls { "http" } else { "https" };
@@ -91,6 +98,14 @@ impl HttpClient {
             io::Error::other(error)
         })
     }
+}
+
+/// Opens a connection.
+async fn open(endpoint: &Endpoint) -> io::Result<SendRequest<Full<Bytes>>> {
+    let stream = endpoint.connect().await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection.with_upgrades());
+    Ok(sender)
 }
 
 /// Waits for a future up to a limit.

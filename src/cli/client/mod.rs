@@ -59,11 +59,15 @@ impl Hub {
         }
         inputs.fill_with_kept_secrets(&mut config)?;
         Ok(match running {
-            Some(running) => Self {
-                public: Endpoint::from_url(&running.url, ServerIdentity::Any)?,
-                internal: Endpoint::from_url(&running.api_url, ServerIdentity::Any)?,
-                config,
-            },
+            Some(running) => {
+                let public = running.public_endpoint(&config)?;
+                let internal = if running.api_url == running.url {
+                    public.clone()
+                } else {
+                    Endpoint::from_url(&running.api_url, ServerIdentity::Any)?
+                };
+                Self { public, internal, config }
+            }
             None => Self {
                 public: Endpoint::of_public_listener(&config)?,
                 internal: Endpoint::of_api_listener(&config)?,

@@ -33,6 +33,9 @@ pub(super) struct Connected {
     /// Seconds until the token has to be replaced; 0 if never.
     #[serde(default)]
     pub(super) ttl: u64,
+    /// Seconds between the hub's pings; 0 if it sends none.
+    #[serde(default)]
+    pub(super) ping: u64,
     #[serde(default)]
     pub(super) subs: BTreeMap<String, Subscribed>,
 }

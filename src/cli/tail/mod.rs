@@ -31,6 +31,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(20);
 /// A reply to `connect` takes at most this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much later than announced a ping of the hub may arrive.
+const MAX_PING_DELAY: Duration = Duration::from_secs(10);
 /// The id of the first command. The others count on from it.
 const CONNECT_ID: u32 = 1;
 
@@ -54,6 +56,12 @@ enum End {
     Lost(String),
     /// The reason. Reconnecting does not help.
     Failed(String),
+}
+
+impl End {
+    fn silent_since(at: Instant) -> Self {
+        Self::Lost(format!("nothing received for {} s", at.elapsed().as_secs()))
+    }
 }
 
 /// The state that outlives a connection.
@@ -102,12 +110,16 @@ impl Tail {
             return End::Lost(error);
         }
         let (mut refresh_at, mut is_connected) = (Instant::now() + CONNECT_TIMEOUT, false);
+        // From the hub's pings on, a connection on which nothing arrives has been lost without a word.
+        let (mut heard_at, mut max_silence) = (Instant::now(), None);
         loop {
+            let silent_at = max_silence.map_or_else(far_away, |silence| heard_at + silence);
             let text = tokio::select! {
                 received = socket.receive() => match received {
                     Received::Text(text) => text,
                     Received::Closed(code, reason) => return self.closed(code, &reason),
                 },
+                () = sleep_until(silent_at) => return End::silent_since(heard_at),
                 () = sleep_until(refresh_at) => {
                     if !is_connected {
                         return End::Lost(format!("no reply to connect within {} s", CONNECT_TIMEOUT.as_secs()));
@@ -124,11 +136,13 @@ impl Tail {
                     continue;
                 }
             };
+            heard_at = Instant::now();
             for line in text.split(|byte| *byte == b'\n') {
                 let answers = match self.on_reply(line) {
                     Ok(Handled::Nothing) => continue,
-                    Ok(Handled::Connected { ttl, answers }) => {
+                    Ok(Handled::Connected { ttl, ping_interval, answers }) => {
                         (refresh_at, is_connected, *backoff) = (refresh_time(ttl), true, MIN_BACKOFF);
+                        max_silence = (!ping_interval.is_zero()).then_some(ping_interval + MAX_PING_DELAY);
                         answers
                     }
                     Ok(Handled::Refreshed { ttl }) => {
@@ -190,7 +204,8 @@ impl Tail {
                     }
                     self.print_all(&name, subscribed.publications)?;
                 }
-                Ok(Handled::Connected { ttl: connect.ttl, answers })
+                let ping_interval = Duration::from_secs(connect.ping);
+                Ok(Handled::Connected { ttl: connect.ttl, ping_interval, answers })
             }
             Reply { history: Some(page), id: Some(id), .. } => {
                 self.on_history(id, page.publications.into_iter().rev().collect())
@@ -250,9 +265,10 @@ impl Tail {
 /// What a reply was, for the loop of the connection.
 enum Handled {
     Nothing,
-    /// The session is open. `ttl` in seconds, 0 if it does not expire.
+    /// The session is open. `ttl` in seconds, 0 if it does not expire. A `ping_interval` of zero: the hub sends no pings.
     Connected {
         ttl: u64,
+        ping_interval: Duration,
         answers: Vec<String>,
     },
     Refreshed {
