@@ -107,7 +107,8 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
 const TOP_MODULES: [&str; 2] = ["server", "cli"];
 
 /// What wardcast-bench may import from the library.
-const BENCH_IMPORTS: [&str; 5] = ["protocol", "channel", "publication", "delta", "deflate"];
+const BENCH_IMPORTS: [&str; 6] =
+    ["protocol", "channel", "publication", "delta", "deflate", "certificate::KnownCertificate"];
 
 /// The entries that may exist at the top of the repository.
 const TOP_LEVEL_ENTRIES: [&str; 17] = [

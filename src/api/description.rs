@@ -93,6 +93,21 @@ pub enum JsonType {
     Map(&'static Self),
 }
 
+impl JsonType {
+    /// Returns its name for readers of the documentation.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Any => "any JSON".to_owned(),
+            Self::Boolean => "boolean".to_owned(),
+            Self::Integer => "integer".to_owned(),
+            Self::String => "string".to_owned(),
+            Self::Array(items) => format!("array of {}s", items.name()),
+            Self::Object(_) | Self::Map(Self::Any) => "object".to_owned(),
+            Self::Map(values) => format!("object of {}s", values.name()),
+        }
+    }
+}
+
 /// A call of a method, and the answer to it.
 pub struct Example {
     /// Body of the request.

@@ -151,7 +151,7 @@ fn write_method(text: &mut String, method: &ApiMethod) {
         text.push_str("\n| field of the request | type | default | meaning |\n|---|---|---|---|\n");
         for (path, field) in request {
             let default = field.when_absent.unwrap_or("required");
-            writeln!(text, "| `{path}` | {} | {default} | {} |", type_name(&field.kind), field.meaning).unwrap();
+            writeln!(text, "| `{path}` | {} | {default} | {} |", field.kind.name(), field.meaning).unwrap();
         }
     }
     if method.result.is_empty() {
@@ -160,7 +160,7 @@ fn write_method(text: &mut String, method: &ApiMethod) {
         text.push_str("\n| field of the result | type | left out | meaning |\n|---|---|---|---|\n");
         for (path, field) in flatten(method.result) {
             let left_out = field.when_absent.unwrap_or("never");
-            writeln!(text, "| `{path}` | {} | {left_out} | {} |", type_name(&field.kind), field.meaning).unwrap();
+            writeln!(text, "| `{path}` | {} | {left_out} | {} |", field.kind.name(), field.meaning).unwrap();
         }
     }
     text.push_str("\n| error | when |\n|---|---|\n");
@@ -189,19 +189,6 @@ fn flatten(fields: &'static [Field]) -> Vec<(String, &'static Field)> {
         [(field.name.to_owned(), field)].into_iter().chain(inner(&field.kind, field.name.to_owned()))
     };
     fields.iter().flat_map(with_inner).collect()
-}
-
-fn type_name(kind: &JsonType) -> String {
-    match kind {
-        JsonType::Any => "any JSON".to_owned(),
-        JsonType::Boolean => "boolean".to_owned(),
-        JsonType::Integer => "integer".to_owned(),
-        JsonType::String => "string".to_owned(),
-        JsonType::Array(inner) => format!("array of {}s", type_name(inner)),
-        JsonType::Object(_) => "object".to_owned(),
-        JsonType::Map(JsonType::Any) => "object".to_owned(),
-        JsonType::Map(inner) => format!("object of {}s", type_name(inner)),
-    }
 }
 
 /// Checks a value against its type, with all fields of the objects in it.
@@ -236,7 +223,7 @@ fn assert_type(path: &str, value: &Value, kind: &JsonType) {
             value.is_object()
         }
     };
-    assert!(is_right, "{path} is not of type {}: {value}", type_name(kind));
+    assert!(is_right, "{path} is not of type {}: {value}", kind.name());
 }
 
 /// A shell script of the page, and the answers that the next block shows.

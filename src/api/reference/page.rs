@@ -96,7 +96,7 @@ fn push_fields(html: &mut String, method: &str, what: &str, absent: &str, presen
 /// Adds a field, and the fields in it.
 fn push_field(html: &mut String, prefix: &str, field: &Field, present: &str) {
     let path = format!("{prefix}{}", field.name);
-    let (type_name, nested) = (type_name(&field.kind), nested(&field.kind));
+    let (type_name, nested) = (field.kind.name(), nested(&field.kind));
     let (absent, meaning) = (to_html(field.when_absent.unwrap_or(present)), to_html(field.meaning));
     push(
         html,
@@ -117,17 +117,5 @@ fn nested(kind: &JsonType) -> Option<(&'static str, &'static [Field])> {
         JsonType::Array(JsonType::Object(fields)) => Some(("[]", fields)),
         JsonType::Map(JsonType::Object(fields)) => Some((".*", fields)),
         _ => None,
-    }
-}
-
-fn type_name(kind: &JsonType) -> String {
-    match kind {
-        JsonType::Any => "any JSON".to_owned(),
-        JsonType::Boolean => "boolean".to_owned(),
-        JsonType::Integer => "integer".to_owned(),
-        JsonType::String => "string".to_owned(),
-        JsonType::Object(_) => "object".to_owned(),
-        JsonType::Array(items) => format!("array of {}s", type_name(items)),
-        JsonType::Map(values) => format!("object of {}s", type_name(values)),
     }
 }

@@ -1,7 +1,7 @@
 //! Fetches one document over https: one GET on a connection of its own, to an address that was checked, without redirects, and
 //! with a limit on the size. The caller limits the time.
 
-use std::{fmt, net::SocketAddr, path::Path, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -21,10 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::address::is_allowed;
-use crate::{
-    certificate::{self, CertificateError},
-    config::{KeyConfig, KeySetsConfig},
-};
+use crate::config::{KeyConfig, KeySetsConfig};
 
 /// Maximum number of addresses of a name to which the client tries to connect.
 const MAX_ADDRESSES: usize = 8;
@@ -153,15 +150,6 @@ impl HttpsClient {
         let private_networks = entry.private_networks.as_ref().unwrap_or(&settings.private_networks).clone();
         Self { tls, private_networks, max_bytes: settings.document_bytes }
     }
-
-    /// Returns a TLS client that trusts the certificate authorities of a file, or else those of the system.
-    ///
-    /// # Errors
-    /// If no certificate authority can be read.
-    pub(super) fn trusting(file: Option<&Path>) -> Result<TlsConnector, CertificateError> {
-        certificate::tls_connector(file)
-    }
-
     /// Fetches a document.
     pub(super) async fn get(&self, url: &HttpsUrl) -> Result<Vec<u8>, FetchError> {
         let stream = self.connect(url).await?;

@@ -35,6 +35,7 @@ use super::{
     key::{InheritedSet, KeyChange, KeyRing, KeySetDocument, SetNumber, read_fetched_set},
 };
 use crate::{
+    certificate,
     clock::NEVER,
     config::{AuthConfig, Config, KeyConfig, KeySource, url_without_secrets},
     metrics::Metrics,
@@ -156,7 +157,7 @@ impl<'a> TlsClients<'a> {
         match self.0.entry(ca) {
             Entry::Occupied(known) => Ok(known.get().clone()),
             Entry::Vacant(new) => {
-                let tls = HttpsClient::trusting(ca).map_err(|error| error.to_string())?;
+                let tls = certificate::tls_connector(ca).map_err(|error| error.to_string())?;
                 Ok(new.insert(tls).clone())
             }
         }

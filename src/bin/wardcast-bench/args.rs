@@ -59,7 +59,7 @@ pub(crate) enum Command {
     /// Break hubs and Redis that are started for it, one failure after the other, and report what clients see and lose
     #[command(after_long_help = chaos::help())]
     Chaos(ChaosArgs),
-    /// Have the backend down and kill a hub, and count which events it is told, how often, and in which order
+    /// Take the backend down and kill a hub, and count which events the backend receives, how often, and in which order
     #[command(after_long_help = chaos::events::HELP)]
     Events(EventsArgs),
     /// Run the bare server of `limit` (child process)

@@ -3,15 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use parking_lot::Mutex;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, NamedGroup, RootCertStore, ServerConfig};
+use wardcast::certificate::KnownCertificate;
 
 use crate::certificate::RunCertificate;
 use crate::error::{Context, Result, fail};
@@ -40,7 +37,7 @@ pub(crate) fn client_config(trust: Trust<'_>, resumes: bool) -> Result<Arc<Clien
     let mut config = match expected {
         Err(roots) => builder.with_root_certificates(roots).with_no_client_auth(),
         Ok(expected) => {
-            let verifier = Arc::new(KnownServerVerifier { expected, provider });
+            let verifier = Arc::new(KnownCertificate { provider, expected });
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
     };
@@ -100,69 +97,4 @@ fn read_roots(file: &Path) -> Result<RootCertStore> {
 /// The first certificate in a PEM file: the one of a server that is started with this file.
 pub(crate) fn read_certificate(file: &Path) -> Result<CertificateDer<'static>> {
     CertificateDer::from_pem_file(file).context(file.display())
-}
-
-/// Accepts one certificate, or any, without regard to names and signers. The signatures of the handshake are still checked,
-/// so the server has the certificate's key.
-#[derive(Debug)]
-struct KnownServerVerifier {
-    /// `None` to accept any.
-    expected: Option<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for KnownServerVerifier {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, Error> {
-        match self.expected.as_ref().is_none_or(|expected| expected == certificate) {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(CertificateError::ApplicationVerificationFailure.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_known_certificate_is_accepted() {
-        let [known, other] = [(); 2].map(|()| RunCertificate::generate().unwrap().certificate);
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = |expected| KnownServerVerifier { expected, provider: provider.clone() };
-        let name = ServerName::try_from("192.0.2.1").unwrap();
-        let accepts = |verifier: KnownServerVerifier, certificate| {
-            verifier.verify_server_cert(certificate, &[], &name, &[], UnixTime::now()).is_ok()
-        };
-        assert!(accepts(verifier(Some(known.clone())), &known) && !accepts(verifier(Some(known.clone())), &other));
-        assert!(accepts(verifier(None), &other));
-    }
 }

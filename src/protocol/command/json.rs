@@ -54,8 +54,6 @@ struct JsonConnect<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default)]
     version: Cow<'a, str>,
-    #[serde(borrow)]
-    headers: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
 }
 
 #[derive(Deserialize)]
@@ -211,7 +209,6 @@ impl<'a> From<JsonConnect<'a>> for CommandMethod<'a> {
             subs: subs.collect(),
             name: json.name,
             version: json.version,
-            headers: json.headers.unwrap_or_default(),
         })
     }
 }

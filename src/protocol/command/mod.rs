@@ -138,8 +138,6 @@ pub struct ConnectCommand<'a> {
     pub name: Cow<'a, str>,
     /// Version of the SDK, as the client says.
     pub version: Cow<'a, str>,
-    /// Headers that the client's platform cannot send with the handshake.
-    pub headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 /// The parameters of `subscribe`.

@@ -109,7 +109,6 @@ fn parse_connect(bytes: &[u8]) -> Result<ConnectCommand<'_>, MalformedCommand> {
             }
             (4, value) => request.name = value.text()?,
             (5, value) => request.version = value.text()?,
-            (6, value) => drop(request.headers.insert(text_field(value, 1)?, text_field(value, 2)?)),
             _ => {}
         }
     }

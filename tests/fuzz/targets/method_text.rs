@@ -25,8 +25,8 @@ pub(super) fn describe(method: &CommandMethod<'_>) -> String {
     }
 }
 
-fn connect(ConnectCommand { token, data, subs, name, version, headers }: &ConnectCommand<'_>) -> String {
-    format!("connect {token:?} {data:?} {subs:?} {name:?} {version:?} {headers:?}")
+fn connect(ConnectCommand { token, data, subs, name, version }: &ConnectCommand<'_>) -> String {
+    format!("connect {token:?} {data:?} {subs:?} {name:?} {version:?}")
 }
 
 fn subscribe(request: &SubscribeCommand<'_>) -> String {

@@ -28,9 +28,9 @@ pub(super) struct ReceivedEvent {
     pub(super) client: String,
     /// Its user.
     pub(super) user: String,
-    /// When it happened, by the clock of its node, which is that of all of them: milliseconds since 1970.
+    /// When it happened, in milliseconds since 1970. All nodes of a run have the same clock.
     pub(super) time: u64,
-    /// Whether another node has told it, because that of the session was lost.
+    /// Whether another node sent it, because the node of the session was lost.
     pub(super) is_of_lost_node: bool,
 }
 
@@ -76,7 +76,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Closes the port and all connections, whatever is on its way.
+    /// Closes the port and all connections, also those on which a call is being answered.
     pub(super) async fn stop(&mut self) {
         self.tasks.shutdown().await;
         // The connections of the listener end when they are polled once more.

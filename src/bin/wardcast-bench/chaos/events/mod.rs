@@ -144,7 +144,7 @@ impl EventsRun<'_> {
         Ok(findings.has_failed())
     }
 
-    /// Lets events wait, and measures what it costs to send them.
+    /// Takes the backend down until enough events wait, and measures what it costs to send them.
     async fn measure_cost(&mut self) -> Result<()> {
         if self.terminal.is_interrupted() {
             return Ok(());
