@@ -139,7 +139,7 @@ impl Refusal {
             }
             Self::Origin(OriginRefusal::Ambiguous) => "find out which proxy adds an Origin header".to_owned(),
             Self::RefreshToken(RefreshRefusal::Invalid) => {
-                "log in again; after a change of the secret that signs the tokens of the login, all users have to".to_owned()
+                "log in again; after a change of the secret that signs the tokens of the login, all users have to log in again".to_owned()
             }
             Self::RefreshToken(RefreshRefusal::Spent) => {
                 "the refresh token was copied, or the client does not store the next one: find out which, and log in again"

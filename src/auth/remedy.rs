@@ -52,7 +52,7 @@ impl TokenError {
             Self::LogoutTokenWithoutIssuer => "set issuer of the key in auth.keys, or auth.issuer",
             Self::OldLogoutToken => "set the clocks of both machines; the provider must send logout tokens at once",
             Self::UsedLogoutToken => {
-                "nothing: the provider sent it twice, or another party has repeated it, which has no effect"
+                "do nothing: the provider sent it twice, or another party has repeated it, which has no effect"
             }
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
@@ -110,8 +110,8 @@ const OTHER_KEY: &str =
     "put the id of one of auth.keys into kid of the header, or set auth.hmac_secret for tokens without kid";
 
 const OTHER_SECRET: &str = "the token was changed on its way, or signed with another secret than the one configured here; \
-    is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)? auth.hmac_secret is used as the text that it is, not \
-    as the bytes of its hexadecimal digits";
+    is this the hub's configuration (--config, WARDCAST_AUTH__HMAC_SECRET)? the key is the text of auth.hmac_secret itself, not \
+    the bytes that its hexadecimal digits stand for";
 
 const TOO_LONG: &str = "raise limits.token_bytes, or put less into the token: a provider that lists all groups of a user can \
     usually leave them out";

@@ -103,7 +103,8 @@ pub struct HttpContext {
     pub readiness_log: ReadinessLog,
     /// How far the stop of this instance has come.
     pub stop: StopProgress,
-    /// Handshakes, logins, tickets and refused logout tokens per address (`limits.handshakes_per_second`).
+    /// Handshakes, requests for streams, logins, refreshes, logouts, tickets and refused logout tokens per address
+    /// (`limits.handshakes_per_second`).
     pub handshake_rates: ArcSwap<KeyedRateLimiter>,
     /// When workers verify tokens of clients that connect.
     pub verifications: Arc<VerificationQueue>,
