@@ -251,6 +251,12 @@ impl Revocations {
         !self.is_empty() && self.list.read().is_revoked(user, token, self.clock.now())
     }
 
+    /// Returns the earliest time at which a token like this one may be issued without being revoked; `None` if it may be now, and
+    /// [`NEVER`] if it may not before a revocation has expired.
+    pub fn revoked_until(&self, user: &str, token: &TokenIdentity) -> Option<WallTime> {
+        self.list.read().revoked_until(user, token, self.clock.now())
+    }
+
     /// Returns whether a token is revoked in this channel.
     pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity) -> bool {
         !self.is_empty() && self.list.read().is_revoked_in(user, channel, token, self.clock.now())
