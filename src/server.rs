@@ -258,8 +258,7 @@ impl RunningServer {
     /// # Errors
     /// The file cannot be used. The old users stay in use.
     pub fn reload_admins(&self) -> Result<bool, UsersFileError> {
-        let users = self.http().admin_sessions.as_ref().and_then(|sessions| sessions.users());
-        users.map_or(Ok(false), |users| users.reload().map(|_| true))
+        self.admin_users().map_or(Ok(false), |users| users.reload().map(|_| true))
     }
 }
 

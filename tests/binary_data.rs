@@ -253,6 +253,18 @@ async fn plain_publishing_takes_bytes_where_the_data_is_binary_and_nothing_else(
 }
 
 #[actix_rt::test]
+async fn user_who_may_not_publish_does_not_learn_which_data_a_channel_has() {
+    let hub = start().await;
+    // `#bob`: the channels of another user.
+    for channel in ["doc:1%23bob", "1%23bob"] {
+        for content_type in ["application/json", "text/plain", "application/octet-stream", "image/png"] {
+            let (status, answer) = post(&hub, channel, &hub.bearer("ann"), content_type, b"{").await;
+            assert_eq!((status, &answer["error"]["code"]), (200, &json!(103)), "{channel} {content_type}: {answer}");
+        }
+    }
+}
+
+#[actix_rt::test]
 async fn publish_hook_gets_and_answers_b64data() {
     let backend = Backend::start().await;
     let hub = start_hub_with(|config| {

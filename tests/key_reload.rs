@@ -299,3 +299,59 @@ async fn prefix_of_a_new_entry_takes_its_users_from_other_keys() {
     assert_eq!(handshake_status(&hub, &token).await, 101);
     as_own.subscribe("news").await;
 }
+
+/// An operator who distrusts an authority removes it, and the keys that its servers have given with it.
+#[actix_rt::test]
+async fn keys_of_a_provider_are_fetched_anew_with_another_ca_and_dropped_if_it_does_not_vouch_for_the_provider() {
+    let key = ProviderKey::ec("p");
+    let (provider, other) = (IdentityProvider::start(&[&key]).await, IdentityProvider::start(&[&key]).await);
+    let folder = tempfile::tempdir().unwrap();
+    let ca_of = |provider: &IdentityProvider, name: &str| {
+        let (mut config, file) = (Config::default(), folder.path().join(name));
+        provider.trust(&mut config);
+        std::fs::copy(config.auth.key_sets.ca.unwrap(), &file).unwrap();
+        Some(file)
+    };
+    let (same, foreign) = (ca_of(&provider, "same.pem"), ca_of(&other, "foreign.pem"));
+    let hub = start_hub_with(|config| {
+        provider.configure_issuer(config);
+        config.auth.key_sets.startup_timeout = Duration::from_secs(2);
+        config.auth.key_sets.retry = Duration::from_millis(100);
+    })
+    .await;
+    let token = || key.sign(hub.clock.now(), claims(&provider, "ann"));
+    poll_until("the keys", async || handshake_status(&hub, &token()).await == 101).await;
+    let mut client = hub.connect_to(&format!("/socket?token={}", token()), &[]).await;
+
+    // The same authority in another file.
+    let requests = provider.requests(KEYS);
+    reload(&hub, |config| config.auth.keys[0].ca.clone_from(&same)).unwrap();
+    poll_until("another fetch", async || provider.requests(KEYS) > requests).await;
+    actix_rt::time::sleep(Duration::from_millis(2500)).await;
+    client.subscribe("news").await;
+
+    reload(&hub, |config| config.auth.keys[0].ca.clone_from(&foreign)).unwrap();
+    assert_eq!(client.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
+    assert_eq!(handshake_status(&hub, &token()).await, 503, "the provider may answer again");
+    assert_eq!(hub.metric("wardcast_key_sets_missing").await, 1.0);
+    reload(&hub, |config| config.auth.keys[0].ca.clone_from(&same)).unwrap();
+    poll_until("the keys", async || handshake_status(&hub, &token()).await == 101).await;
+}
+
+#[actix_rt::test]
+async fn entry_with_issuer_and_kid_of_a_fetched_key_replaces_it_and_ends_its_sessions() {
+    let (fetched, own, another) = (ProviderKey::ec("k"), ProviderKey::ec("k"), ProviderKey::ec("another"));
+    let provider = IdentityProvider::start(&[&fetched, &another]).await;
+    let hub = start_hub_with(|config| provider.configure_issuer(config)).await;
+    let token = |key: &ProviderKey| key.sign(hub.clock.now(), claims(&provider, "ann"));
+    poll_until("the keys", async || handshake_status(&hub, &token(&fetched)).await == 101).await;
+    let mut client = hub.connect_to(&format!("/socket?token={}", token(&fetched)), &[]).await;
+    let mut other = hub.connect_to(&format!("/socket?token={}", token(&another)), &[]).await;
+    reload(&hub, |config| config.auth.keys.push(entry(&own, &format!("issuer = {:?}", provider.issuer())))).unwrap();
+    assert_eq!(client.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
+    assert_eq!(handshake_status(&hub, &token(&own)).await, 101);
+    assert_ne!(handshake_status(&hub, &token(&fetched)).await, 101);
+    other.subscribe("news").await;
+    reload(&hub, |_| ()).unwrap();
+    assert_eq!(handshake_status(&hub, &token(&fetched)).await, 101, "nothing replaces it");
+}

@@ -88,13 +88,26 @@ pub fn access_token(answer: &http::Response) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
+/// Checks the lifetime that a response to a login tells, in seconds: at most the whole one, whose first second has begun before.
+pub fn assert_lifetime(told: u64, whole: u64) {
+    assert!((whole - 30..=whole).contains(&told), "{told} of {whole}");
+}
+
+/// Checks the attributes of a cookie with a token, and its lifetime as [`assert_lifetime`] does.
+pub fn assert_cookie(attributes: &str, others: &str, whole: u64) {
+    let (before, max_age) = attributes.split_once("; Max-Age=").unwrap();
+    assert_eq!(before, others);
+    assert_lifetime(max_age.parse().unwrap(), whole);
+}
+
 #[actix_rt::test]
 async fn correct_password_gives_token_that_opens_connection() {
     let (hub, _users) = start_login_hub().await;
     let response = log_in(&hub, "ann", PASSWORD).await;
     assert_eq!((response.status, response.header("cache-control")), (200, Some("no-store")));
     let answer = response.json();
-    assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(900)));
+    assert_eq!(answer["token_type"], "Bearer");
+    assert_lifetime(answer["expires_in"].as_u64().unwrap(), 900);
     let token = answer["access_token"].as_str().unwrap();
     let mut ann = hub.connect_to(&format!("/socket?token={token}"), &[]).await;
     ann.subscribe("news").await;
@@ -202,9 +215,11 @@ async fn login_cookie_opens_connection_and_logout_clears_it() {
         .send()
         .await;
     // The body has no token: a script of the page must never get it.
-    assert_eq!(response.json(), json!({"token_type": "Bearer", "expires_in": 900}));
+    let expires_in = response.json()["expires_in"].as_u64().unwrap();
+    assert_eq!(response.json(), json!({"token_type": "Bearer", "expires_in": expires_in}));
+    assert_lifetime(expires_in, 900);
     let (cookie, attributes) = response.header("set-cookie").unwrap().split_once("; ").unwrap();
-    assert_eq!(attributes, "HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=900");
+    assert_cookie(attributes, "HttpOnly; Secure; SameSite=Strict; Path=/", 900);
     mark_secret(cookie.strip_prefix("wardcast_token=").unwrap());
     let cookie = cookie.to_owned();
     hub.connect_to("/socket", &[("Origin", &own), ("Cookie", &cookie)]).await.subscribe("news").await;

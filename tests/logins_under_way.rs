@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use wardcast::clock::Clock;
 
 use crate::{
-    login::{PASSWORD, access_token, log_in},
-    refresh_tokens::{Tokens, assert_ended},
+    audit::AuditedHub,
+    login::{PASSWORD, access_token, assert_cookie, assert_lifetime, log_in, start_login_hub_with},
+    refresh_tokens::{Tokens, assert_ended, set_cookies},
     support::{
-        TestHub, mark_secret,
+        TestHub, http, mark_secret,
         node::start_nodes,
         poll_until,
         redis::{PrefixedRedis, RedisForm},
@@ -100,19 +101,74 @@ async fn login_with_a_password_that_is_changed_during_its_check_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
     write_slow_user(&file, PASSWORD);
-    let hub = start_hub_with(|config| {
+    let audited = AuditedHub::start(|config| {
         config.login.users_file = Some(file.clone());
         config.login.users_file_interval = Duration::ZERO;
     })
     .await;
+    let hub = &audited.hub;
     let new = wardcast::auth::users::hash_password(mark_secret("another horse")).unwrap();
     let change_password = async {
-        wait_for_hash(&hub).await;
+        wait_for_hash(hub).await;
         std::fs::write(&file, format!("[[users]]\nname = \"ann\"\npassword = \"{}\"\n", mark_secret(new))).unwrap();
         hub.running().reload_users().unwrap();
     };
-    let (answer, ()) = tokio::join!(log_in(&hub, "ann", PASSWORD), change_password);
+    let (answer, ()) = tokio::join!(log_in(hub, "ann", PASSWORD), change_password);
     let error: Value = answer.json();
     assert_eq!((answer.status, &error["error"]["message"]), (401, &json!("wrong user or password")), "{answer:?}");
-    assert_eq!(log_in(&hub, "ann", "another horse").await.status, 200);
+    let line = audited.wait_for("login_failed", 1).await;
+    assert!(line["user"] == "ann" && line["reason"].as_str().unwrap().starts_with("right password, but"), "{line}");
+    assert_eq!(hub.metric(r#"wardcast_logins_total{outcome="failed"}"#).await, 1.0);
+    assert_eq!(log_in(hub, "ann", "another horse").await.status, 200);
+}
+
+#[actix_rt::test]
+async fn response_tells_how_long_the_tokens_last_from_then_on_and_not_from_the_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_slow_user(&file, PASSWORD);
+    let hub = start_hub_with(|config| {
+        (config.login.users_file, config.login.cookie) = (Some(file), true);
+        config.login.refresh_ttl = Duration::from_secs(3600);
+    })
+    .await;
+    let own = format!("http://{}", hub.address);
+    let credentials = |cookie: bool| json!({"username": "ann", "password": PASSWORD, "cookie": cookie});
+    for cookie in [false, true] {
+        let login = http::post(hub.address, "/auth/login").header("Origin", &own).json(credentials(cookie)).send();
+        let spend_time = async {
+            wait_for_hash(&hub).await;
+            hub.clock.advance(Duration::from_secs(100));
+        };
+        let (answer, ()) = tokio::join!(login, spend_time);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_lifetime(answer.json()["expires_in"].as_u64().unwrap(), 800);
+        if cookie {
+            let cookies = set_cookies(&answer);
+            assert_cookie(&cookies[0].1, "HttpOnly; Secure; SameSite=Strict; Path=/", 800);
+            assert_cookie(&cookies[1].1, "HttpOnly; Secure; SameSite=Strict; Path=/auth", 3500);
+        } else {
+            Tokens::of(&answer);
+        }
+    }
+}
+
+/// As after a revocation by an instance whose clock is ahead.
+#[actix_rt::test]
+async fn login_waits_up_to_two_seconds_until_its_tokens_are_none_of_the_revoked_ones() {
+    let (hub, _users) = start_login_hub_with(|_| ()).await;
+    let invalidate = async |seconds_ahead: i64| {
+        let issued_before = hub.clock.now().unix_seconds() + seconds_ahead;
+        let request = json!({"user": "ann", "issued_before": issued_before});
+        assert_eq!(hub.call_api("invalidate_user_tokens", request).await, json!({"result": {}}));
+        issued_before
+    };
+    let issued_before = invalidate(2).await;
+    let answer = log_in(&hub, "ann", PASSWORD).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(hub.clock.now().unix_seconds() >= issued_before);
+    assert_eq!(status(&hub, &Tokens::of(&answer).access).await, 101);
+    let issued_before = invalidate(600).await;
+    assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 503);
+    assert!(hub.clock.now().unix_seconds() < issued_before - 500);
 }

@@ -8,7 +8,10 @@ use wardcast::config::{BrokerKind, Config, Secret};
 use crate::{
     login::{PASSWORD, access_token, log_in},
     revocation::{assert_closed_as_revoked, revoke},
-    support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub_with},
+    support::{
+        Client, TestHub, http, identity_provider::ProviderKey, mark_secret, poll_until, redis::RedisServer,
+        start_hub_with,
+    },
 };
 
 const NEW_PASSWORD: &str = "another horse";
@@ -179,4 +182,35 @@ async fn instance_with_an_old_users_file_refuses_a_refresh_and_does_not_end_the_
     let token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
     assert_eq!(refresh_status(&outdated, &token).await, 401);
     assert_eq!(refresh_status(&up_to_date, &token).await, 200);
+}
+
+/// Such a reload was once accepted, and every later one of the users file failed.
+#[actix_rt::test]
+async fn reload_of_the_configuration_that_no_user_of_the_file_would_survive_is_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("team:ann", PASSWORD)]);
+    let hub = start_hub_of(&file).await;
+    let key = ProviderKey::ec("team");
+    let reload = |prefix: &str| {
+        let mut config = hub.config.clone();
+        // Valid by itself: the users of the file would be "own:team:ann" and the like. But that changes with a restart only.
+        config.auth.user_prefix = Some("own:".to_owned());
+        let entry = format!("jwk = '{}'\nissuer = \"team\"\nuser_prefix = {prefix:?}", key.jwk);
+        config.auth.keys = vec![toml::from_str(&entry).unwrap()];
+        hub.running().reload_config(&config)
+    };
+    let of_team = key.sign(hub.clock.now(), json!({"iss": "team", "sub": "bob"}));
+    let path = format!("/socket?token={of_team}");
+    let errors = reload("team:").unwrap_err();
+    assert_eq!(errors.0.iter().map(|error| &*error.key).collect::<Vec<_>>(), ["login.users_file"], "{errors}");
+    let text = errors.to_string();
+    assert!(text.contains("auth.keys") && text.contains("\"team:ann\""), "{text}");
+    assert_eq!(hub.try_handshake(&path, &[]).await.status, 401);
+    hub.running().reload_users().unwrap();
+    let (mut ann, _) = connect(&hub, "team:ann").await;
+    reload("other:").unwrap();
+    assert_eq!(hub.try_handshake(&path, &[]).await.status, 101);
+    hub.running().reload_users().unwrap();
+    ann.subscribe("news").await;
 }

@@ -57,9 +57,11 @@ async fn publish_message(
     channel: &str,
     api: &ApiContext,
 ) -> Result<publish::PublishResult, ApiError> {
+    // First: how the data of a channel is sent says what its namespace has, and a sender who may not publish there must not learn it.
+    let sender = sender?;
     let publication = read_publication(request, body, has_binary_data(channel, api))?;
     let key = read_idempotency_key(request)?;
-    let Some(claims) = sender? else {
+    let Some(claims) = sender else {
         let publication = publication.with_idempotency_key(key.map(Into::into));
         return Ok(publish::publish_to_channel(channel, publication, None, api).await?);
     };

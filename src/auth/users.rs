@@ -1,46 +1,36 @@
 //! Users in a file, for small systems and for trying the hub: names, argon2id hashes and the claims of their tokens. Hashing is
 //! slow on purpose, so callers run [`Users::verify`] outside the worker threads.
 
+mod file;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
-use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier, password_hash::phc::PasswordHash};
+use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
-use super::{
-    Permissions, TokenError,
-    grants::{GrantContext, RawGrants},
-};
+use self::file::{MAX_CLAIMS_BYTES, UsersSource};
+use super::{Permissions, TokenError};
 use crate::{
-    clock::WallTime,
-    config::{Config, KeyRules, UserPrefixes},
-    publication::{MAX_INFO_BYTES, MAX_USER_BYTES, is_valid_user},
+    config::{Config, UserPrefixes},
+    publication::{MAX_USER_BYTES, is_valid_user},
 };
 
 pub use crate::config::MAX_PASSWORD_BYTES;
-
-/// Maximum length of `info`, `channels` and `caps` of one user together. A token with them stays below the verifier's limit.
-const MAX_CLAIMS_BYTES: usize = 4608;
 
 /// The only user if there is no file (`login.demo_password`).
 pub const DEMO_USER: &str = "demo";
 
 /// Bytes of the hash of a password hash that its name has.
 const PASSWORD_NAME_BYTES: usize = 12;
-
-/// The password of the decoy hash if the file has no users.
-const DECOY_PASSWORD: &str = "a password that no user has";
 
 /// The users that may log in: those of a file when it was last read, or the demo user.
 pub struct Users {
@@ -66,16 +56,6 @@ impl Users {
         let current = self.current.load();
         current.by_name.values().any(|user| user.claims.channels.is_some() || user.claims.caps.is_some())
     }
-}
-
-/// The file, and what its users are checked against.
-struct UsersSource {
-    path: PathBuf,
-    permissions: Arc<Permissions>,
-    channels_per_session: AtomicUsize,
-    /// Those of the login's tokens.
-    rules: KeyRules,
-    prefixes: ArcSwap<UserPrefixes>,
 }
 
 struct UserList {
@@ -187,14 +167,8 @@ impl Users {
     /// # Errors
     /// [`UsersFileError`].
     pub fn read(path: &Path, config: &Config, permissions: Arc<Permissions>) -> Result<Self, UsersFileError> {
-        let source = UsersSource {
-            path: path.to_owned(),
-            permissions,
-            channels_per_session: AtomicUsize::new(config.limits.channels_per_session),
-            rules: config.auth.rules(None),
-            prefixes: ArcSwap::from_pointee(UserPrefixes::new(&config.auth)),
-        };
-        let (current, prefix) = (ArcSwap::from_pointee(source.read()?), source.rules.user_prefix.clone());
+        let source = UsersSource::new(path, config, permissions);
+        let (current, prefix) = (ArcSwap::from_pointee(source.read()?), source.user_prefix().to_owned());
         Ok(Self { current, prefix, source: Some(source), reloading: Mutex::default() })
     }
 
@@ -237,18 +211,24 @@ impl Users {
         Ok(changes.filter(|(user, changed)| is_new(user, changed)).map(|(_, changed)| changed).collect())
     }
 
+    /// Checks that a reloaded configuration allows the users of the file as it is now, so that its next reload does not fail. A
+    /// file that the configuration in force does not allow either is at fault by itself, and is no reason to refuse another
+    /// configuration.
+    ///
+    /// # Errors
+    /// [`UsersFileError`] for the first user that only the configuration in force allows.
+    pub fn check_allowed_by(&self, config: &Config) -> Result<(), UsersFileError> {
+        self.source.as_ref().map_or(Ok(()), |source| source.check_allowed_by(config))
+    }
+
     /// Changes how many channels the file may give a user (`limits.channels_per_session`), from the next reading on.
     pub fn set_channels_per_session(&self, channels: usize) {
-        if let Some(source) = &self.source {
-            source.channels_per_session.store(channels, Ordering::Relaxed);
-        }
+        self.source.iter().for_each(|source| source.set_channels_per_session(channels));
     }
 
     /// Replaces the prefixes of all keys, from the next reading on.
     pub fn set_user_prefixes(&self, prefixes: &UserPrefixes) {
-        if let Some(source) = &self.source {
-            source.prefixes.store(Arc::new(prefixes.clone()));
-        }
+        self.source.iter().for_each(|source| source.set_user_prefixes(prefixes));
     }
 
     /// Returns the name that a user of the file has in tokens, with `auth.user_prefix`.
@@ -281,124 +261,12 @@ impl Users {
     }
 }
 
-impl UsersSource {
-    fn read(&self) -> Result<UserList, UsersFileError> {
-        let read = std::fs::read_to_string(&self.path);
-        let text = read.map_err(|error| UsersFileError::Read { path: self.path.clone(), error })?;
-        let entries = parse_file(&text)?;
-        let first = entries.first().map(|entry| entry.password.clone());
-        let mut by_name = HashMap::new();
-        for entry in entries {
-            let (name, password_hash) = (entry.name.clone(), entry.password.clone());
-            if !is_complete_hash(&password_hash) {
-                return Err(UsersFileError::PasswordHash(name));
-            }
-            check_name(&name).map_err(|error| UsersFileError::InvalidName(name.clone(), error))?;
-            let (permissions, max_subscriptions) =
-                (&*self.permissions, self.channels_per_session.load(Ordering::Relaxed));
-            let refused = |error: UserClaimsError| UsersFileError::Claims(name.clone(), error);
-            let user = self.prefixes.load().user(name.clone(), &self.rules).map_err(|error| refused(error.into()))?;
-            let context = GrantContext { permissions, max_subscriptions, user: &user, now: WallTime::default() };
-            let claims = entry.claims(context).map_err(refused)?;
-            let user = User::new(name.clone(), user, password_hash, claims);
-            if by_name.insert(name.clone(), Arc::new(user)).is_some() {
-                return Err(UsersFileError::DuplicateName(name));
-            }
-        }
-        let decoy = first.map_or_else(|| hash_password(DECOY_PASSWORD), Ok)?;
-        Ok(UserList { by_name, decoy })
-    }
-}
-
-/// One of `[[users]]`.
-struct UserEntry {
-    name: String,
-    password: String,
-    info: Option<toml::Value>,
-    channels: Option<toml::Value>,
-    caps: Option<toml::Value>,
-}
-
-/// Parses the file. Neither serde's nor the TOML parser's own errors are shown: they quote values, and a value may be a
-/// password.
-fn parse_file(text: &str) -> Result<Vec<UserEntry>, UsersFileError> {
-    let mut file: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let start = error.span().map_or(0, |span| span.start);
-        UsersFileError::Syntax { line: 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count() }
-    })?;
-    let users = match file.remove("users") {
-        None => Vec::new(),
-        Some(toml::Value::Array(users)) => users,
-        Some(_) => return Err(UsersFileError::Form("users is not a list".to_owned())),
-    };
-    if let Some(key) = file.keys().next() {
-        return Err(UsersFileError::Form(format!("unknown key {key:?}")));
-    }
-    let form_error = |index: usize, problem| UsersFileError::Form(format!("entry {} of users: {problem}", index + 1));
-    let parse = |(index, user)| UserEntry::parse(user).map_err(|problem| form_error(index, problem));
-    users.into_iter().enumerate().map(parse).collect()
-}
-
-impl UserEntry {
-    fn parse(value: toml::Value) -> Result<Self, String> {
-        const KEYS: [&str; 5] = ["name", "password", "info", "channels", "caps"];
-        let toml::Value::Table(mut table) = value else { return Err("not a table".to_owned()) };
-        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(format!("unknown key {key:?}"));
-        }
-        let [name, password, info, channels, caps] = KEYS.map(|key| table.remove(key));
-        let text = |key: &str, value| match value {
-            Some(toml::Value::String(text)) => Ok(text),
-            Some(_) => Err(format!("{key} is not a string")),
-            None => Err(format!("{key} is missing")),
-        };
-        Ok(Self { name: text("name", name)?, password: text("password", password)?, info, channels, caps })
-    }
-
-    /// Returns the claims for the user's tokens, if tokens may have them.
-    fn claims(self, context: GrantContext<'_>) -> Result<UserClaims, UserClaimsError> {
-        let values = [&self.info, &self.channels, &self.caps];
-        if values.into_iter().flatten().any(has_date) {
-            return Err(UserClaimsError::Date);
-        }
-        let raw = |value: Option<toml::Value>| value.map(|value| to_raw_value(&value)).transpose();
-        let claims = UserClaims { info: raw(self.info)?, channels: raw(self.channels)?, caps: raw(self.caps)? };
-        let UserClaims { info, channels, caps } = &claims;
-        RawGrants { channels: channels.as_deref(), subs: None, caps: caps.as_deref() }.validate(context)?;
-        let bytes = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or(0, |raw| raw.get().len());
-        if bytes(info) > MAX_INFO_BYTES {
-            return Err(TokenError::InfoTooLong.into());
-        }
-        if bytes(info) + bytes(channels) + bytes(caps) > MAX_CLAIMS_BYTES {
-            return Err(UserClaimsError::TooLong);
-        }
-        Ok(claims)
-    }
-}
-
-fn has_date(value: &toml::Value) -> bool {
-    match value {
-        toml::Value::Datetime(_) => true,
-        toml::Value::Array(list) => list.iter().any(has_date),
-        toml::Value::Table(table) => table.values().any(has_date),
-        _ => false,
-    }
-}
-
 /// Checks whether a user may have this name.
 ///
 /// # Errors
 /// [`UserNameError`].
 pub fn check_name(text: &str) -> Result<(), UserNameError> {
     if !text.is_empty() && is_valid_user(text) { Ok(()) } else { Err(UserNameError) }
-}
-
-/// Returns whether the text is a complete argon2id hash. Verifying an incomplete one fails at once: its user could never log in,
-/// and the short time would distinguish the name from unknown ones.
-fn is_complete_hash(text: &str) -> bool {
-    let is_complete =
-        |hash: PasswordHash| hash.salt.is_some() && hash.hash.is_some() && Params::try_from(&hash).is_ok();
-    text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok_and(is_complete)
 }
 
 /// Hashes a password with argon2id, 19 MiB, two passes (OWASP's minimum) and a random salt. Returns a PHC string.
@@ -416,7 +284,7 @@ fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, UsersFileErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Namespace};
 
     fn read(text: &str) -> Result<Users, UsersFileError> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -458,7 +326,7 @@ mod tests {
         assert!(users.verify("ann", "wrong").is_none());
         assert!(users.verify("bob", "right horse").is_none(), "the decoy is the hash of ann, but no user");
         assert_eq!(users.current.load().decoy, hash);
-        assert!(read("").unwrap().verify("bob", DECOY_PASSWORD).is_none());
+        assert!(read("").unwrap().verify("bob", file::DECOY_PASSWORD).is_none());
     }
 
     #[test]
@@ -510,5 +378,37 @@ mod tests {
         }
         assert!(read(&(entry("") + &entry(""))).err().unwrap().to_string().contains("twice"));
         assert!(read(&format!("[[users]]\nname = \"\"\npassword = {HASH:?}\n")).is_err());
+    }
+    #[test]
+    fn configuration_that_a_user_of_the_file_does_not_fit_is_refused_unless_the_file_is_at_fault() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |name: &str, more: &str| {
+            std::fs::write(&file, format!("[[users]]\nname = {name:?}\npassword = {HASH:?}\n{more}")).unwrap();
+        };
+        write("p:ann", "channels = [\"news\", \"chat:1\"]\n");
+        let mut before = Config::default();
+        before.namespaces.push(Namespace { name: "chat".to_owned(), channels: before.channels.clone() });
+        let permissions = Permissions::new(&before.channels, &before.namespaces).into();
+        let users = Users::read(file.path(), &before, permissions).unwrap();
+        let check = |change: &dyn Fn(&mut Config)| {
+            let mut config = before.clone();
+            change(&mut config);
+            users.check_allowed_by(&config).map_err(|error| error.to_string())
+        };
+        let with_prefix = |config: &mut Config| {
+            let entry = "id = \"k\"\nalgorithm = \"HS256\"\nfile = \"f\"\nuser_prefix = \"p:\"";
+            config.auth.keys = vec![toml::from_str(entry).unwrap()];
+        };
+        let with_limit = |config: &mut Config| config.limits.channels_per_session = 1;
+        let without_namespace = |config: &mut Config| config.namespaces.clear();
+        assert_eq!(check(&|_| ()), Ok(()));
+        for change in [&with_prefix as &dyn Fn(&mut Config), &with_limit, &without_namespace] {
+            let error = check(change).unwrap_err();
+            assert!(error.contains("\"p:ann\""), "{error}");
+        }
+        write("p:ann", "channels = [\"unknown:1\"]\n");
+        assert_eq!(check(&with_prefix), Ok(()), "the reload of the file reports it");
+        write("ann", "");
+        assert_eq!(check(&with_prefix), Ok(()), "the file is checked as it is now");
     }
 }

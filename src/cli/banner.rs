@@ -25,6 +25,7 @@ pub(super) fn print(config: &Config, running: &RunningServer, generated: &Genera
 }
 
 /// Where the secrets come from that the configuration does not set.
+#[derive(Clone, Debug)]
 pub(super) enum GeneratedSecrets {
     /// It sets all of them.
     None,

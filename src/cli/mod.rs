@@ -12,6 +12,7 @@ mod health;
 mod init;
 mod logging;
 mod machine;
+mod missing_secrets;
 mod password;
 mod publish;
 mod secrets;

@@ -56,17 +56,15 @@ impl DevelopmentSecrets {
         })
     }
 
-    /// Returns the secrets of a hub, for its reloaded configuration. What signed the tokens of its login goes on doing so, also if
-    /// that is `login.key` only now.
-    pub(super) fn of(config: &Config) -> Self {
-        Self {
-            auth: AuthSecrets { hmac_secret: config.auth.hmac_secret.clone() },
-            api: ApiSecrets { key: config.api.key.clone() },
-            login: LoginSecrets {
-                key: config.login_secret().clone(),
-                demo_password: config.login.demo_password.clone(),
-            },
-        }
+    /// Returns the secret for `auth.hmac_secret`.
+    pub(super) fn hmac_secret(&self) -> &Secret {
+        &self.auth.hmac_secret
+    }
+
+    /// Returns these secrets with the one for `auth.hmac_secret` as `login.key`, too: for a hub whose login it signs.
+    pub(super) fn with_one_signing_secret(self) -> Self {
+        let key = self.auth.hmac_secret.clone();
+        Self { login: LoginSecrets { key, ..self.login }, ..self }
     }
 
     /// Parses what [`Self::to_toml`] has returned. `None` if a secret is missing or too weak for a hub.

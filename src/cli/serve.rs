@@ -10,9 +10,8 @@ use super::{
     client::{DevelopmentHubFile, url_of},
     configuration::ConfigInputs,
     logging, machine,
-    secrets::{self, DevelopmentSecrets},
+    missing_secrets::MissingSecrets,
     service_manager::ServiceManager,
-    state_directory::StateFileError,
 };
 use crate::{
     clock::Clock,
@@ -37,9 +36,11 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         .iter()
         .for_each(|warning| log::log!(level, "open file limit too low text={warning:?}"));
     machine::check_clock(clock.now()).iter().for_each(|warning| log::warn!("system clock wrong text={warning:?}"));
-    let generated = match environment {
-        Environment::Development => complete_secrets(&mut config, inputs, ephemeral)?,
-        Environment::Production => GeneratedSecrets::None,
+    let mut missing_secrets = (environment == Environment::Development)
+        .then(|| MissingSecrets::new(inputs.secrets_file.as_ref().filter(|_| !ephemeral)));
+    let generated = match &mut missing_secrets {
+        Some(missing) => missing.complete(&mut config)?,
+        None => GeneratedSecrets::None,
     };
     // Before the first thread, because it removes variables.
     let names = std::env::var_os("LISTEN_FDNAMES");
@@ -66,7 +67,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
                 log::warn!("cannot print the token and the API key error={error:?}");
             }
         }
-        signals.wait_for_stop(&running, inputs, &config).await;
+        signals.wait_for_stop(&running, inputs, missing_secrets).await;
         service_manager.stopping();
         log::info!("server stopping connections={}", running.connections());
         // A hub that is gone is recognised as such, too.
@@ -96,31 +97,6 @@ fn log_warning(warning: &str) {
     }
 }
 
-/// Sets the secrets of a development hub that its configuration does not set: those that this user's hubs have kept, or
-/// new ones. If they cannot be kept, they are those of this run.
-fn complete_secrets(config: &mut Config, inputs: &ConfigInputs, ephemeral: bool) -> Result<GeneratedSecrets, String> {
-    if !secrets::is_incomplete(config) {
-        return Ok(GeneratedSecrets::None);
-    }
-    if let Some(file) = inputs.secrets_file.as_ref().filter(|_| !ephemeral) {
-        match file.read_or_create() {
-            Ok(kept) => {
-                secrets::fill_missing(config, &kept);
-                return Ok(GeneratedSecrets::Kept(file.path()));
-            }
-            Err(StateFileError::Io { path, error }) => {
-                log::warn!(
-                    "cannot keep the generated secrets, they are for this run only file={path:?} error={:?}",
-                    error.to_string()
-                );
-            }
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    secrets::fill_missing(config, &DevelopmentSecrets::generate()?);
-    Ok(GeneratedSecrets::ForThisRun)
-}
-
 /// The signals of a hub: SIGTERM and SIGINT stop it, SIGHUP reloads the configuration and the files that it names, and opens the
 /// audit log again.
 struct Signals {
@@ -138,14 +114,20 @@ impl Signals {
         })
     }
 
-    async fn wait_for_stop(&mut self, running: &RunningServer, inputs: &ConfigInputs, started: &Config) {
+    /// `missing_secrets`: of a development hub.
+    async fn wait_for_stop(
+        &mut self,
+        running: &RunningServer,
+        inputs: &ConfigInputs,
+        mut missing_secrets: Option<MissingSecrets<'_>>,
+    ) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.hang_up.recv() => {
                     // First: the login file may grant channels of a namespace that is new.
-                    reload_config(running, inputs, started);
+                    reload_config(running, inputs, missing_secrets.as_mut());
                     reload_files(running);
                 }
             }
@@ -183,8 +165,8 @@ fn reload_files(running: &RunningServer) {
 }
 
 /// Reads the configuration from its sources again, and applies what can change while the hub runs. A configuration with an error is
-/// refused as a whole. `started` is the configuration of the start, with the secrets that a development hub has generated.
-fn reload_config(running: &RunningServer, inputs: &ConfigInputs, started: &Config) {
+/// refused as a whole. `missing_secrets`: of a development hub.
+fn reload_config(running: &RunningServer, inputs: &ConfigInputs, missing_secrets: Option<&mut MissingSecrets<'_>>) {
     let refused = |error: &str| {
         log::error!(
             "configuration reload failed, keeping the old one error={error:?} remedy=\"wardcast config check shows the same\""
@@ -197,8 +179,9 @@ fn reload_config(running: &RunningServer, inputs: &ConfigInputs, started: &Confi
             return refused(&error);
         }
     };
-    if inputs.environment == Environment::Development {
-        secrets::fill_missing(&mut loaded, &DevelopmentSecrets::of(started));
+    if let Some(Err(error)) = missing_secrets.map(|missing| missing.complete(&mut loaded)) {
+        running.record_refused_config(&error);
+        return refused(&error);
     }
     match running.reload_config(&loaded) {
         Ok(in_force) => {

@@ -84,6 +84,18 @@ pub struct KeySetsConfig {
     pub ca: Option<PathBuf>,
 }
 
+impl KeySetsConfig {
+    /// Returns the file with the certificate authorities of an entry's servers; `None`: those of the system.
+    pub fn ca_of<'a>(&'a self, entry: &'a KeyConfig) -> Option<&'a Path> {
+        entry.ca.as_deref().or(self.ca.as_deref())
+    }
+
+    /// Returns the networks of private addresses from which the keys of an entry may be fetched.
+    pub fn private_networks_of<'a>(&'a self, entry: &'a KeyConfig) -> &'a [IpNet] {
+        entry.private_networks.as_ref().unwrap_or(&self.private_networks)
+    }
+}
+
 /// An entry of `[[auth.keys]]`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]

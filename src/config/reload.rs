@@ -373,9 +373,20 @@ impl ConfigChange {
 
     /// Returns whether an option of this section has changed, or one of these sections below it.
     pub fn changes_section(&self, section: &str) -> bool {
-        let is_in = |key: &&str| key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        self.changed.iter().any(is_in)
+        self.changed.iter().any(|key| is_in_section(key, section))
     }
+
+    /// Returns the keys of the changed options that decide which users a users file may have, and what it may grant them.
+    pub fn options_for_users(&self) -> Vec<&'static str> {
+        let sections = ["auth", "channels", "namespaces", "limits.channels_per_session"];
+        let decides = |key: &&&str| sections.iter().any(|section| is_in_section(key, section));
+        self.changed.iter().filter(decides).copied().collect()
+    }
+}
+
+/// Returns whether an option is this one, or in this section or one below it.
+fn is_in_section(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 #[cfg(test)]

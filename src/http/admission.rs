@@ -423,28 +423,28 @@ async fn authenticate(
     })
 }
 
-/// Verifies a token when it is the client's turn. Gathers its ids only for an audit log.
+/// Verifies a token when it is the client's turn. Gathers its ids only for an audit log, and who was refused only for explanations:
+/// both cost time, so they are part of the turn.
 async fn verify(
     token: &str,
     handshake: Handshake<'_>,
 ) -> Result<Result<(Claims, TokenIds), TokenError>, HandshakeRefusal> {
     let Handshake { client, request, context, .. } = handshake;
     let address = forwarded::client_address(request.head(), &context.config.current().server);
+    let HttpContext { verifier, audit, clock, hubs, .. } = context;
     let verified = context.verifications.verify(address.into(), || {
-        if context.audit.is_enabled() {
-            context.verifier.verify_with_ids(token)
-        } else {
-            context.verifier.verify(token).map(|claims| (claims, TokenIds::default()))
+        let verified = match audit.is_enabled() {
+            true => verifier.verify_with_ids(token),
+            false => verifier.verify(token).map(|claims| (claims, TokenIds::default())),
+        };
+        if let Err(error) = &verified
+            && hubs.refused_attempts().is_enabled()
+            && let Some(user) = verifier.user_of_refused(token)
+        {
+            let (at, is_signed, reason) = (clock.now(), error.is_of_signed_token(), error.to_string().into());
+            hubs.refused_attempts().note(RefusedAttempt { at, client, user, is_signed, code: None, reason });
         }
+        verified
     });
-    let verified = verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))?;
-    let attempts = context.hubs.refused_attempts();
-    if let Err(error) = &verified
-        && attempts.is_enabled()
-        && let Some(user) = context.verifier.user_of_refused(token)
-    {
-        let (at, is_signed, reason) = (context.clock.now(), error.is_of_signed_token(), error.to_string().into());
-        attempts.note(RefusedAttempt { at, client, user, is_signed, code: None, reason });
-    }
-    Ok(verified)
+    verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))
 }

@@ -2,13 +2,15 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
+use std::time::Duration;
+
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, rt::time::sleep, web::Data};
 use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
     login_attempt::{LoginFailure, check_credential},
-    login_tokens::{TokenPlace, login_limits, sign_access_token, token_response},
+    login_tokens::{IssuedTokens, TokenPlace, login_limits, sign_access_token, token_response},
     request_source::RequestSource,
 };
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
         users::{MAX_PASSWORD_BYTES, User, Users},
     },
     broker::{EndedLogin, Login, LoginSelection, revoke_until_stored},
-    clock::WallTime,
+    clock::{Clock, WallTime},
     protocol::ErrorCode,
     revocation::{LoginId, Revocation, TokenIdentity, TokenIds},
 };
@@ -51,20 +53,15 @@ pub(super) async fn login(
     })?;
     source.origin_check.require_allowed()?;
     require_json(&request)?;
-    let LoginRequest { username, password, cookie: wants_cookie } = parse_login(&body.0)?;
-    if wants_cookie {
-        if !context.config.current().login.can_set_cookie(&context.config.current().auth.doors) {
-            let message = "cookies are disabled (login.cookie, and \"cookie\" in auth.doors); send the request without \"cookie\"";
-            return Err(HttpError::bad_request(message));
-        }
-        // Otherwise any page could log its visitor's browser in as a user of the page's choice.
-        source.origin_check.require_listed()?;
+    let LoginRequest { username, password, cookie } = parse_login(&body.0)?;
+    let place = if cookie { TokenPlace::Cookies } else { TokenPlace::Body };
+    if place == TokenPlace::Cookies {
+        require_cookies(&source, &context)?;
     }
     if password.len() > MAX_PASSWORD_BYTES {
         return Err(HttpError::unauthorized("wrong user or password"));
     }
-    let revoked_before = is_revoked(&users.name_of(&username), asked_at, &context);
-    let place = if wants_cookie { TokenPlace::Cookies } else { TokenPlace::Body };
+    let revoked_until = revoked_until(&users.name_of(&username), asked_at, &context);
     let (list, name) = (users.clone(), username.clone());
     let verify = move || list.verify(&name, &password);
     let checked = check_credential(&username, source.address, &context, verify).await;
@@ -90,27 +87,87 @@ pub(super) async fn login(
         failed("wrong user or password");
         return Err(HttpError::unauthorized("wrong user or password"));
     };
-    let requested = RequestedLogin { asked_at, revoked_before, place };
-    let response = start_login(&user, requested, &users, &source, &context).await;
-    context.metrics.count_login(if response.is_ok() { "succeeded" } else { "unavailable" });
-    response
+    let requested = RequestedLogin { asked_at, revoked_until, place };
+    let started = start_login(&user, requested, &users, &source, &context).await;
+    let outcome = match &started {
+        Ok(_) => "succeeded",
+        Err(StartFailure::PasswordChanged) => "failed",
+        Err(StartFailure::Unavailable(_)) => "unavailable",
+    };
+    context.metrics.count_login(outcome);
+    started.map_err(|failure| match failure {
+        StartFailure::PasswordChanged => {
+            failed("right password, but the user was removed or has another one since the login began");
+            HttpError::unauthorized("wrong user or password")
+        }
+        StartFailure::Unavailable(error) => error,
+    })
 }
 
-/// Returns whether the tokens are revoked that the user's logins had at a time.
-fn is_revoked(user: &str, at: WallTime, context: &HttpContext) -> bool {
+/// Checks that a request may have its tokens in cookies.
+fn require_cookies(source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
+    if !context.config.current().login.can_set_cookie(&context.config.current().auth.doors) {
+        let message =
+            "cookies are disabled (login.cookie, and \"cookie\" in auth.doors); send the request without \"cookie\"";
+        return Err(HttpError::bad_request(message));
+    }
+    // Otherwise any page could log its visitor's browser in as a user of the page's choice.
+    source.origin_check.require_listed()
+}
+
+/// Why a login whose password is right gets no tokens.
+enum StartFailure {
+    /// While the password was checked, the user was removed or got another one.
+    PasswordChanged,
+    /// The login may succeed later.
+    Unavailable(HttpError),
+}
+
+impl From<HttpError> for StartFailure {
+    fn from(error: HttpError) -> Self {
+        Self::Unavailable(error)
+    }
+}
+
+/// Maximum time for which a login waits because the user's tokens were revoked up to a time that is to come: the rest of a second, and
+/// what the clock of the instance that has revoked them is ahead.
+const MAX_REVOCATION_WAIT: Duration = Duration::from_secs(2);
+
+fn tokens_being_revoked() -> HttpError {
+    HttpError::unavailable("the tokens of the user are being revoked; try again soon")
+}
+
+/// Returns up to which time the tokens are revoked that the user's logins have, if they had been revoked when a login came.
+fn revoked_until(user: &str, at: WallTime, context: &HttpContext) -> Option<WallTime> {
     let issuer = Some(context.config.current().login_issuer().to_owned());
     // Each token of a login has a `sid`. That of this one will be new.
     let sid = LoginId::random(user).map(|id| id.as_str().to_owned());
     let ids = TokenIds { issuer, jti: None, sid };
-    context.revocations.is_revoked(user, &TokenIdentity::new(&ids, Some(at)))
+    context.revocations.revoked_until(user, &TokenIdentity::new(&ids, Some(at)))
+}
+
+/// Waits until a token can be issued that is not among the revoked ones. Returns when the login counts as come: not before it has come
+/// here, and `iat` has whole seconds, so a token of the second in which the user's tokens were revoked is revoked with them.
+async fn wait_for_revocation(
+    revoked_until: WallTime,
+    asked_at: WallTime,
+    clock: &Clock,
+) -> Result<WallTime, HttpError> {
+    let second_ends = revoked_until.saturating_add(Duration::from_millis(999)).unix_seconds();
+    let started_at = WallTime::from_unix_seconds(second_ends);
+    if started_at.saturating_duration_since(asked_at) > MAX_REVOCATION_WAIT {
+        return Err(tokens_being_revoked());
+    }
+    sleep(started_at.saturating_duration_since(clock.now())).await;
+    Ok(started_at)
 }
 
 /// What is known of a login before its password is checked.
 struct RequestedLogin {
     /// When the request came. Its tokens are no newer, however long it takes: a revocation meanwhile means them.
     asked_at: WallTime,
-    /// Whether the user's tokens had been revoked before, in the same second.
-    revoked_before: bool,
+    /// Up to which time the user's tokens had been revoked before.
+    revoked_until: Option<WallTime>,
     place: TokenPlace,
 }
 
@@ -129,60 +186,53 @@ pub(super) fn require_json(request: &HttpRequest) -> Result<(), HttpError> {
 /// Gives the user the tokens of a new login.
 async fn start_login(
     user: &User,
-    RequestedLogin { asked_at, revoked_before, place }: RequestedLogin,
+    RequestedLogin { asked_at, revoked_until, place }: RequestedLogin,
     users: &Users,
     source: &RequestSource,
     context: &Data<HttpContext>,
-) -> Result<HttpResponse, HttpError> {
+) -> Result<HttpResponse, StartFailure> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
-    let mut started_at = asked_at;
-    // `iat` has whole seconds: a token of the second in which the user's tokens were revoked is revoked with them.
-    if revoked_before {
-        started_at = WallTime::from_unix_seconds(asked_at.unix_seconds() + 1);
-        sleep(started_at.saturating_duration_since(context.clock.now())).await;
-    }
+    let started_at = match revoked_until {
+        Some(revoked_until) => wait_for_revocation(revoked_until, asked_at, &context.clock).await?,
+        None => asked_at,
+    };
     let keys = context.login_keys.load_full();
     let access_token = sign_access_token(user, &id, started_at, (&keys, context))?;
     let config = context.config.current();
     let config = &config.login;
     let lifetime = if config.gives_refresh_tokens() { config.refresh_ttl } else { config.token_ttl };
-    let login = Login {
-        user: user.name.clone(),
-        password: user.password_name.clone(),
-        started_at,
-        ends_at: started_at.saturating_add(lifetime),
-    };
+    let ends_at = started_at.saturating_add(lifetime);
+    let login = Login { user: user.name.clone(), password: user.password_name.clone(), started_at, ends_at };
+    let stored_at = context.clock.now();
     let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config.current())).await;
     let replaced = stored.map_err(|error| {
         log::warn!("login store unavailable error={:?}", error.to_string());
         HttpError::unavailable("logins are temporarily unavailable; try again soon")
     })?;
     revoke_replaced_logins(&replaced, source, context);
-    let refused = match context.verifier.verify(&access_token) {
-        // The user's tokens were revoked while the login was under way, or are revoked up to a later time.
-        Err(TokenError::Revoked) => {
-            Some(HttpError::unavailable("the tokens of the user are being revoked; try again soon"))
-        }
+    let verified = match context.verifier.verify(&access_token) {
+        // The login was not stored yet when those with the old password were ended.
+        Ok(_) if !users.has_password(&user.sub, &user.password_name) => Err(StartFailure::PasswordChanged),
+        Ok(claims) => Ok(claims.expires_at),
+        // The user's tokens were revoked while the login was under way.
+        Err(TokenError::Revoked) => Err(tokens_being_revoked().into()),
         // The key of the login was changed while the login was under way, or the configuration is at fault.
         Err(error) => {
             log::error!("access token of a login would be refused error={:?}", error.to_string());
-            Some(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+            Err(HttpError::unavailable("logins are temporarily unavailable; try again soon").into())
         }
-        // The login was not stored yet when those with the old password were ended.
-        Ok(_) if !users.has_password(&user.sub, &user.password_name) => {
-            Some(HttpError::unauthorized("wrong user or password"))
-        }
-        Ok(_) => None,
     };
-    if let Some(error) = refused {
+    if verified.is_err() {
         // Its refresh token was not sent.
-        _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id)).await;
-        return Err(error);
+        _ = context.broker.end_logins(id.split().0.to_owned(), LoginSelection::One(id.clone())).await;
     }
+    let expires_at = verified?;
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
     let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
     context.audit.record(AuditEvent::LoggedIn, fields);
-    Ok(token_response(place, &access_token, &id, 0, (&keys, context)))
+    let refresh_ends_at = ends_at.min(stored_at.saturating_add(config.refresh_idle));
+    let tokens = IssuedTokens { access_token, expires_at, login: id, generation: 0, refresh_ends_at };
+    Ok(token_response(place, &tokens, (&keys, context)))
 }
 
 /// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the

@@ -56,26 +56,38 @@ pub(super) fn login_limits(config: &Config) -> LoginLimits {
     LoginLimits { idle, grace: login.refresh_grace, per_user: login.logins_per_user }
 }
 
-/// Builds the response with the tokens of a login that was refreshed `generation` times.
+/// The tokens of a login.
+pub(super) struct IssuedTokens {
+    pub(super) access_token: String,
+    /// When the verifier refuses the access token: its `exp`, or the end of the key if that is earlier.
+    pub(super) expires_at: WallTime,
+    pub(super) login: LoginId,
+    /// How often the login was refreshed.
+    pub(super) generation: u32,
+    /// When the refresh token ends if it is not used.
+    pub(super) refresh_ends_at: WallTime,
+}
+
+/// Builds the response with the tokens of a login. It says how long they last from now on: a password that took its time, or a
+/// frozen process, has shortened that.
 pub(super) fn token_response(
     place: TokenPlace,
-    access_token: &str,
-    login: &LoginId,
-    generation: u32,
+    tokens: &IssuedTokens,
     (keys, context): (&LoginKeys, &HttpContext),
 ) -> HttpResponse {
-    let config = context.config.current();
-    let refresh_token = config.login.gives_refresh_tokens().then(|| keys.refresh_tokens.encode(login, generation));
-    let is_in_body = place == TokenPlace::Body;
+    let IssuedTokens { access_token, expires_at, login, generation, refresh_ends_at } = tokens;
+    let (config, now) = (context.config.current(), context.clock.now());
+    let refresh_token = config.login.gives_refresh_tokens().then(|| keys.refresh_tokens.encode(login, *generation));
+    let (is_in_body, lifetime) = (place == TokenPlace::Body, expires_at.saturating_duration_since(now));
     let mut response = HttpResponse::Ok().json(TokenResponse {
-        access_token: Some(access_token).filter(|_| is_in_body),
+        access_token: Some(access_token.as_str()).filter(|_| is_in_body),
         token_type: "Bearer",
-        expires_in: config.login.token_ttl.as_secs(),
+        expires_in: lifetime.as_secs(),
         refresh_token: refresh_token.as_deref().filter(|_| is_in_body),
     });
     if place == TokenPlace::Cookies {
-        let refresh = refresh_token.map(|token| (token, config.login.refresh_idle));
-        add_cookies(&mut response, (access_token, config.login.token_ttl), refresh, &config);
+        let refresh = refresh_token.map(|token| (token, refresh_ends_at.saturating_duration_since(now)));
+        add_cookies(&mut response, (access_token, lifetime), refresh, &config);
     }
     response
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
-    login_tokens::{TokenPlace, login_limits, refresh_cookie, sign_access_token, token_response},
+    login_tokens::{IssuedTokens, TokenPlace, login_limits, refresh_cookie, sign_access_token, token_response},
     request_source::RequestSource,
 };
 use crate::{
@@ -57,10 +57,10 @@ pub(super) async fn refresh(
     let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
     let keys = context.login_keys.load_full();
     match refresh_login(&token, asked_at, users, &source, (&keys, &context)).await {
-        Ok((access_token, login, generation)) => {
+        Ok(tokens) => {
             context.metrics.count_login_refresh("refreshed");
-            record(AuditEvent::RefreshTokenUsed, &login, &source, &context);
-            Ok(token_response(place, &access_token, &login, generation, (&keys, &context)))
+            record(AuditEvent::RefreshTokenUsed, &tokens.login, &source, &context);
+            Ok(token_response(place, &tokens, (&keys, &context)))
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
@@ -147,37 +147,46 @@ fn cause_of_reuse(source: &RequestSource) -> AuditFields<'_> {
     AuditFields { by: Some("refresh_token_reuse"), ..source.request_fields() }
 }
 
-/// Returns an access token, the login, and how often it has been refreshed.
+/// Exchanges a refresh token for new tokens.
 async fn refresh_login(
     token: &str,
     asked_at: WallTime,
     users: &Users,
     source: &RequestSource,
     (keys, context): (&LoginKeys, &Data<HttpContext>),
-) -> Result<(String, LoginId, u32), RefreshFailure> {
+) -> Result<IssuedTokens, RefreshFailure> {
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
         keys.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
     let limits = login_limits(&context.config.current());
-    match context.broker.refresh_login(login.clone(), generation, context.clock.now(), limits).await? {
+    let refreshed_at = context.clock.now();
+    match context.broker.refresh_login(login.clone(), generation, refreshed_at, limits).await? {
         LoginRefresh::Refreshed { user, password, started_at, generation } => {
             // The login is not ended here: this instance may be the last one that has not read the users file again.
             let user = users.find(&user).filter(|user| user.password_name == password);
             let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
             let access_token =
                 sign_access_token(&user, &login, asked_at, (keys, context)).map_err(RefreshFailure::Failed)?;
-            let verified = context.verifier.verify(&access_token).and_then(|Claims { user, token, .. }| {
-                // A login that was under way while the tokens of its user were revoked.
-                let at_start = TokenIdentity { issued_at: started_at, ..token };
-                if context.revocations.is_revoked(&user, &at_start) { Err(TokenError::Revoked) } else { Ok(()) }
-            });
+            let verified =
+                context.verifier.verify(&access_token).and_then(|Claims { user, token, expires_at, .. }| {
+                    // A login that was under way while the tokens of its user were revoked.
+                    let at_start = TokenIdentity { issued_at: started_at, ..token };
+                    if context.revocations.is_revoked(&user, &at_start) {
+                        Err(TokenError::Revoked)
+                    } else {
+                        Ok(expires_at)
+                    }
+                });
             if verified == Err(TokenError::Revoked) {
                 // Otherwise its next refresh would be accepted when the revocation has expired.
                 let one = LoginSelection::One(login.clone());
                 context.broker.end_logins(login.split().0.to_owned(), one).await?;
             }
-            verified?;
-            Ok((access_token, login, generation))
+            let expires_at = verified?;
+            let config = &context.config.current().login;
+            let refresh_ends_at =
+                started_at.saturating_add(config.refresh_ttl).min(refreshed_at.saturating_add(config.refresh_idle));
+            Ok(IssuedTokens { access_token, expires_at, login, generation, refresh_ends_at })
         }
         LoginRefresh::Spent => {
             let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);

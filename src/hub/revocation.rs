@@ -126,9 +126,10 @@ impl Hub {
         may_deliver
     }
 
-    /// Applies the revocations that this hub has not applied yet, for at most [`MAX_RUN`]. Returns whether it may deliver: not
-    /// while the list may lack some, or sessions are left to check.
+    /// Applies the revocations that this hub has not applied yet, with those of keys whose end has come, for at most [`MAX_RUN`].
+    /// Returns whether it may deliver: not while the list may lack some, or sessions are left to check.
     pub(super) fn obey_revocations(&mut self) -> bool {
+        self.revocations.end_keys();
         let state = self.revocations.state();
         if state == self.revoked.obeyed && self.revoked.to_check.is_empty() {
             return true;

@@ -120,8 +120,13 @@ impl TestSession {
 
 /// The handle of no hubs.
 pub(super) fn test_hubs() -> Arc<Hubs> {
+    test_hubs_at(&Clock::default())
+}
+
+/// The handle of no hubs, whose keys and revocations end by this clock.
+pub(super) fn test_hubs_at(clock: &Clock) -> Arc<Hubs> {
     let (config, metrics) = (Config::default(), Arc::new(Metrics::default()));
-    let revocations = Revocations::new(&config, Clock::default(), metrics.clone());
+    let revocations = Revocations::new(&config, clock.clone(), metrics.clone());
     let refused = RefusedAttempts::new(&config.limits);
     Hubs::new(metrics, "node", ApiGrants::new(&config, Clock::default()), revocations, refused)
 }

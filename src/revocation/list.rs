@@ -149,12 +149,29 @@ impl RevocationList {
         if token.key.is_some_and(|number| self.is_revoked_by_key(number, user, now)) {
             return true;
         }
-        if self.entries.is_empty() {
-            return false;
-        }
-        let without_session = token.sid.is_none().then(|| fingerprint(USER_WITHOUT_SESSION, user, ""));
-        let names = token.ids().chain([fingerprint(USER, user, "")]).chain(without_session);
-        names.flat_map(|name| [name, scoped(name, token.issuer)]).any(|id| self.has_revocation_of(token, id, now))
+        self.revocations_of(user, token, now).next().is_some()
+    }
+
+    /// Returns the earliest time at which a token like this one may be issued without being revoked by an id that it has, or as one
+    /// of its user; `None` if it may be now, and [`NEVER`] if it may not before a revocation has expired.
+    pub fn revoked_until(&self, user: &str, token: &TokenIdentity, now: WallTime) -> Option<WallTime> {
+        self.revocations_of(user, token, now).map(|revocation| revocation.issued_before).max()
+    }
+
+    /// Returns the revocations that mean a token by its ids or its user.
+    fn revocations_of<'a>(
+        &'a self,
+        user: &str,
+        token: &'a TokenIdentity,
+        now: WallTime,
+    ) -> impl Iterator<Item = &'a Revocation> + use<'a> {
+        // Without revocations nothing is hashed.
+        let names = (!self.entries.is_empty()).then(|| {
+            let without_session = token.sid.is_none().then(|| fingerprint(USER_WITHOUT_SESSION, user, ""));
+            token.ids().chain([fingerprint(USER, user, "")]).chain(without_session)
+        });
+        let names = names.into_iter().flatten().flat_map(|name| [name, scoped(name, token.issuer)]);
+        names.filter_map(move |id| self.revocation_of(token, id, now))
     }
 
     /// Returns whether the key of a token has been removed or has ended, or may not name this user.
@@ -165,13 +182,14 @@ impl RevocationList {
 
     /// Returns whether a token is revoked in one channel.
     pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity, now: WallTime) -> bool {
-        !self.entries.is_empty() && self.has_revocation_of(token, fingerprint(CHANNEL, user, channel.as_str()), now)
+        let id = || fingerprint(CHANNEL, user, channel.as_str());
+        !self.entries.is_empty() && self.revocation_of(token, id(), now).is_some()
     }
 
-    /// Returns whether the list has the revocation with this fingerprint, and it has not expired and means the token.
-    fn has_revocation_of(&self, token: &TokenIdentity, id: Fingerprint, now: WallTime) -> bool {
+    /// Returns the revocation with this fingerprint, if it has not expired and means the token.
+    fn revocation_of(&self, token: &TokenIdentity, id: Fingerprint, now: WallTime) -> Option<&Revocation> {
         let entry = self.entries.get(&id);
-        entry.is_some_and(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
+        entry.filter(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
     }
 
     /// Returns the number of changes so far.
@@ -218,6 +236,23 @@ mod tests {
         config::KeyPurpose,
         revocation::{IssuerScope, RevocationTarget, TokenIds},
     };
+
+    #[test]
+    fn user_may_log_in_again_when_the_last_revocation_that_means_the_token_allows_it() {
+        let mut list = RevocationList::new(10);
+        let ids = TokenIds { issuer: Some("i".to_owned()), ..TokenIds::default() };
+        let token = TokenIdentity::new(&ids, Some(at(1)));
+        let until = |list: &RevocationList| list.revoked_until("ann", &token, at(1));
+        assert_eq!(until(&list), None);
+        for (scope, issued_before) in [(IssuerScope::Only("i".to_owned()), at(5)), (IssuerScope::Any, at(3))] {
+            let target = RevocationTarget::User("ann".to_owned(), scope);
+            list.add(Revocation { issued_before, ..Revocation::of_all(target, at(100)) }, at(1)).unwrap();
+        }
+        assert_eq!(until(&list), Some(at(5)));
+        assert_eq!(list.revoked_until("bob", &token, at(1)), None);
+        let of_then = TokenIdentity { issued_at: at(5), ..token };
+        assert_eq!(list.revoked_until("ann", &of_then, at(1)), None);
+    }
 
     #[test]
     fn removed_key_revokes_its_tokens_and_no_others() {

@@ -217,9 +217,19 @@ impl Revocations {
         }
     }
 
-    /// Revokes the tokens of the keys whose end has come. If no key has ended since the last call, takes no lock.
-    pub fn end_keys(&self, now: WallTime) {
-        if now.unix_millis() < self.next_key_end.load(Ordering::Relaxed) {
+    /// Returns whether the end of a key has come whose tokens [`Self::end_keys`] has not revoked yet.
+    pub fn has_key_to_end(&self, now: WallTime) -> bool {
+        now.unix_millis() >= self.next_key_end.load(Ordering::Relaxed)
+    }
+
+    /// Revokes the tokens of the keys whose end has come. If no key has ended since the last call, takes no lock; if none will
+    /// end, it does not read the clock.
+    pub fn end_keys(&self) {
+        if self.next_key_end.load(Ordering::Relaxed) == NEVER.unix_millis() {
+            return;
+        }
+        let now = self.clock.now();
+        if !self.has_key_to_end(now) {
             return;
         }
         let mut list = self.list.write();
@@ -239,6 +249,12 @@ impl Revocations {
     /// Returns whether a token is revoked.
     pub fn is_revoked(&self, user: &str, token: &TokenIdentity) -> bool {
         !self.is_empty() && self.list.read().is_revoked(user, token, self.clock.now())
+    }
+
+    /// Returns the earliest time at which a token like this one may be issued without being revoked; `None` if it may be now, and
+    /// [`NEVER`] if it may not before a revocation has expired.
+    pub fn revoked_until(&self, user: &str, token: &TokenIdentity) -> Option<WallTime> {
+        self.list.read().revoked_until(user, token, self.clock.now())
     }
 
     /// Returns whether a token is revoked in this channel.

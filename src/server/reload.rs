@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{RunningServer, api, rates};
 use crate::{
     audit::{AuditEvent, AuditFields},
-    auth::{KeyChange, KeyError, LoginKeys, Verifier},
+    auth::{KeyChange, KeyError, LoginKeys, Verifier, users::Users},
     config::{Config, ConfigChange, ConfigError, ConfigErrors, Environment, Limits, UserPrefixes},
     http::HttpContext,
 };
@@ -17,13 +17,18 @@ impl RunningServer {
     /// have changed, and of those that need a restart. Returns the configuration in force.
     ///
     /// # Errors
-    /// A key cannot be used, or the options that need a restart do not fit together with the changed ones. Nothing has changed then.
+    /// A key cannot be used, the options that need a restart do not fit together with the changed ones, or these do not allow a user
+    /// of the users files. Nothing has changed then.
     pub fn reload_config(&self, loaded: &Config) -> Result<Arc<Config>, ConfigErrors> {
         let http = self.http();
         let in_force = http.config.snapshot();
         let merged = ConfigChange::between(&in_force, loaded);
-        // Keys first: reading them may fail, and nothing else can.
-        let prepared = merged.and_then(|change| self.replace_keys(&change).map(|()| change));
+        // Keys first: reading them may fail, and nothing after that can.
+        let prepared = merged.and_then(|change| {
+            self.check_users_files(&change)?;
+            self.replace_keys(&change)?;
+            Ok(change)
+        });
         let change = prepared.inspect_err(|errors| self.record_refused_config(&errors.to_string()))?;
         if !change.needs_restart.is_empty() {
             log::warn!("changed options require a restart options={:?}", change.needs_restart.join(","));
@@ -52,6 +57,33 @@ impl RunningServer {
         Ok(new)
     }
 
+    /// Checks that the changed options allow the users of the users files: otherwise the next reload of a file would fail, long
+    /// after the change that is at fault.
+    fn check_users_files(&self, change: &ConfigChange) -> Result<(), ConfigErrors> {
+        let options = change.options_for_users();
+        if options.is_empty() {
+            return Ok(());
+        }
+        let of_admins = self.admin_users();
+        let files = [("login.users_file", self.http().login_users.as_ref()), ("admin.users_file", of_admins)];
+        let check = |(key, users): (&str, Option<&Arc<Users>>)| {
+            let error = users?.check_allowed_by(&change.merged).err()?;
+            let problem = format!(
+                "the changed options ({}), with those that only a restart changes, do not allow a user of the file that is in \
+                 use: {error}; change these options or the file",
+                options.join(", ")
+            );
+            Some(ConfigError::new(key, "the reloaded configuration", problem))
+        };
+        let errors: Vec<ConfigError> = files.into_iter().filter_map(check).collect();
+        if errors.is_empty() { Ok(()) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Returns the users of the admin page.
+    pub(super) fn admin_users(&self) -> Option<&Arc<Users>> {
+        self.http().admin_sessions.as_ref().and_then(|sessions| sessions.users())
+    }
+
     /// Replaces the keys of tokens, if they have changed.
     fn replace_keys(&self, change: &ConfigChange) -> Result<(), ConfigErrors> {
         if !change.changes_keys() {
@@ -70,8 +102,7 @@ impl RunningServer {
         // After the keys: the login signs nothing that the verifier would not accept.
         http.login_keys.store(Arc::new(LoginKeys::new(new, http.clock.clone())));
         let prefixes = UserPrefixes::new(&new.auth);
-        let of_admins = http.admin_sessions.as_ref().and_then(|sessions| sessions.users());
-        http.login_users.iter().chain(of_admins).for_each(|users| users.set_user_prefixes(&prefixes));
+        http.login_users.iter().chain(self.admin_users()).for_each(|users| users.set_user_prefixes(&prefixes));
         let KeyChange { added, other_ends, removed, .. } = replaced;
         log::info!("reloaded keys added={added} removed={removed} other_not_after={other_ends}");
         Ok(())
@@ -105,7 +136,8 @@ impl RunningServer {
         user_limit.set_limit(new.connections_per_user);
         verifications.set_limits(new);
         verifier.set_max_subscriptions(new.channels_per_session);
-        login_users.iter().for_each(|users| users.set_channels_per_session(new.channels_per_session));
+        let users = login_users.iter().chain(self.admin_users());
+        users.for_each(|users| users.set_channels_per_session(new.channels_per_session));
         hubs.api_grants().set_max_per_user(new.channels_per_session);
         let http = self.http();
         // A limiter with another rate begins anew: its buckets are empty.

@@ -57,7 +57,9 @@ impl WriteGate {
     fn is_open(&self, now: WallTime) -> bool {
         let last = self.last_run.get();
         let distance = now.max(last).saturating_duration_since(now.min(last));
-        self.revocations.state() == self.obeyed.get() && distance <= FROZEN_AFTER
+        self.revocations.state() == self.obeyed.get()
+            && !self.revocations.has_key_to_end(now)
+            && distance <= FROZEN_AFTER
     }
 }
 
@@ -79,7 +81,8 @@ mod tests {
     use super::*;
     use crate::{
         clock::NEVER,
-        revocation::{IssuerScope, Revocation, RevocationTarget},
+        config::KeyRules,
+        revocation::{IssuerScope, KeyInUse, KeyNumber, Revocation, RevocationTarget},
     };
 
     /// In a thread of its own, which has no gate before and leaves none to other tests.
@@ -103,6 +106,11 @@ mod tests {
             assert!(!is_open(seconds(200)), "the list may lack some");
             revocations.release();
             assert!(is_open(seconds(200)));
+            let key = |ends| KeyInUse { number: KeyNumber::unique(), rules: KeyRules::default(), ends };
+            revocations.add_keys([key(NEVER), key(revocations.now().saturating_add(Duration::from_secs(3600)))]);
+            let end = revocations.now().saturating_add(Duration::from_secs(3600));
+            gate.note_run(end);
+            assert!(!is_open(end), "the hub has not ended the key yet");
         };
         std::thread::spawn(check).join().unwrap();
     }

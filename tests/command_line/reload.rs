@@ -1,7 +1,7 @@
 //! SIGHUP after a change of the configuration file.
 
 use super::*;
-use crate::support::identity_provider::ProviderKey;
+use crate::support::{identity_provider::ProviderKey, raw};
 
 #[actix_rt::test]
 async fn sighup_applies_the_configuration_file_and_a_faulty_one_is_refused_whole() {
@@ -88,5 +88,40 @@ async fn sighup_replaces_the_keys_of_a_hub_and_a_faulty_one_is_named_and_changes
     let line = hub.wait_for_log("reloaded configuration");
     assert!(line.ends_with("options=\"auth.keys\""), "{line}");
     connect_with_token(address, &token(&new)).await;
+    hub.kill();
+}
+
+#[actix_rt::test]
+async fn secret_that_a_reload_removes_verifies_nothing_although_development_replaces_it() {
+    let removed = mark_secret("a secret of the file, 32 bytes or more");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let write = |text: &str| fs::write(&path, format!("[server]\nbind = \"127.0.0.1:0\"\n{text}")).unwrap();
+    write(&format!("[auth]\nhmac_secret = {removed:?}\n"));
+    let mut hub = Process::start(&mut wardcast(&["--config", &path, "--ephemeral"]));
+    let address = hub.banner().address;
+    let claims = json!({"sub": "ann", "exp": wardcast::clock::Clock::default().now().unix_seconds() + 600});
+    let key = jsonwebtoken::EncodingKey::from_secret(removed.as_bytes());
+    let sign = |kid: Option<&str>| {
+        let header = jsonwebtoken::Header { kid: kid.map(str::to_owned), ..jsonwebtoken::Header::default() };
+        mark_secret(jsonwebtoken::encode(&header, &claims, &key).unwrap())
+    };
+    let mut session = connect_with_token(address, &sign(None)).await;
+
+    write("");
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("reloaded configuration");
+    assert!(line.ends_with("options=\"auth.hmac_secret\""), "{line}");
+    assert_eq!(session.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
+
+    // It does not become that of the login either.
+    write(&format!("[[auth.keys]]\njwk = '{}'\n", ProviderKey::ec("k").jwk));
+    hub.signal(SIGHUP);
+    hub.wait_for_log("reloaded configuration");
+    for kid in [None, Some("login")] {
+        let path = format!("/connection/websocket?token={}", sign(kid));
+        let handshake = raw::handshake_with(address, &path, &[]);
+        assert_eq!(http::exchange(address, handshake.as_bytes()).await.status, 401, "{kid:?}");
+    }
     hub.kill();
 }

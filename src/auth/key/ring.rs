@@ -1,11 +1,12 @@
 //! The keys in force, which change while the hub runs: by reloads of the configuration and of their files, and by fetched JWK sets.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -67,6 +68,9 @@ pub(in crate::auth) struct InheritedSet {
     pub(in crate::auth) rules: KeyRules,
     /// When its keys end.
     pub(in crate::auth) not_after: WallTime,
+    /// By when its first document has to confirm the keys that it takes over, because they are from servers that were trusted for
+    /// another reason. `None`: they need none.
+    pub(in crate::auth) confirm_by: Option<Instant>,
 }
 
 /// The keys by their source.
@@ -77,6 +81,8 @@ struct KeySources {
     fetched: Vec<FetchedKeys>,
     /// The keys that are ignored because another one has their issuer and `kid`. Each is logged once.
     ignored: Vec<KeyNumber>,
+    /// Those of them instead of which another key counts, or the same key with other rules: their sessions have ended.
+    superseded: Vec<KeyNumber>,
     /// Whether `auth.keys` is not empty.
     has_auth_keys: bool,
 }
@@ -90,6 +96,8 @@ struct FetchedKeys {
     absent: Vec<Arc<VerificationKey>>,
     /// They verify nothing, because the last fetch was too long ago.
     is_stale: bool,
+    /// By when a document has to confirm them.
+    confirm_by: Option<Instant>,
 }
 
 /// The effect of a change of keys on open sessions.
@@ -101,7 +109,8 @@ pub struct KeyChange {
     pub other_ends: usize,
     /// Keys that the latest document of their set lacks. They are removed if the next one lacks them, too.
     pub absent: usize,
-    /// Keys that are no longer in their file, or were not in two documents of their set. Sessions of their tokens have to end.
+    /// Keys that are no longer in their file, or were not in two documents of their set, or instead of which another key counts.
+    /// Sessions of their tokens have to end.
     pub removed: usize,
 }
 
@@ -119,11 +128,12 @@ impl KeyRing {
         let configured = settings.read_keys()?.into_iter().map(Arc::new).collect();
         let fetched = fetched_sets.iter().map(|set| FetchedKeys::new(*set)).collect();
         let has_auth_keys = !config.auth.keys.is_empty();
-        let mut sources = KeySources { configured, fetched, ignored: Vec::new(), has_auth_keys };
+        let (ignored, superseded) = (Vec::new(), Vec::new());
+        let mut sources = KeySources { configured, fetched, ignored, superseded, has_auth_keys };
+        let current = ArcSwap::from_pointee(sources.put_into_force());
         if let Some(revocations) = &revocations {
             revocations.add_keys(sources.numbers());
         }
-        let current = ArcSwap::from_pointee(sources.put_into_force());
         let (sources, settings) = (Mutex::new(sources), Mutex::new(settings));
         Ok(Self { current, sources, settings, revocations })
     }
@@ -170,11 +180,12 @@ impl KeyRing {
             sources.has_auth_keys = !config.auth.keys.is_empty();
             let mut replaced = replace(&mut sources.configured, read);
             let mut before = std::mem::take(&mut sources.fetched);
-            for InheritedSet { number, before: inherited, rules, not_after } in sets {
+            for InheritedSet { number, before: inherited, rules, not_after, confirm_by } in sets {
                 let at = before.iter().position(|fetched| Some(fetched.set) == inherited);
                 let mut fetched = at.map_or_else(|| FetchedKeys::new(number), |at| before.swap_remove(at));
                 if fetched.set != number {
                     fetched.set = number;
+                    fetched.confirm_by = [fetched.confirm_by, confirm_by].into_iter().flatten().min();
                     for keys in [&mut fetched.keys, &mut fetched.absent] {
                         let read = keys.iter().map(|key| key.with_settings(rules.clone(), not_after)).collect();
                         replaced.add(replace(keys, read));
@@ -196,23 +207,49 @@ impl KeyRing {
             let Some(fetched) = sources.fetched.iter_mut().find(|fetched| fetched.set == set) else {
                 return Replaced::default();
             };
-            let FetchedKeys { keys, absent, is_stale, .. } = fetched;
+            let FetchedKeys { keys, absent, is_stale, confirm_by, .. } = fetched;
             *is_stale = false;
+            // What the first document from other servers lacks, no document of theirs has ever had.
+            let is_confirmation = confirm_by.take().is_some();
             let absent_before: Vec<KeyNumber> = absent.iter().map(|key| key.number).collect();
             keys.append(absent);
             let replaced = replace(keys, read);
             let not_read;
-            (not_read, *absent) = replaced.not_read.into_iter().partition(|key| absent_before.contains(&key.number));
+            let is_removed = |key: &Arc<VerificationKey>| is_confirmation || absent_before.contains(&key.number);
+            (not_read, *absent) = replaced.not_read.into_iter().partition(is_removed);
             absent_now = absent.len();
             Replaced { not_read, ..replaced }
         });
         KeyChange { absent: absent_now, ..change }
     }
 
-    /// Lets the keys of a fetched set verify nothing until it is fetched again. They are not removed: sessions stay.
+    /// Removes the keys of a fetched set if a document had to confirm them by now.
+    pub(in crate::auth) fn drop_unconfirmed(&self, set: SetNumber, now: Instant) -> KeyChange {
+        self.change(|sources| {
+            let is_overdue = |fetched: &&mut FetchedKeys| {
+                fetched.set == set && fetched.confirm_by.is_some_and(|confirm_by| confirm_by <= now)
+            };
+            let Some(fetched) = sources.fetched.iter_mut().find(is_overdue) else { return Replaced::default() };
+            let FetchedKeys { keys, absent, .. } = std::mem::replace(fetched, FetchedKeys::new(set));
+            Replaced { not_read: keys.into_iter().chain(absent).collect(), ..Replaced::default() }
+        })
+    }
+
+    /// Returns whether there are keys of a fetched set, in force or not.
+    pub(in crate::auth) fn has_keys_of(&self, set: SetNumber) -> bool {
+        let sources = self.sources.lock();
+        sources
+            .fetched
+            .iter()
+            .any(|fetched| fetched.set == set && !(fetched.keys.is_empty() && fetched.absent.is_empty()))
+    }
+
+    /// Lets the keys of a fetched set verify nothing until it is fetched again. They are not removed: sessions stay. Keys that a
+    /// document has to confirm have an end of their own.
     pub(in crate::auth) fn suspend_fetched(&self, set: SetNumber) {
         self.change(|sources| {
-            let suspended = sources.fetched.iter_mut().filter(|fetched| fetched.set == set);
+            let is_meant = |fetched: &&mut FetchedKeys| fetched.set == set && fetched.confirm_by.is_none();
+            let suspended = sources.fetched.iter_mut().filter(is_meant);
             suspended.for_each(|fetched| fetched.is_stale = true);
             Replaced::default()
         });
@@ -221,23 +258,30 @@ impl KeyRing {
     /// Changes the keys by a function that returns what it has replaced.
     fn change(&self, change: impl FnOnce(&mut KeySources) -> Replaced) -> KeyChange {
         let mut sources = self.sources.lock();
+        // Of a key that was superseded before, and of one that is new, there are no sessions.
+        let counted: HashSet<KeyNumber> =
+            sources.all().map(|key| key.number).filter(|number| !sources.superseded.contains(number)).collect();
         let Replaced { added, other_ends, not_read } = change(&mut sources);
+        let current = sources.put_into_force();
         if let Some(revocations) = &self.revocations {
             revocations.add_keys(sources.numbers());
         }
-        self.current.store(Arc::new(sources.put_into_force()));
+        self.current.store(Arc::new(current));
+        let is_superseded =
+            |key: &&Arc<VerificationKey>| sources.superseded.contains(&key.number) && counted.contains(&key.number);
+        let removed: Vec<&Arc<VerificationKey>> = not_read.iter().chain(sources.all().filter(is_superseded)).collect();
         // Last: a token that is verified by a removed key is then refused, too.
         if let Some(revocations) = &self.revocations {
-            let removed: Vec<KeyNumber> = not_read.iter().flat_map(|key| key.numbers()).map(|key| key.number).collect();
-            revocations.remove_keys(&removed);
+            let numbers: Vec<KeyNumber> = removed.iter().flat_map(|key| key.numbers()).map(|key| key.number).collect();
+            revocations.remove_keys(&numbers);
         }
-        KeyChange { added, other_ends, absent: 0, removed: not_read.len() }
+        KeyChange { added, other_ends, absent: 0, removed: removed.len() }
     }
 }
 
 impl FetchedKeys {
     fn new(set: SetNumber) -> Self {
-        Self { set, keys: Vec::new(), absent: Vec::new(), is_stale: false }
+        Self { set, keys: Vec::new(), absent: Vec::new(), is_stale: false, confirm_by: None }
     }
 }
 
@@ -247,30 +291,42 @@ impl KeySources {
         self.configured.iter().chain(fetched)
     }
 
-    /// Returns the numbers of all keys.
+    /// Returns the numbers of the keys whose sessions may go on.
     fn numbers(&self) -> impl Iterator<Item = KeyInUse> {
-        self.all().flat_map(|key| key.numbers())
+        self.all().filter(|key| !self.superseded.contains(&key.number)).flat_map(|key| key.numbers())
     }
 
     /// Returns the keys that verify tokens. If a fetched key has issuer and `kid` of another one, the other one counts: of the
     /// configuration, or of the set that is named first. An absent key with the `kid` of a newer one of its set does not count.
     fn put_into_force(&mut self) -> VerificationKeys {
-        let current = || self.fetched.iter().filter(|fetched| !fetched.is_stale);
-        let fetched = current().flat_map(|fetched| &fetched.keys);
-        let (mut seen, mut list, mut ignored) = (HashSet::new(), Vec::new(), Vec::new());
-        for key in self.configured.iter().chain(fetched) {
-            if seen.insert(key.selector()) {
-                list.push(key.clone());
-            } else {
-                if !self.ignored.contains(&key.number) {
-                    log::warn!("ignored fetched key, another key has its issuer and kid kid={:?}", key.id);
+        let mut list = self.configured.clone();
+        // By what a token selects it by: the key that counts, and its set if it was fetched.
+        let mut counting: HashMap<_, (Option<SetNumber>, &Arc<VerificationKey>)> =
+            self.configured.iter().map(|key| (key.selector(), (None, key))).collect();
+        let (mut ignored, mut superseded) = (Vec::new(), Vec::new());
+        let current = self.fetched.iter().flat_map(|fetched| fetched.keys.iter().map(move |key| (fetched, key)));
+        let absent = self.fetched.iter().flat_map(|fetched| fetched.absent.iter().map(move |key| (fetched, key)));
+        for (fetched, key) in current.chain(absent) {
+            match counting.get(&key.selector()) {
+                // The next document decides about the sessions of the absent one.
+                Some((set, _)) if *set == Some(fetched.set) => {}
+                Some((_, other)) => {
+                    if !self.ignored.contains(&key.number) {
+                        log::warn!("ignored fetched key, another key has its issuer and kid kid={:?}", key.id);
+                    }
+                    ignored.push(key.number);
+                    if !other.is_same_but_for_its_end(key) {
+                        superseded.push(key.number);
+                    }
                 }
-                ignored.push(key.number);
+                None if fetched.is_stale => {}
+                None => {
+                    counting.insert(key.selector(), (Some(fetched.set), key));
+                    list.push(key.clone());
+                }
             }
         }
-        let absent = current().flat_map(|fetched| &fetched.absent);
-        list.extend(absent.filter(|key| seen.insert(key.selector())).cloned());
-        self.ignored = ignored;
+        (self.ignored, self.superseded) = (ignored, superseded);
         VerificationKeys { list, has_auth_keys: self.has_auth_keys }
     }
 }

@@ -147,7 +147,7 @@ impl HttpsClient {
     /// Creates a client. The settings of the entry in `auth.keys` override those of `auth.key_sets`: what is allowed for one provider
     /// is not allowed for the documents of another. `tls` is from [`Self::trusting`].
     pub(super) fn new(settings: &KeySetsConfig, entry: &KeyConfig, tls: TlsConnector) -> Self {
-        let private_networks = entry.private_networks.as_ref().unwrap_or(&settings.private_networks).clone();
+        let private_networks = settings.private_networks_of(entry).to_vec();
         Self { tls, private_networks, max_bytes: settings.document_bytes }
     }
     /// Fetches a document.

@@ -21,7 +21,7 @@ use jsonwebtoken::Algorithm;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::timeout,
+    time::{sleep_until, timeout},
 };
 use tokio_rustls::TlsConnector;
 
@@ -37,7 +37,7 @@ use super::{
 use crate::{
     certificate,
     clock::NEVER,
-    config::{AuthConfig, Config, KeyConfig, KeySource, url_without_secrets},
+    config::{AuthConfig, Config, KeyConfig, KeySetsConfig, KeySource, url_without_secrets},
     metrics::Metrics,
     revocation::{KeyNumber, Revocations},
 };
@@ -98,11 +98,11 @@ impl KeySet {
         let fault = |problem| KeyError { key: format!("auth.keys ({})", url_without_secrets(url)), problem };
         let location = location.map_err(fault)?;
         let issuer = auth.rules(Some(configured)).issuer.ok_or_else(|| fault(NO_ISSUER.to_owned()))?;
-        let (ca, key) = match &configured.ca {
-            Some(ca) => (Some(ca.as_path()), format!("auth.keys ({}): ca", url_without_secrets(url))),
-            None => (auth.key_sets.ca.as_deref(), "auth.key_sets.ca".to_owned()),
+        let key = match &configured.ca {
+            Some(_) => format!("auth.keys ({}): ca", url_without_secrets(url)),
+            None => "auth.key_sets.ca".to_owned(),
         };
-        let tls = clients.trusting(ca).map_err(|problem| KeyError { key, problem })?;
+        let tls = clients.trusting(auth.key_sets.ca_of(configured)).map_err(|problem| KeyError { key, problem })?;
         Ok(Some(Self {
             number: SetNumber::unique(),
             configured: configured.clone(),
@@ -120,6 +120,15 @@ impl KeySet {
         self.location == other.location
             && self.issuer == other.issuer
             && self.configured.algorithm == other.configured.algorithm
+    }
+
+    /// Returns whether the servers of the other set were trusted as those of this one are.
+    fn trusts_as(&self, other: &Self, settings: &KeySetsConfig) -> bool {
+        let trusted = |set: &Self| {
+            let (ca, networks) = (settings.ca_of(&set.configured), settings.private_networks_of(&set.configured));
+            (ca.map(Path::to_owned), networks.to_vec())
+        };
+        trusted(self) == trusted(other)
     }
 
     /// Returns whether the set may have a key for the algorithm. Everyone can fetch the set, so it has no secrets.
@@ -191,7 +200,8 @@ impl KeySets {
     }
 
     /// Replaces sets and keys by those of another configuration. A set whose settings have not changed goes on; one that is at the
-    /// same place keeps its keys, and is fetched again at once.
+    /// same place keeps its keys, and is fetched again at once. If it is fetched from other servers now, because `ca` or
+    /// `private_networks` has changed, it keeps its keys for `startup_timeout` at most, and only those that the first fetch confirms.
     ///
     /// # Errors
     /// [`KeyError`]. Nothing has changed then.
@@ -209,13 +219,19 @@ impl KeySets {
             read.push((unchanged, set));
         }
         let (mut sets, mut inherited, mut new) = (Vec::new(), Vec::new(), Vec::new());
+        let deadline = now + self.auth.key_sets.startup_timeout;
         for (unchanged, read) in read {
+            let mut confirm_by = None;
             let (old, set) = match unchanged {
                 Some(set) => (Some(set.clone()), set),
                 None => {
                     let old = take(&|set| read.has_keys_of(set));
-                    if let Some(old) = &old {
-                        *read.schedule.lock() = old.schedule.lock().fetching_at(now);
+                    match &old {
+                        Some(old) if read.trusts_as(old, &self.auth.key_sets) => {
+                            *read.schedule.lock() = old.schedule.lock().fetching_at(now);
+                        }
+                        Some(_) => confirm_by = Some(deadline),
+                        None => {}
                     }
                     let set = Arc::new(read);
                     new.push(Arc::downgrade(&set));
@@ -227,16 +243,36 @@ impl KeySets {
                 before: old.map(|old| old.number),
                 rules: self.auth.rules(Some(&set.configured)),
                 not_after: set.configured.not_after.unwrap_or(NEVER),
+                confirm_by,
             });
             sets.push(set);
         }
+        let has_unconfirmed = inherited.iter().any(|set| set.confirm_by.is_some());
         let change = self.ring.replace_settings(config, inherited)?;
         self.sets.store(Arc::new(sets));
         if let Some(metrics) = self.metrics.get() {
             self.report(metrics);
             new.into_iter().for_each(|set| self.keep_fetched(set, metrics));
+            if has_unconfirmed {
+                actix_rt::spawn(drop_unconfirmed_at(deadline, Arc::downgrade(self)));
+            }
         }
         Ok(change)
+    }
+
+    /// Drops the keys that had to be confirmed by now.
+    fn drop_unconfirmed(&self, now: Instant) {
+        for set in self.sets.load().iter() {
+            // Locked as for a fetch.
+            let _schedule = set.schedule.lock();
+            let KeyChange { removed, .. } = self.ring.drop_unconfirmed(set.number, now);
+            if removed > 0 {
+                log::error!(
+                    "dropped keys of a JWK set that was not fetched with its new settings in time url=\"{}\" removed={removed}",
+                    set.url()
+                );
+            }
+        }
     }
 
     /// Starts a task for each set in the current actix system. The tasks end with the last reference to the sets.
@@ -411,13 +447,21 @@ async fn keep_fetched(sets: Weak<KeySets>, set: Weak<KeySet>, metrics: Arc<Metri
                 metrics.count_key_fetch(error.outcome());
                 let text = error.to_string();
                 if last_error.as_ref() != Some(&text) {
-                    let state = if set.schedule.lock().was_fetched() { "keeping its keys" } else { "no keys yet" };
+                    let state = if sets.ring.has_keys_of(set.number) { "keeping its keys" } else { "no keys yet" };
                     log::error!("cannot fetch JWK set, {state} url=\"{url}\" error={text:?}");
                 }
                 last_error = Some(text);
             }
         }
         sets.report(&metrics);
+    }
+}
+
+/// Drops the keys that are not confirmed by a deadline.
+async fn drop_unconfirmed_at(deadline: Instant, sets: Weak<KeySets>) {
+    sleep_until(deadline.into()).await;
+    if let Some(sets) = sets.upgrade() {
+        sets.drop_unconfirmed(deadline);
     }
 }
 

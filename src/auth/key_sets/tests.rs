@@ -12,9 +12,10 @@ const ISSUER: &str = "one";
 
 /// The only set of a configuration, and what ends the sessions of its keys.
 struct Provider {
-    sets: KeySets,
+    sets: Arc<KeySets>,
     revocations: Arc<Revocations>,
-    _files: tempfile::TempDir,
+    config: Config,
+    files: tempfile::TempDir,
 }
 
 impl Provider {
@@ -28,7 +29,21 @@ impl Provider {
         change(&mut config);
         let revocations = Revocations::new(&config, Clock::default(), Arc::default());
         let (sets, _) = KeySets::read(&config, Some(revocations.clone())).unwrap();
-        Self { sets, revocations, _files: files }
+        Self { sets: Arc::new(sets), revocations, config, files }
+    }
+
+    /// Reloads the configuration with a change of the entries.
+    fn reload(&self, change: impl FnOnce(&mut Vec<KeyConfig>)) -> KeyChange {
+        let mut config = self.config.clone();
+        change(&mut config.auth.keys);
+        self.sets.replace(&config).unwrap()
+    }
+
+    /// Reloads the configuration with other certificate authorities for the set.
+    fn reload_with_another_ca(&self) {
+        let ca = self.files.path().join("other.pem");
+        std::fs::copy(self.files.path().join("ca.pem"), &ca).unwrap();
+        self.reload(|keys| keys[0].ca = Some(ca));
     }
 
     /// Puts a document with these keys into force, as a fetch does.
@@ -198,4 +213,103 @@ fn end_of_a_key_is_known_while_it_is_stale_and_until_it_is_removed() {
     provider.publish(&[ec("b")]);
     provider.publish(&[ec("b")]);
     assert_eq!(provider.sets.ring.not_after(key), None);
+}
+
+#[test]
+fn keys_from_servers_of_other_authorities_are_only_those_that_the_first_document_confirms() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a"), ec("b")]);
+    let (a, b) = (provider.number("a"), provider.number("b"));
+    provider.reload_with_another_ca();
+    assert_eq!((provider.number("a"), provider.number("b")), (a, b), "they verify tokens until then");
+    assert_eq!(provider.publish(&[ec("a")]), change(0, 0, 1), "at once, and not after a second document");
+    assert_eq!((provider.number("a"), provider.is_removed(a)), (a, false));
+    assert_eq!((provider.number("b"), provider.is_removed(b)), (None, true));
+    provider.sets.drop_unconfirmed(Instant::now() + Duration::from_secs(3600));
+    assert_eq!(provider.number("a"), a, "it is confirmed");
+    assert_eq!(provider.publish(&[ec("c")]), change(1, 1, 0), "as before from now on");
+}
+
+#[test]
+fn keys_that_no_document_confirms_in_time_are_dropped_and_not_suspended_before() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a"), ec("b")]);
+    provider.publish(&[ec("a")]);
+    let (a, b) = (provider.number("a"), provider.number("b"));
+    let start = Instant::now();
+    provider.reload_with_another_ca();
+    let end = start + provider.config.auth.key_sets.startup_timeout;
+    provider.suspend();
+    // What changes meanwhile does not give them more time.
+    provider.reload(|keys| keys[0].private_networks = Some(vec!["10.0.0.0/8".parse().unwrap()]));
+    provider.sets.drop_unconfirmed(end - Duration::from_millis(1));
+    assert_eq!((provider.number("a"), provider.number("b")), (a, b));
+    provider.sets.drop_unconfirmed(Instant::now() + provider.config.auth.key_sets.startup_timeout);
+    assert_eq!((provider.number("a"), provider.number("b")), (None, None));
+    assert!(provider.is_removed(a) && provider.is_removed(b));
+    assert!(provider.may_bring("a", None), "its tokens get the temporary error");
+    provider.publish(&[ec("a")]);
+    assert!(provider.number("a").is_some());
+}
+
+#[test]
+fn keys_need_no_confirmation_if_their_servers_are_trusted_as_before() {
+    let provider = Provider::new(|config| config.auth.key_sets.private_networks = vec!["10.0.0.0/8".parse().unwrap()]);
+    provider.publish(&[ec("a"), ec("b")]);
+    let a = provider.number("a");
+    provider.reload(|keys| {
+        keys[0].private_networks = Some(vec!["10.0.0.0/8".parse().unwrap()]);
+        keys[0].not_after = Some(NEVER);
+    });
+    provider.sets.drop_unconfirmed(Instant::now() + Duration::from_secs(3600));
+    assert_eq!(provider.number("a"), a);
+    assert_eq!(provider.publish(&[ec("a")]), change(0, 1, 0));
+}
+
+/// An entry of `auth.keys` with this key, for the issuer of the provider.
+fn static_entry(jwk: &str, algorithm: &str) -> KeyConfig {
+    toml::from_str(&format!("jwk = '{jwk}'\nalgorithm = {algorithm:?}\nissuer = {ISSUER:?}")).unwrap()
+}
+
+#[test]
+fn configured_key_ends_the_sessions_of_fetched_ones_with_its_kid_also_of_absent_and_stale_ones() {
+    let provider = Provider::new(|_| ());
+    provider.publish(&[ec("a"), ec("b"), ec("c")]);
+    provider.publish(&[ec("a"), ec("c")]);
+    let fetched = ["a", "b", "c"].map(|kid| provider.number(kid));
+    provider.suspend();
+    let with_keys = |keys: &mut Vec<KeyConfig>| {
+        keys.extend([static_entry(&ed("a"), "EdDSA"), static_entry(&ed("b"), "EdDSA")]);
+    };
+    let added = provider.reload(with_keys);
+    assert_eq!((added.added, added.removed), (2, 2));
+    assert_eq!(fetched.map(|number| provider.is_removed(number)), [true, true, false]);
+    assert!(!provider.is_removed(provider.number("a")) && provider.number("a") != fetched[0]);
+    // It stays so with each further document.
+    assert_eq!(provider.publish(&[ec("a"), ec("c"), ec("b")]), change(0, 0, 0));
+    assert_eq!(fetched.map(|number| provider.is_removed(number)), [true, true, false]);
+    // Without the configured key the fetched one counts again.
+    provider.reload(|_| ());
+    assert_eq!(provider.number("a"), fetched[0]);
+    assert!(!provider.is_removed(fetched[0]));
+}
+
+#[test]
+fn key_that_two_sets_have_with_equal_rules_keeps_its_sessions_whichever_counts() {
+    let provider = Provider::new(|config| {
+        let mut second = config.auth.keys[0].clone();
+        second.jwks_url = Some("https://localhost/others".to_owned());
+        config.auth.keys.push(second);
+    });
+    let second = provider.sets.sets.load()[1].number;
+    let read = |jwk: &str| {
+        let document = format!("{{\"keys\":[{jwk}]}}");
+        read_fetched_set(&provider.config.auth, &provider.config.auth.keys[1], &document).unwrap().keys
+    };
+    provider.sets.ring.replace_fetched(second, read(&ec("a")));
+    let of_second = provider.number("a");
+    assert_eq!(provider.publish(&[ec("a")]), change(1, 0, 0));
+    assert!(provider.number("a") != of_second && !provider.is_removed(of_second));
+    assert_eq!(provider.publish(&[ed("a")]).removed, 1, "another key");
+    assert!(provider.is_removed(of_second));
 }

@@ -4,13 +4,13 @@ use super::*;
 use crate::{
     broker::{Deliver, memory::MemoryBroker},
     clock::{Clock, NEVER, WallTime},
-    config::Config,
+    config::{Config, KeyRules},
     hub::{
         ExtendSubscription, Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
-        testing::{TestSession, start_hub, test_hubs},
+        testing::{TestSession, start_hub, test_hubs, test_hubs_at},
     },
     publication::Publication,
-    revocation::{IssuerScope, RevocationTarget, TokenIds},
+    revocation::{IssuerScope, KeyInUse, KeyNumber, RevocationTarget, TokenIds},
 };
 
 fn of(target: RevocationTarget) -> Revocation {
@@ -199,4 +199,44 @@ async fn sessions_are_closed_if_the_list_of_revocations_is_missing_for_too_long(
     assert!(!session.outbox.is_closing(), "held several times, and shortly");
     tick(MAX_HOLD * 5).await;
     assert!(session.read_until_close().await.ends_with("internal server error"));
+}
+
+/// Gives a session a token of this key.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SetKey(SessionKey, KeyNumber);
+
+impl Handler<SetKey> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, SetKey(key, number): SetKey, ctx: &mut Self::Context) {
+        let token = TokenIdentity { key: Some(number), ..TokenIdentity::default() };
+        self.set_owner(key, "ann".into(), token, ctx);
+    }
+}
+
+/// As after a freeze of the process, when the hub may deliver before its first tick.
+#[actix_rt::test]
+async fn key_that_has_ended_gets_nothing_that_is_delivered_before_the_next_tick() {
+    let (clock, channel) = (Clock::default(), Channel::new("news").unwrap());
+    let hubs = test_hubs_at(&clock);
+    let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, Clock::default());
+    let hub = start_hub(&hubs, Arc::new(broker));
+    let (mut ended, mut other) = (TestSession::connect(&hub).await, TestSession::connect_as("bob", &hub).await);
+    let number = KeyNumber::unique();
+    let ends = clock.now().saturating_add(Duration::from_secs(3600));
+    hubs.revocations().add_keys([KeyInUse { number, rules: KeyRules::default(), ends }]);
+    hub.send(SetKey(ended.key, number)).await.unwrap();
+    for session in [&ended, &other] {
+        session.subscribe(&channel, &hub).await;
+    }
+    hubs.deliver_publication(Publication::new(channel.clone(), "1".into())).unwrap();
+    ended.read_until("\"pub\"").await;
+    other.read_until("\"pub\"").await;
+    // The hub has no turn between these two.
+    clock.advance(Duration::from_secs(3600));
+    hubs.deliver_publication(Publication::new(channel, "2".into())).unwrap();
+    other.read_until("\"pub\"").await;
+    let received = ended.read_until_close().await;
+    assert!(received.ends_with("token revoked") && !received.contains("\"pub\""), "{received}");
 }
