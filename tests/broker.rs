@@ -2,6 +2,7 @@
 //! each form of Redis. All other tests are about one kind of broker.
 
 mod bus;
+mod claims;
 mod cluster;
 mod cluster_moves;
 mod cluster_tls;

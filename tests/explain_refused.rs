@@ -87,3 +87,37 @@ async fn newest_of_a_refused_attempt_and_an_ended_session_is_the_cause() {
     assert_refused(&session, None, "expired");
     assert!(!session.to_string().contains("secret-id"), "{session}");
 }
+
+#[actix_rt::test]
+async fn forged_tokens_hide_neither_the_end_of_a_session_nor_a_refused_token_of_the_user() {
+    let hub = start_hub_with(|config| config.limits.ended_sessions = 4).await;
+    let refuse = async |token: String| {
+        assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 401);
+    };
+    for _ in 0..2 {
+        refuse(hub.expired_token("ann")).await;
+    }
+    let mut bob = hub.connect("bob").await;
+    hub.call_api("disconnect", json!({"user": "bob"})).await;
+    bob.wait_for_close().await;
+    wait_for_cause(&hub, "bob", "closed").await;
+    // As many names as are remembered, and more.
+    for number in 0..8 {
+        refuse(hub.forged_token(&format!("user-{number}"))).await;
+    }
+    for user in ["ann", "bob", "carl"] {
+        refuse(hub.forged_token(user)).await;
+    }
+    let explain = async |user: &str| {
+        let answer = hub.call_api("explain", json!({"user": user, "channel": "news"})).await;
+        let sessions = answer["result"]["sessions"].as_array().unwrap();
+        let fields = ["cause", "signed", "attempts"];
+        sessions.iter().map(|session| json!(fields.map(|field| &session[field]))).collect::<Vec<Value>>()
+    };
+    let forged = json!(["connect_refused", false, 1]);
+    assert_eq!(explain("ann").await, [json!(["connect_refused", true, 2]), forged.clone()]);
+    assert_eq!(explain("bob").await, [json!(["closed", null, null]), forged.clone()]);
+    assert_eq!(explain("carl").await, [forged]);
+    assert_eq!(explain("user-0").await, [] as [Value; 0]);
+    wait_for_cause(&hub, "bob", "closed").await;
+}

@@ -150,24 +150,50 @@ async fn kubernetes_manifest_has_valid_settings_and_probes_that_the_hub_answers(
     }
 }
 
+/// The files of an asset's path, which may end in `*` and an extension.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let Some(end) = name.strip_prefix('*') else { return vec![path.to_owned()] };
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|file| file.to_str().unwrap().ends_with(end)).collect()
+}
+
 #[test]
-fn package_lists_files_that_exist_or_that_its_build_generates() {
+fn package_is_made_of_files_that_exist_or_that_its_build_generates() {
+    let directory = tempfile::tempdir().unwrap();
+    let generated = directory.path().join("package");
+    let mut generate = Command::new(repository().join("config/debian/generate"));
+    let written = run(generate.arg(env!("CARGO_BIN_EXE_wardcast")).arg(&generated).current_dir(&directory));
+    assert_eq!(written.code, Some(0), "{}", written.stderr);
+
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
     let package = &manifest["package"]["metadata"]["deb"];
-    let build = read("config/debian/build");
-    for asset in package["assets"].as_array().unwrap() {
-        let source = asset[0].as_str().unwrap();
+    let assets = package["assets"].as_array().unwrap().iter().map(|asset| asset[0].as_str().unwrap());
+    let (mut installed, mut has_program) = (Vec::new(), false);
+    for source in assets.chain(package["changelog"].as_str()) {
         match source.strip_prefix("target/package/") {
-            Some(generated) => {
-                let shell = generated.rsplit('.').next().unwrap();
-                assert!(generated == "man/*.1" || build.contains(&format!(" {shell}")), "{source}");
-            }
-            None if source == "target/release/wardcast" => {}
-            None => assert!(repository().join(source).is_file(), "{source}"),
+            _ if source == "target/release/wardcast" => has_program = true,
+            Some(name) => installed.extend(files_of(&generated.join(name))),
+            None => installed.extend(files_of(&repository().join(source))),
         }
     }
-    let units: PathBuf = package["systemd-units"][0]["unit-scripts"].as_str().unwrap().into();
-    for unit in ["wardcast.service", "wardcast.socket"] {
-        assert!(repository().join(&units).join(unit).is_file(), "{unit}");
+    assert!(has_program && installed.iter().filter(|file| file.extension().unwrap_or_default() == "1").count() > 10);
+    let scripts = repository().join(package["maintainer-scripts"].as_str().unwrap());
+    installed.extend(["postinst", "postrm"].map(|script| scripts.join(script)));
+    let units = repository().join(package["systemd-units"][0]["unit-scripts"].as_str().unwrap());
+    installed.extend(["wardcast.service", "wardcast.socket", "wardcast.sysusers"].map(|unit| units.join(unit)));
+    for file in installed {
+        let length = fs::metadata(&file).map(|metadata| metadata.len());
+        assert!(length.as_ref().is_ok_and(|length| *length > 0), "{}: {length:?}", file.display());
+        let shell = match file.file_name().unwrap().to_str().unwrap() {
+            "postinst" | "postrm" => "sh",
+            "wardcast.bash" => "bash",
+            _ => continue,
+        };
+        let checked = run(Command::new(shell).arg("-n").arg(&file));
+        assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{}", file.display());
     }
+    let changelog = fs::read_to_string(generated.join("changelog")).unwrap();
+    assert!(changelog.starts_with(concat!("wardcast (", env!("CARGO_PKG_VERSION"), "-1) unstable;")), "{changelog}");
+    assert!(changelog.contains("\n -- Wardcast maintainers <"), "{changelog}");
 }

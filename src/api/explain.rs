@@ -35,8 +35,10 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
     access: Access::ReadOnly,
     summary: "Says why a publication did not arrive at a user or a connection.",
     details: "`cause` names one of the [causes](#causes). If the client has open sessions, it is their cause; otherwise it is that of \
-        the session that ended last, or of the last refused attempt to connect if that is newer. Each node remembers \
-        `limits.ended_sessions` ended sessions per worker, as many refused attempts, and \
+        the session that ended last, or of the last refused attempt to connect if that is newer. Refused attempts whose token no key \
+        has signed (`signed` is `false`) decide only if nothing else is known, because anyone can send them. Each node remembers \
+        `limits.ended_sessions` ended sessions per worker, the refused attempts of as many users and reasons, and as many of users \
+        whose name no key has signed, and \
         `limits.ended_subscriptions` ended or refused subscriptions per worker. A node that does not answer within 150 ms is named in \
         `unreachable`. `delivered` means that the kernel of the node has accepted the publication; only the client knows whether it has \
         handled it.",
@@ -53,7 +55,8 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
         Field::always(
             "sessions",
             JsonType::Array(&JsonType::Object(SESSION)),
-            "The open sessions of the client, and those that have ended or were refused lately, the newest end first; at most 100.",
+            "The open sessions of the client, then those that have ended or were refused lately, the newest end first, then refused \
+             attempts that are not `signed`; at most 100.",
         ),
         Field::left_out("has_more", JsonType::Boolean, "if it is `false`", "There are more sessions."),
         UNREACHABLE,
@@ -103,7 +106,7 @@ const SESSION: &[Field] = &[
     Field::always("user", JsonType::String, "Its user; empty for a session without one."),
     Field::always("cause", JsonType::String, "Why the publication did not arrive at this session."),
     Field::always("is_open", JsonType::Boolean, "Whether the session is open."),
-    Field::always("connected_at", JsonType::Integer, "When it was accepted, in milliseconds since 1970."),
+    Field::always("connected_at", JsonType::Integer, "When it was accepted, or refused, in milliseconds since 1970."),
     Field::left_out(
         "subscribed_at",
         JsonType::Integer,
@@ -134,6 +137,18 @@ const SESSION: &[Field] = &[
         JsonType::Integer,
         "if its socket is not full",
         "Milliseconds for which its socket has accepted nothing.",
+    ),
+    Field::left_out(
+        "signed",
+        JsonType::Boolean,
+        "if it was not refused",
+        "Whether a key has signed the name of the user. `false`: anyone may have sent the token.",
+    ),
+    Field::left_out(
+        "attempts",
+        JsonType::Integer,
+        "if it was not refused",
+        "How often clients of the user were refused for this reason. `client` and `end` are those of the last attempt.",
     ),
     NODE,
 ];
@@ -291,7 +306,8 @@ async fn find_publication(
     Ok(Found::Publication(ExplainedPublication { offset, epoch: page.top.epoch.as_str().to_owned(), stored }))
 }
 
-/// Joins the sessions of all nodes: open ones first, then those that have ended last.
+/// Joins the sessions of all nodes: open ones first, then those that have ended last, then refused attempts with a name that no key
+/// has signed.
 fn join_sessions(answers: Vec<(NodeIdentity, NodeExplanation)>) -> (Vec<SessionResult>, bool) {
     let (mut joined, mut has_more) = (Vec::new(), false);
     for (node, explanation) in answers {
@@ -302,15 +318,11 @@ fn join_sessions(answers: Vec<(NodeIdentity, NodeExplanation)>) -> (Vec<SessionR
         (true, false) => Ordering::Less,
         (false, true) => Ordering::Greater,
         (true, true) => one.session.cause.cmp(&other.session.cause),
-        (false, false) => ended_at(other).cmp(&ended_at(one)),
+        (false, false) => one.session.closed_order().cmp(&other.session.closed_order()),
     });
     has_more |= joined.len() > MAX_EXPLAINED_SESSIONS;
     joined.truncate(MAX_EXPLAINED_SESSIONS);
     (joined, has_more)
-}
-
-fn ended_at(session: &SessionResult) -> Option<i64> {
-    session.session.end.as_ref().map(|end| end.time)
 }
 
 /// Returns the one cause: that of the open sessions, or else of the session that has ended last, unless the client may be on a
@@ -343,13 +355,24 @@ mod tests {
             end: ended_at.map(|time| ExplainedEnd { time, code: None, reason: String::new() }),
             queued_bytes: None,
             stalled_for: None,
+            signed: None,
+            attempts: None,
         }
     }
 
-    fn cause(sessions: &[(Cause, Option<i64>)], is_node_missing: bool, is_stored: bool) -> Cause {
+    fn refused(signed: Option<bool>, at: i64) -> ExplainedSession {
+        ExplainedSession { signed, ..session(Cause::ConnectRefused, Some(at)) }
+    }
+
+    /// Joins these sessions, each of which is on a node of its own.
+    fn join(sessions: impl IntoIterator<Item = ExplainedSession>) -> Vec<SessionResult> {
         let node = NodeIdentity { uid: "1".to_owned(), name: "hub".to_owned() };
-        let sessions = sessions.iter().map(|(cause, ended_at)| session(*cause, *ended_at)).collect();
-        let (sessions, _) = join_sessions(vec![(node, NodeExplanation { sessions, has_more: false })]);
+        let explain = |session| NodeExplanation { sessions: vec![session], has_more: false };
+        join_sessions(sessions.into_iter().map(|session| (node.clone(), explain(session))).collect()).0
+    }
+
+    fn cause(sessions: &[(Cause, Option<i64>)], is_node_missing: bool, is_stored: bool) -> Cause {
+        let sessions = join(sessions.iter().map(|(cause, ended_at)| session(*cause, *ended_at)));
         choose_cause(&sessions, is_node_missing, is_stored)
     }
 
@@ -364,5 +387,24 @@ mod tests {
         assert_eq!(cause(&[], false, true), Cause::NotConnected);
         assert_eq!(cause(&[(Cause::SubscribedLater, None)], false, false), Cause::NoLongerStored);
         assert_eq!(cause(&[(Cause::SubscribedLater, None)], false, true), Cause::SubscribedLater);
+    }
+    #[test]
+    fn attempts_with_a_name_that_no_key_has_signed_come_last() {
+        let sessions = [
+            refused(Some(false), 9),
+            // Of a node of an older release, which does not say it.
+            refused(None, 8),
+            refused(Some(true), 3),
+            session(Cause::TooSlow, Some(2)),
+            session(Cause::Closed, Some(4)),
+            session(Cause::Delivered, None),
+        ];
+        let times = |count: usize| {
+            let joined = join(sessions.iter().take(count).cloned());
+            joined.iter().map(|result| result.session.end.as_ref().map(|end| end.time)).collect::<Vec<_>>()
+        };
+        assert_eq!(times(6), [None, Some(4), Some(3), Some(2), Some(9), Some(8)]);
+        assert_eq!(times(3), [Some(3), Some(9), Some(8)]);
+        assert_eq!(times(2), [Some(9), Some(8)]);
     }
 }

@@ -1,6 +1,8 @@
 //! Explanations: the causes for which a publication did not arrive. Each node examines its own sessions, the server API
 //! examines the publication, and together they name one cause.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 
 use super::OwnedPosition;
@@ -86,7 +88,7 @@ causes! {
     /// By another code.
     Closed = "The server has closed the session.";
     /// The last attempt to connect was refused.
-    ConnectRefused = "The client has tried to connect, and was refused: `end` says when and why. If the signature of its token was wrong, only the token says that it is of this user.";
+    ConnectRefused = "The client has tried to connect, and was refused: `end` says when and why. Where `signed` is `false`, anyone may have written the name of the user into the token.";
     /// No session is known.
     NotConnected = "No node has a session of the client, and none remembers one that has ended.";
     /// The channel conflates.
@@ -133,7 +135,7 @@ pub struct StoredFacts {
 /// What a node says about its sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeExplanation {
-    /// Its sessions, and those that have ended, the newest end first.
+    /// Its sessions, and those that have ended, in the order of [`ExplainedSession::closed_order`].
     pub sessions: Vec<ExplainedSession>,
     /// It has more than [`MAX_EXPLAINED_SESSIONS`].
     pub has_more: bool,
@@ -170,6 +172,21 @@ pub struct ExplainedSession {
     /// For how long no byte has left, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stalled_for: Option<u64>,
+    /// Of a refused attempt to connect: whether a key has signed the name of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed: Option<bool>,
+    /// How often the user has attempted it and was refused for this reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+}
+
+impl ExplainedSession {
+    /// Returns the order in which sessions that are not open come: first those that are certainly of the user, and of these the one
+    /// that has ended last. Anyone can have an attempt refused in the name of another user.
+    pub fn closed_order(&self) -> impl Ord + use<> {
+        let is_uncertain = self.cause == Cause::ConnectRefused && self.signed != Some(true);
+        (is_uncertain, Reverse(self.end.as_ref().map(|end| end.time)))
+    }
 }
 
 /// How a session or a subscription has ended, or a subscribe command has failed.

@@ -1,7 +1,8 @@
 """The cases of tests/alerts/run: for each alert series that fire it, and similar ones that do not.
 
 fires, quiet: the series, in the notation of promtool, one value each 15 s. labels: those of the alert, beside its severity. texts: its
-annotations where they depend on labels and value. at: when it is looked at (10m); early: when it has not fired yet (0s).
+annotations where they depend on labels and value. for: the seconds for which the condition has to last, and onset: the second in which
+it begins (0).
 """
 
 A, B = 'job="hubs",instance="a"', 'job="hubs",instance="b"'
@@ -38,8 +39,8 @@ def shares(metric, failed, answered):
     }
 
 
-def failing_share(metric, method, calls):
-    """A case of an alert on the share of calls that fail."""
+def failing_share(metric, method, calls, onset):
+    """A case of an alert on the share of calls that fail, once there are enough calls."""
     return {
         "fires": shares(metric, 10, 20),
         "quiet": {**shares(metric, 3, 27),
@@ -47,7 +48,8 @@ def failing_share(metric, method, calls):
                   **series(metric, f'job="quiet",instance="c",method="{method}",result="error"', rising(1))},
         "labels": JOB,
         "texts": {"summary": f"More than a fifth of the {calls} of hubs fail"},
-        "early": "4m45s",
+        "for": 300,
+        "onset": onset,
     }
 
 
@@ -56,12 +58,14 @@ CASES = {
         "fires": {},
         "quiet": series("connections", A, constant(0)),
         "labels": {},
+        "for": 60,
     },
     "WardcastBrokerDown": {
         "fires": {**series("broker_up", A, constant(0)), **series("broker_up", B, constant(1))},
         "quiet": series("broker_up", A, constant(1)),
         "labels": ON_A,
         "texts": {"summary": "a cannot use its broker"},
+        "for": 30,
     },
     "WardcastNodesDisagree": {
         "fires": {**series("nodes", A, constant(2)), **series("nodes", B, constant(1))},
@@ -69,6 +73,7 @@ CASES = {
                   **series("nodes", 'job="others",instance="c"', constant(1))},
         "labels": JOB,
         "texts": {"summary": "The nodes of hubs do not see each other"},
+        "for": 30,
     },
     "WardcastSettingsConflict": {
         "fires": {**series("settings_conflict", f'{A},setting="redis_servers"', constant(1)),
@@ -76,6 +81,7 @@ CASES = {
         "quiet": series("settings_conflict", f'{A},setting="key_layout"', constant(0)),
         "labels": {**ON_A, "setting": "redis_servers"},
         "texts": {"summary": "a is configured differently from the nodes before it: redis_servers"},
+        "for": 30,
     },
     "WardcastMassDisconnect": {
         # 200 of 300 connections are left.
@@ -102,7 +108,7 @@ CASES = {
         "quiet": series("broker_probe_microseconds", f'{A},server="redis:6379"', constant(99000)),
         "labels": {**JOB, "server": "redis:6379"},
         "texts": {"summary": "PUB/SUB through redis:6379 takes more than 100 ms"},
-        "early": "1m45s",
+        "for": 120,
     },
     "WardcastBusRefused": {
         "fires": series("bus_refused_total", f'{A},reason="forged"', rising(1)),
@@ -117,14 +123,15 @@ CASES = {
         "quiet": {**series("handshakes_refused_total", f'{A},reason="token"', rising(10)),
                   **series("handshakes_refused_total", f'{A},reason="origin"', rising(50))},
         "labels": JOB,
-        "early": "4m",
+        "for": 300,
+        "onset": 240,
     },
     "WardcastKeySetMissing": {
         "fires": {**series("key_sets_missing", A, constant(2)), **series("key_sets_missing", B, constant(0))},
         "quiet": series("key_sets_missing", A, constant(0)),
         "labels": ON_A,
         "texts": {"summary": "a does not have the keys of 2 identity providers"},
-        "early": "45s",
+        "for": 60,
     },
     "WardcastHookFailing": {
         "fires": {**series("hook_calls_total", f'{A},hook="connect",outcome="timeout"', rising(1)),
@@ -134,14 +141,16 @@ CASES = {
                   **series("hook_calls_total", f'{A},hook="connect",outcome="timeout"', constant(3))},
         "labels": {**JOB, "hook": "connect"},
         "texts": {"summary": "The hook connect fails"},
-        "early": "1m45s",
+        "for": 120,
+        "onset": 15,
     },
     "WardcastBrokerSlow": {
         "fires": {**buckets("broker_seconds", f'{A},operation="publish"', 5), **buckets("broker_seconds", f'{B},operation="publish"', 0)},
         "quiet": {**buckets("broker_seconds", f'{A},operation="publish"', 0), **buckets("broker_seconds", f'{A},operation="survey"', 90)},
         "labels": ON_A,
         "texts": {"summary": "One in a hundred publications of a takes Redis longer than half a second"},
-        "early": "4m45s",
+        "for": 300,
+        "onset": 15,
     },
     "WardcastHookEventsLost": {
         "fires": series("hook_events_total", f'{A},outcome="dropped"', rising(1)),
@@ -155,24 +164,25 @@ CASES = {
         "quiet": {f'wardcast_bus_lag_seconds_bucket{{{A},server="redis:6379",le="{bound}"}}': rising(100) for bound in ("0.032", "+Inf")},
         "labels": {**ON_A, "server": "redis:6379"},
         "texts": {"summary": "Messages through redis:6379 reach the hubs of a after more than 100 ms"},
-        "early": "4m45s",
+        "for": 300,
+        "onset": 15,
     },
     "WardcastHubSlow": {
         "fires": {**series("hub_delay_seconds", A, constant(0.2)), **series("hub_delay_seconds", B, constant(0.001))},
         "quiet": series("hub_delay_seconds", A, constant(0.09)),
         "labels": ON_A,
         "texts": {"summary": "A message waits 200ms for a hub of a"},
-        "early": "45s",
+        "for": 60,
     },
     "WardcastQueueFilling": {
         "fires": {**series("queue_ratio", f'{A},queue="outboxes"', constant(0.9)), **series("queue_ratio", f'{A},queue="audit"', constant(0.1))},
         "quiet": series("queue_ratio", f'{A},queue="outboxes"', constant(0.75)),
         "labels": {**ON_A, "queue": "outboxes"},
         "texts": {"summary": "The queue outboxes of a is 90% full"},
-        "early": "45s",
+        "for": 60,
     },
-    "WardcastCommandsFail": failing_share("commands_total", "ping", "commands"),
-    "WardcastApiCallsFail": failing_share("api_calls_total", "info", "calls of the server API"),
+    "WardcastCommandsFail": failing_share("commands_total", "ping", "commands", 165),
+    "WardcastApiCallsFail": failing_share("api_calls_total", "info", "calls of the server API", 30),
     "WardcastRevocationsUnconfirmed": {
         "fires": series("revocations_unconfirmed_total", A, rising(1)),
         "quiet": series("revocations_unconfirmed_total", A, constant(2)),

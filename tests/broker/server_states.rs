@@ -201,6 +201,6 @@ async fn node_beside_one_of_another_layout_version_is_not_ready_and_says_why() {
     }
     server.run::<i64>(&["DEL", "wardcast:layout"]).await;
     server.run::<i64>(&["HSET", "wardcast:layout", "field", "value"]).await;
-    start().wait_for_outage("wardcast:layout: ").await;
+    start().wait_for_outage("wardcast:layout at 127.0.0.1:").await;
     instance.wait_until_ready().await;
 }

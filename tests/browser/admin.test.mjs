@@ -187,6 +187,39 @@ for (const [how, end, hasQuestion] of [
     }));
 }
 
+for (const [when, reach] of [
+  ["while nobody is logged in", async () => {}],
+  ["while another operator is logged in", (page, hub) => logInWithKey(page, hub.key)],
+]) {
+  test(`after a logout, Back leads to no user whom the operator has looked at, ${when}`, () =>
+    withHub({}, async (hub) => {
+      const page = await openLoggedIn(hub.address, hub.key);
+      const target = () => page.evaluate(() => location.hash);
+      await goTo(page, "Sessions");
+      await page.getByRole("searchbox", { name: "Name of a user" }).fill("ann");
+      await page.keyboard.press("Enter");
+      await page.getByText("“ann” has no session.").waitFor();
+      await goTo(page, "Explain");
+      // The operator itself goes back there, also after a reload.
+      await page.reload();
+      await page.locator("#explain-title").waitFor();
+      await page.goBack();
+      await page.getByText("“ann” has no session.").waitFor();
+      assert.equal(await target(), "#sessions/ann");
+      await page.goForward();
+      await page.locator("#explain-title").waitFor();
+      await page.getByRole("button", { name: "Log out" }).click();
+      await page.getByLabel("API key").waitFor();
+      await reach(page, hub);
+      await page.goBack();
+      await waitUntil("the address names nobody", async () => (await target()) === "");
+      if (!(await page.getByRole("button", { name: "Log out" }).isVisible())) await logInWithKey(page, hub.key);
+      await page.locator("#nodes-title").waitFor();
+      assert.equal(await target(), "");
+      assertNoProblems(page);
+    }));
+}
+
 test("a page of another origin cannot use the session", () =>
   withHub({}, async (hub) => {
     const ann = await connectClient(hub.address, hub.sign({ sub: "ann" }), ["news"]);
@@ -323,6 +356,25 @@ test("explain names the cause, and a live trace shows what happens on the other 
     await log.filter({ hasText: "disconnected" }).waitFor();
     await page.getByRole("button", { name: "Stop" }).click();
     await page.getByText("Stopped.").waitFor();
+    assertNoProblems(page);
+  }));
+
+test("explain says how often a user was refused, and whether anyone may have written the user into the token", () =>
+  withHub({}, async (hub) => {
+    const refuse = async (token) => assert.equal((await fetch(`http://${hub.address}/connection/sse?token=${token}`)).status, 401);
+    const expired = hub.sign({ sub: "ann" }, { ttl: -60 });
+    for (const token of [expired, expired, hub.sign({ sub: "ann" }, { secret: "the secret of an attacker, long enough" })]) await refuse(token);
+    const page = await openLoggedIn(hub.address, hub.key);
+    await goTo(page, "Explain");
+    await page.getByRole("textbox", { name: "User", exact: true }).fill("ann");
+    await page.getByRole("textbox", { name: "Channel", exact: true }).fill("news");
+    await page.getByRole("button", { name: "Explain" }).click();
+    await page.locator(".cause", { hasText: "connect refused" }).waitFor();
+    const sessions = await page.getByRole("table", { name: "Sessions" }).locator("tbody tr").allTextContents();
+    assert.equal(sessions.length, 2);
+    assert.match(sessions[0], /refused 2 times; .*expired/);
+    assert.match(sessions[1], /refused once, with a token that anyone may have written; .*wrong signature/);
+    assert.ok(!sessions.join().includes("ended"), sessions.join());
     assertNoProblems(page);
   }));
 

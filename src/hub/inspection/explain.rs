@@ -18,6 +18,7 @@ use crate::{
         Hub, RefusedAttempt, RefusedAttempts, SessionKey,
         liveness::HubSession,
         recent_ends::{EndedSession, EndedSubscription, SubscriptionEnd},
+        refused_attempts::RepeatedAttempt,
         subscription::{ChannelState, DeliveryOptions, Live},
     },
     position::Position,
@@ -44,8 +45,7 @@ pub(super) async fn explain(hubs: &[Addr<Hub>], query: ExplainQuery, refused: &R
     let mut sessions: Vec<ExplainedSession> = join_all(asked).await.into_iter().flatten().flatten().collect();
     let refused = refused.find(query.user.as_deref(), client, MAX_EXPLAINED_SESSIONS + 1);
     sessions.extend(refused.into_iter().map(explain_refused));
-    let ended_at = |session: &ExplainedSession| session.end.as_ref().map_or(i64::MAX, |end| end.time);
-    sessions.sort_by_key(|session| (!session.is_open, std::cmp::Reverse(ended_at(session))));
+    sessions.sort_by_cached_key(|session| (!session.is_open, session.closed_order()));
     let has_more = sessions.len() > MAX_EXPLAINED_SESSIONS;
     sessions.truncate(MAX_EXPLAINED_SESSIONS);
     NodeExplanation { sessions, has_more }
@@ -101,6 +101,8 @@ impl Hub {
             end: None,
             queued_bytes: Some(queued_bytes),
             stalled_for: stalled_for.map(|since| Instant::now().saturating_duration_since(since).as_millis() as u64),
+            signed: None,
+            attempts: None,
         };
         if session.is_closing() {
             let cause = session.outbox.close_cause();
@@ -203,12 +205,15 @@ fn explain_ended(ended: &EndedSession) -> ExplainedSession {
         end: Some(explained_close(ended.cause.as_ref(), ended.at)),
         queued_bytes: None,
         stalled_for: None,
+        signed: None,
+        attempts: None,
     }
 }
 
-/// Explains an attempt to connect that was refused.
-fn explain_refused(attempt: RefusedAttempt) -> ExplainedSession {
-    let RefusedAttempt { at, client, user, code, reason, .. } = attempt;
+/// Explains attempts to connect that were refused for one reason.
+fn explain_refused(repeated: RepeatedAttempt) -> ExplainedSession {
+    let RepeatedAttempt { last, attempts } = repeated;
+    let RefusedAttempt { at, client, user, is_signed, code, reason } = last;
     let time = at.unix_millis();
     ExplainedSession {
         client: client.to_string(),
@@ -222,6 +227,8 @@ fn explain_refused(attempt: RefusedAttempt) -> ExplainedSession {
         end: Some(ExplainedEnd { time, code, reason: reason.into_owned() }),
         queued_bytes: None,
         stalled_for: None,
+        signed: Some(is_signed),
+        attempts: Some(attempts),
     }
 }
 

@@ -19,12 +19,32 @@ const INITIAL = [...document.querySelectorAll(".view [id]")]
   .filter((element) => !element.firstElementChild && !element.matches("input, textarea, select"))
   .map((element) => [element, element.textContent]);
 
+/** Names the login of this tab, also after a reload. */
+const LOGIN = "wardcast.admin.login";
+
 let shown = null;
 let hasUsers = false;
 let usesKey = false;
 
+/**
+ * Marks the entry of the browser's history as one of this login. What an entry of an earlier login names is removed from the address:
+ * Back leads there, but that operator has logged out.
+ */
+function claimEntry() {
+  const login = sessionStorage.getItem(LOGIN);
+  const owner = history.state?.login;
+  if (owner && owner !== login) forgetTarget();
+  if (login && history.state?.login !== login) history.replaceState({ login }, "");
+}
+
+/** Removes from the address which section was shown, and its user or channel. */
+function forgetTarget() {
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
 /** Shows the section of the address. */
 function showView() {
+  claimEntry();
   const [wanted, ...target] = location.hash.slice(1).split("/").map(decode);
   // The link that skips the header is none.
   if (wanted === "main") return;
@@ -54,6 +74,7 @@ function decode(text) {
 }
 
 function showSession({ name, version }) {
+  if (!sessionStorage.getItem(LOGIN)) sessionStorage.setItem(LOGIN, crypto.getRandomValues(new Uint32Array(2)).join("-"));
   $("who-name").textContent = name;
   $("version").textContent = `v${version}`;
   setLoggedIn(true);
@@ -79,6 +100,7 @@ function clearViews() {
 
 /** Shows the login. Nothing stays in the page of what was shown before: another person may log in. */
 function showLogin() {
+  claimEntry();
   clearViews();
   for (const view of Object.keys(VIEWS)) setShown($(view), false);
   for (const id of ["version", "who-name"]) $(id).textContent = "";
@@ -119,8 +141,9 @@ $("logout").addEventListener("click", (event) => {
   runBusy(event.currentTarget, async () => {
     let problem = null;
     await logOut().catch((error) => (problem = error.message));
-    // It may name a user or a channel. After a session that has ended by itself, its operator goes on there.
-    history.replaceState(null, "", location.pathname + location.search);
+    // After a session that has ended by itself, its operator goes on where it was.
+    sessionStorage.removeItem(LOGIN);
+    forgetTarget();
     showLogin();
     if (problem) sayBad(problem);
     else hideMessages();
@@ -133,7 +156,7 @@ whenSessionEnds(() => {
   sayBad("The session has ended. Log in again.");
 });
 
-addEventListener("hashchange", () => shown && showView());
+addEventListener("hashchange", () => (shown ? showView() : claimEntry()));
 
 try {
   const { has_users, session } = await readSession();

@@ -7,14 +7,22 @@ import { formatNumber, formatTime } from "./text.js";
 
 const COLUMNS = ["User", "Client", "Cause", "Session", "Position", "Waiting", "Node"];
 
-function sessionRow({ user, client, cause, is_open, connected_at, position, queued_bytes, end, node }) {
-  const state = is_open ? `open since ${formatTime(connected_at)}` : "ended";
+/** Says what the session is: of an attempt to connect that was refused there is none. */
+function stateOf({ is_open, connected_at, signed, attempts }) {
+  if (is_open) return `open since ${formatTime(connected_at)}`;
+  if (attempts === undefined) return "ended";
+  const times = attempts === 1 ? "once" : `${formatNumber(attempts)} times`;
+  return `refused ${times}${signed ? "" : ", with a token that anyone may have written"}`;
+}
+
+function sessionRow(session) {
+  const { user, client, cause, position, queued_bytes, end, node } = session;
   const ending = end ? `${formatTime(end.time)}: ${end.code ?? ""} ${end.reason}` : "";
   return [
     user ? link(user, "sessions", user) : make("em", {}, "without a user"),
     make("code", { className: "id" }, client),
     cause.replaceAll("_", " "),
-    [state, ending].filter(Boolean).join("; "),
+    [stateOf(session), ending].filter(Boolean).join("; "),
     position ? formatNumber(position.offset) : "",
     queued_bytes === undefined ? "" : `${formatNumber(queued_bytes)} bytes`,
     node.name,
@@ -32,7 +40,7 @@ function draw(result) {
     ...missingNodes(result),
     make("div", { className: "card verdict", "data-cause": cause },
       make("p", { className: "cause" }, cause.replaceAll("_", " ")), make("p", {}, explanation), ...(about ? [about] : [])),
-    ...(sessions.length > 0 ? [table("Sessions", COLUMNS, sessions.map(sessionRow))] : [make("p", { className: "empty" }, "No session is open, and none has ended lately.")]),
+    ...(sessions.length > 0 ? [table("Sessions", COLUMNS, sessions.map(sessionRow))] : [make("p", { className: "empty" }, "No session is open, and none has ended or was refused lately.")]),
   );
 }
 

@@ -86,7 +86,7 @@ pub(super) fn describe_reply(error: &ServerError) -> String {
     describe_code(error.code(), error.details().unwrap_or_default())
 }
 
-pub(super) fn no_reply(limit: Duration) -> String {
+pub(in crate::broker::redis) fn no_reply(limit: Duration) -> String {
     format!("no reply within {limit:?}")
 }
 

@@ -42,7 +42,7 @@ use tokio::{
 pub(super) use self::{
     board::ServerBoard,
     desired_subscriptions::DesiredSubscriptions,
-    fault::{accepted, describe},
+    fault::{accepted, describe, no_reply},
     redirect::Redirects,
     resend::resend,
 };
