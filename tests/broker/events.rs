@@ -12,8 +12,11 @@ use wardcast::{
     config::{RedisConfig, Secret},
 };
 
-use super::fixture::{Instance, start_broker_with};
-use crate::support::{SECRET, poll_until, redis::RedisServer};
+use super::fixture::{ELSEWHERE, Instance, start_broker_with};
+use crate::support::{
+    SECRET, poll_until,
+    redis::{RedisForm, RedisServer},
+};
 
 const LEASE: Duration = Duration::from_secs(60);
 const MANY: usize = 1000;
@@ -31,12 +34,20 @@ fn open(client: Uuid, record: &str) -> OutboxEntry {
 }
 
 async fn append(outbox: &Arc<dyn EventOutbox>, number: u64, entries: Vec<OutboxEntry>) -> Appended {
-    outbox.append(1, EntryOwner::ThisNode(number), MANY, entries).await.unwrap()
+    append_to(outbox, 1, number, entries).await
+}
+
+async fn append_to(outbox: &Arc<dyn EventOutbox>, lane: usize, number: u64, entries: Vec<OutboxEntry>) -> Appended {
+    outbox.append(lane, EntryOwner::ThisNode(number), MANY, entries).await.unwrap()
 }
 
 /// The texts that wait in lane 1, and the last of their ids.
 async fn waiting(outbox: &Arc<dyn EventOutbox>) -> Option<(Vec<String>, Option<EntryId>)> {
-    let events = outbox.read(1, None, MANY, LEASE).await.unwrap().events?;
+    waiting_in(outbox, 1).await
+}
+
+async fn waiting_in(outbox: &Arc<dyn EventOutbox>, lane: usize) -> Option<(Vec<String>, Option<EntryId>)> {
+    let events = outbox.read(lane, None, MANY, LEASE).await.unwrap().events?;
     let last = events.last().map(|(id, _)| *id);
     Some((events.into_iter().map(|(_, text)| text).collect(), last))
 }
@@ -87,7 +98,16 @@ fn users_keep_their_lanes_for_ever() {
 
 /// An instance whose registrations last for 300 ms.
 async fn start(server: &RedisServer, change: impl FnOnce(&mut RedisConfig)) -> (Instance, Arc<dyn EventOutbox>) {
-    let instance = start_broker_with(&server.url(), |config| {
+    let url = Secret::new(server.url());
+    start_with(|config| {
+        config.url = url;
+        change(config);
+    })
+    .await
+}
+
+async fn start_with(change: impl FnOnce(&mut RedisConfig)) -> (Instance, Arc<dyn EventOutbox>) {
+    let instance = start_broker_with(ELSEWHERE, |config| {
         config.heartbeat_interval = Duration::from_millis(100);
         change(config);
     });
@@ -125,53 +145,72 @@ async fn repeated_call_appends_nothing_and_one_node_at_a_time_reads_a_lane() {
 
 #[tokio::test]
 async fn other_node_appends_the_sessions_and_channels_of_a_lost_one_once() {
-    let server = RedisServer::start().await;
-    let (_lost, outbox) = start(&server, |_| ()).await;
-    let (_first, one) = start(&server, |_| ()).await;
-    let (_second, two) = start(&server, |_| ()).await;
+    take_over_in_lanes(RedisForm::one_server().await, 1..2).await;
+}
+
+/// Each lane has all its keys on one of the servers.
+#[tokio::test]
+async fn other_node_appends_the_sessions_and_channels_of_a_lost_one_once_over_several_servers() {
+    take_over_in_lanes(RedisForm::several_servers().await, 0..EVENT_LANES).await;
+}
+
+async fn take_over_in_lanes(redis: RedisForm, lanes: std::ops::Range<usize>) {
+    let (_lost, outbox) = start_with(|config| redis.configure(config)).await;
+    let (_first, one) = start_with(|config| redis.configure(config)).await;
+    let (_second, two) = start_with(|config| redis.configure(config)).await;
+    for lane in lanes {
+        println!("lane {lane}");
+        take_over(lane, &outbox, &one, &two).await;
+    }
+}
+
+async fn take_over(lane: usize, outbox: &Arc<dyn EventOutbox>, one: &Arc<dyn EventOutbox>, two: &Arc<dyn EventOutbox>) {
     let (ann, bob, eve) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
     let [news, shared] = ["news", "shared"].map(|name| Channel::new(name).unwrap());
     let occupy = |channel: &Channel| with_change("occupied", OutboxChange::OccupyChannel(channel.clone()));
     let vacate = |channel: &Channel| with_change("vacated", OutboxChange::VacateChannel(channel.clone()));
     let end = |client| with_change("end", OutboxChange::EndSession(client));
-    assert!(!outbox.renew(1).await.unwrap().is_known);
-    append(&outbox, 1, vec![open(ann, "a"), open(bob, "b"), open(eve, "e"), end(eve)]).await;
-    append(&outbox, 2, vec![occupy(&news), occupy(&shared), occupy(&news)]).await;
-    assert_eq!(append(&one, 1, vec![occupy(&shared)]).await.queued, 0, "it is occupied already");
-    let (texts, last) = waiting(&one).await.unwrap();
+    assert!(!outbox.renew(lane).await.unwrap().is_known);
+    append_to(outbox, lane, 1, vec![open(ann, "a"), open(bob, "b"), open(eve, "e"), end(eve)]).await;
+    append_to(outbox, lane, 2, vec![occupy(&news), occupy(&shared), occupy(&news)]).await;
+    assert_eq!(append_to(one, lane, 1, vec![occupy(&shared)]).await.queued, 0, "it is occupied already");
+    let (texts, last) = waiting_in(one, lane).await.unwrap();
     assert_eq!(texts, ["end", "occupied", "occupied"]);
-    one.read(1, last, MANY, LEASE).await.unwrap();
+    one.read(lane, last, MANY, LEASE).await.unwrap();
     let as_lost = |node: &str| EntryOwner::LostNode(node.to_owned());
     let mut node = String::new();
     poll_until("the node is lost", async || {
-        assert!(two.renew(1).await.unwrap().lost.len() <= 1);
-        let found = one.renew(1).await.unwrap().lost;
+        assert!(two.renew(lane).await.unwrap().lost.len() <= 1);
+        let found = one.renew(lane).await.unwrap().lost;
         node = found.first().cloned().unwrap_or_default();
         !found.is_empty()
     })
     .await;
-    let sessions = one.read_lost(1, &node, LostCursor::Sessions(0)).await.unwrap();
+    let sessions = one.read_lost(lane, &node, LostCursor::Sessions(0)).await.unwrap();
     let mut read = sessions.sessions;
     read.sort_unstable();
     assert_eq!(read, [(ann, "a".to_owned()), (bob, "b".to_owned())]);
-    let channels = one.read_lost(1, &node, sessions.next.unwrap()).await.unwrap();
+    let channels = one.read_lost(lane, &node, sessions.next.unwrap()).await.unwrap();
     let mut names: Vec<&str> = channels.channels.iter().map(Channel::as_str).collect();
     names.sort_unstable();
     assert_eq!((names, channels.next), (vec!["news", "shared"], None));
     let entries = || vec![end(ann), end(bob), vacate(&news), vacate(&shared)];
-    let full = one.append(1, as_lost(&node), 1, entries()).await.unwrap();
+    let full = one.append(lane, as_lost(&node), 1, entries()).await.unwrap();
     assert_eq!(full, Appended { queued: 1, dropped: 1 }, "what has no room stays stored");
-    assert_eq!(one.append(1, as_lost(&node), MANY, entries()).await.unwrap().queued, 2);
-    assert_eq!(two.append(1, as_lost(&node), MANY, entries()).await.unwrap(), Appended::default());
+    assert_eq!(one.append(lane, as_lost(&node), MANY, entries()).await.unwrap().queued, 2);
+    assert_eq!(two.append(lane, as_lost(&node), MANY, entries()).await.unwrap(), Appended::default());
     assert_eq!(
-        waiting(&one).await.unwrap().0,
+        waiting_in(one, lane).await.unwrap().0,
         ["end", "end", "vacated"],
         "another node has subscribers of the other one"
     );
-    one.forget_lost(1, &node).await.unwrap();
-    assert!(two.renew(1).await.unwrap().lost.is_empty());
-    assert_eq!(two.read_lost(1, &node, LostCursor::Sessions(0)).await.unwrap().sessions, LostPage::default().sessions);
-    assert_eq!(append(&one, 2, vec![vacate(&shared)]).await.queued, 1);
+    one.forget_lost(lane, &node).await.unwrap();
+    assert!(two.renew(lane).await.unwrap().lost.is_empty());
+    assert_eq!(
+        two.read_lost(lane, &node, LostCursor::Sessions(0)).await.unwrap().sessions,
+        LostPage::default().sessions
+    );
+    assert_eq!(append_to(one, lane, 2, vec![vacate(&shared)]).await.queued, 1);
 }
 
 #[tokio::test]

@@ -194,7 +194,8 @@ impl RedisNames {
         &self.revocations[0]
     }
 
-    /// Returns a key of a lane of the outbox of events. One hash tag for each lane, so that a script may use all keys of it.
+    /// Returns a key of a lane of the outbox of events. One hash tag for each lane, so that a script may use all keys of it; all are
+    /// on the server of [`Self::event_lane_home`].
     pub(super) fn event_key(&self, lane: usize, what: &str) -> String {
         format!("{}:{{events-{lane}}}:{what}", self.prefix)
     }
@@ -202,6 +203,12 @@ impl RedisNames {
     /// Returns the key of what an instance has stored in a lane of the outbox of events.
     pub(super) fn event_key_of_node(&self, lane: usize, what: &str, instance: &str) -> String {
         format!("{}:{}", self.event_key(lane, what), escape(instance))
+    }
+
+    /// Returns the key whose server has all keys of a lane of the outbox of events: that of the events, which other releases have
+    /// always looked for there.
+    pub(super) fn event_lane_home(&self, lane: usize) -> String {
+        self.event_key(lane, "queue")
     }
 
     /// Returns the PUB/SUB channel that every instance subscribes to.
