@@ -168,9 +168,15 @@ impl RedisNames {
         format!("{}:logins:{user_tag}", self.prefix)
     }
 
-    /// Returns the key of failed logins, whose `name` is a MAC. One hash tag, so that one script may use several.
+    /// Returns the key of failed logins, whose `name` is a MAC. One hash tag, so that one script may use several; all are on the
+    /// server of [`Self::login_failures_home`].
     pub(super) fn login_failures_key(&self, kind: &str, name: &str) -> String {
-        format!("{}:{{login-failures}}:{kind}:{name}", self.prefix)
+        format!("{}:{kind}:{name}", self.login_failures_home())
+    }
+
+    /// Returns the name whose server has all failed logins: those of an address are counted together, whoever the users are.
+    pub(super) fn login_failures_home(&self) -> String {
+        format!("{}:{{login-failures}}", self.prefix)
     }
 
     /// Returns the key of the connections of a user: a hash of numbers by instance.
