@@ -85,6 +85,11 @@ pub struct EntryId {
     pub(super) number: u64,
 }
 
+#[cfg(test)]
+pub(crate) fn entry_id(number: u64) -> EntryId {
+    EntryId { millis: 0, number }
+}
+
 /// As Redis writes it.
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

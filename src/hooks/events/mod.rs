@@ -14,6 +14,7 @@
 //! The transfer also renews the registration of the node; beside it, the takeover appends the events of nodes that were lost.
 
 mod event;
+mod refused_call;
 mod reporter;
 mod sender;
 mod takeover;
