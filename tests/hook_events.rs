@@ -284,6 +284,8 @@ async fn ends_above_the_queue_of_the_node_are_dropped_and_counted_while_the_brok
         backend.events(PATH).len() as f64 + dropped().await >= f64::from(ends + 1)
     })
     .await;
+    let stored = async || redis.run::<Vec<String>>(&["KEYS", "wardcast:{events-*}:sessions:*"]).await;
+    poll_until("no session is stored as open", async || stored().await.is_empty()).await;
 }
 
 /// The first code block of a language in docs/hooks.md.

@@ -28,7 +28,7 @@ use crate::{
         BrokerError, BrokerFuture,
         event_outbox::{
             Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LOST_INTERVALS, LostCursor, LostPage,
-            OutboxChange, OutboxEntry, OutboxPage, Renewal,
+            OutboxChange, OutboxEntry, OutboxPage, Renewal, StoredSessions,
         },
     },
     channel::Channel,
@@ -38,8 +38,8 @@ use crate::{
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Maximum number of lost nodes that one call names.
 const MAX_LOST_NODES: usize = 16;
-/// Sessions or channels of a lost node that are read in one call, about.
-const LOST_PAGE: usize = 256;
+/// Sessions or channels of a node that are read in one call, about.
+const NODE_PAGE: usize = 256;
 /// Stands for a signature.
 const UNSIGNED: &str = "-";
 
@@ -201,6 +201,16 @@ impl EventOutbox for RedisEventOutbox {
         })
     }
 
+    fn read_stored(&self, lane: usize, from: u64) -> BrokerFuture<StoredSessions> {
+        let (context, key) = (self.context.clone(), self.keys(lane).node_sessions);
+        spawn_on(&self.runtime, async move {
+            let (next, fields) = read_hash(&context, lane, &key, from).await?;
+            // What other programs have written there is no session.
+            let clients = fields.iter().filter_map(|(client, _)| Uuid::try_parse_ascii(client).ok()).collect();
+            Ok(StoredSessions { clients, next: (next != 0).then_some(next) })
+        })
+    }
+
     fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool> {
         let (context, LaneKeys { registrations, state, .. }) = (self.context.clone(), self.keys(lane));
         let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state]);
@@ -217,9 +227,7 @@ impl EventOutbox for RedisEventOutbox {
             LostCursor::Channels(cursor) => (keys.node_channels, cursor),
         };
         spawn_on(&self.runtime, async move {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(&key).arg(cursor).arg("COUNT").arg(LOST_PAGE);
-            let (next, fields): HashPage = query(&context, lane, &scan).await?;
+            let (next, fields) = read_hash(&context, lane, &key, cursor).await?;
             let mut page = LostPage::default();
             match from {
                 LostCursor::Sessions(_) => {
@@ -254,7 +262,6 @@ fn add_entry(call: &mut Cmd, signer: &MessageSigner, node: &str, OutboxEntry { e
             ("open", client.to_string(), SignedKind::Session(node).sign(signer, record))
         }
         OutboxChange::EndSession(client) => ("end", client.to_string(), String::new()),
-        OutboxChange::ForgetSessions => ("forget", String::new(), String::new()),
         OutboxChange::OccupyChannel(channel) => {
             ("occupy", channel.to_string(), SignedKind::Channel(node).signature(signer, channel.as_str()))
         }
@@ -308,6 +315,13 @@ fn read_channel(context: &RedisContext, node: &str, name: &[u8], signature: &[u8
 /// Counts what another program has written.
 fn accept<T>(context: &RedisContext, read: Result<T, DropReason>) -> Option<T> {
     read.map_err(|reason| context.refused.count(reason)).ok()
+}
+
+/// Reads a part of a hash.
+async fn read_hash(context: &RedisContext, lane: usize, key: &str, cursor: u64) -> Result<HashPage, BrokerError> {
+    let mut scan = redis::cmd("HSCAN");
+    scan.arg(key).arg(cursor).arg("COUNT").arg(NODE_PAGE);
+    query(context, lane, &scan).await
 }
 
 /// Makes a call on the server of a lane, which has all keys of the lane.
