@@ -6,7 +6,7 @@ use uuid::Uuid;
 use wardcast::{
     broker::event_outbox::{
         Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxChange, OutboxEntry,
-        event_lane,
+        StoredSessions, event_lane,
     },
     channel::Channel,
     config::{RedisConfig, Secret},
@@ -235,6 +235,76 @@ async fn calls_that_find_no_state_of_a_lane_give_it_a_lifetime() {
     assert_lifetime("a read").await;
     one.read(1, last, 0, Duration::ZERO).await.unwrap();
     assert_lifetime("the removal of accepted events").await;
+}
+
+#[tokio::test]
+async fn full_redis_can_be_emptied_of_its_events_and_knows_its_nodes() {
+    let server = RedisServer::start().await;
+    let (_lost, lost) = start(&server, |_| ()).await;
+    let (_first, one) = start(&server, |config| config.heartbeat_interval = Duration::from_secs(60)).await;
+    lost.renew(1).await.unwrap();
+    one.renew(1).await.unwrap();
+    append(&one, 1, vec![event("a"), event("b"), event("c")]).await;
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = one.append(1, EntryOwner::ThisNode(2), MANY, vec![event("d")]).await;
+    assert!(refused.unwrap_err().to_string().contains("OOM"));
+    // Each of these renews the registration of a node that is known.
+    let node = wait_for_lost(&one).await;
+    assert!(one.renew(1).await.unwrap().is_known);
+    assert!(one.lease_lost(1, &node).await.unwrap());
+    // The first read of a lane by a node has accepted nothing.
+    let (texts, _) = waiting(&one).await.unwrap();
+    assert_eq!(texts, ["a", "b", "c"]);
+    let page = one.read(1, None, 2, LEASE).await.unwrap();
+    let last = page.events.unwrap().last().map(|(id, _)| *id);
+    let page = one.read(1, last, MANY, LEASE).await.unwrap();
+    assert_eq!((page.waiting, page.events.unwrap()[0].1.as_str()), (1, "c"));
+    one.release(1).await.unwrap();
+    assert_eq!(waiting(&lost).await.unwrap().0, ["c"]);
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(append(&one, 2, vec![event("d")]).await.queued, 1);
+}
+
+#[tokio::test]
+async fn what_a_lost_node_had_lives_until_it_is_taken_over() {
+    let server = RedisServer::start().await;
+    let (_lost, outbox) = start(&server, |_| ()).await;
+    let (_other, one) = start(&server, |_| ()).await;
+    outbox.renew(1).await.unwrap();
+    let occupy = with_change("occupied", OutboxChange::OccupyChannel(Channel::new("news").unwrap()));
+    append(&outbox, 1, vec![open(Uuid::from_u128(1), "a"), occupy]).await;
+    let node = wait_for_lost(&one).await;
+    let keys = server.run::<Vec<String>>(&["KEYS", "wardcast:{events-1}:*:*"]).await;
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    for key in &keys {
+        server.run::<()>(&["PEXPIRE", key, "60000"]).await;
+    }
+    assert!(one.lease_lost(1, &node).await.unwrap());
+    for key in &keys {
+        assert!(server.run::<i64>(&["PTTL", key]).await > 60_000, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn node_reads_which_sessions_are_stored_for_it() {
+    let server = RedisServer::start().await;
+    let (_first, one) = start(&server, |_| ()).await;
+    let (_second, two) = start(&server, |_| ()).await;
+    let clients: HashSet<Uuid> = (0..2000).map(Uuid::from_u128).collect();
+    append(&one, 1, clients.iter().map(|client| open(*client, "a")).collect()).await;
+    append(&two, 1, vec![open(Uuid::from_u128(5000), "b")]).await;
+    for key in &server.run::<Vec<String>>(&["KEYS", "wardcast:{events-1}:sessions:*"]).await {
+        server.run::<()>(&["HSET", key, "no id", "- {}"]).await;
+    }
+    let (mut read, mut pages, mut from) = (HashSet::new(), 0, Some(0));
+    while let Some(start) = from {
+        let page = one.read_stored(1, start).await.unwrap();
+        read.extend(page.clients);
+        (pages, from) = (pages + 1, page.next);
+    }
+    assert_eq!(read, clients);
+    assert!(pages > 2, "{pages}");
+    assert_eq!(one.read_stored(2, 0).await.unwrap(), StoredSessions::default());
 }
 
 /// Waits until the other node is lost; returns its name.

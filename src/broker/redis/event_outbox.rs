@@ -212,8 +212,9 @@ impl EventOutbox for RedisEventOutbox {
     }
 
     fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool> {
-        let (context, LaneKeys { registrations, state, .. }) = (self.context.clone(), self.keys(lane));
-        let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state]);
+        let (context, keys) = (self.context.clone(), LaneKeys::new(&self.context, lane, node));
+        let LaneKeys { state, registrations, node_sessions, node_channels, .. } = keys;
+        let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state, &node_sessions, &node_channels]);
         let lease = context.heartbeat_interval * LOST_INTERVALS;
         call.arg(&context.instance).arg(node).arg(millis(lease)).arg(millis(KEY_LIFETIME));
         spawn_on(&self.runtime, async move { query(&context, lane, &call).await })
