@@ -17,7 +17,7 @@ use crate::support::{
     start_hub_on, start_hub_with,
 };
 
-const PATH: &str = "/events";
+pub const PATH: &str = "/events";
 const ALL: [EventType; 6] = [
     EventType::Connect,
     EventType::Disconnect,
@@ -32,7 +32,7 @@ fn endpoint(backend: &Backend) -> Option<HookEndpoint> {
 }
 
 /// A hub that sends these events to a backend that accepts them.
-async fn start(backend: &Backend, types: &[EventType], change: impl FnOnce(&mut Config)) -> TestHub {
+pub async fn start(backend: &Backend, types: &[EventType], change: impl FnOnce(&mut Config)) -> TestHub {
     backend.answer_json(PATH, json!({}));
     start_hub_with(|config| {
         config.hooks.events.endpoint = endpoint(backend);
@@ -51,7 +51,7 @@ fn types(events: &[Value], member: &str, value: &str) -> Vec<String> {
 }
 
 /// Closes a connection in order.
-async fn leave(mut client: Client) {
+pub async fn leave(mut client: Client) {
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     client.send_message(Message::Close(Some(frame))).await;
     client.wait_for_close().await;
@@ -209,63 +209,8 @@ async fn events_above_the_bound_are_dropped_and_counted_and_the_first_ones_stay(
 }
 
 /// An answer with this status and no body.
-fn status(line: &str) -> Answer {
+pub fn status(line: &str) -> Answer {
     Answer::Raw(format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n").into_bytes())
-}
-
-#[actix_rt::test]
-async fn event_that_the_backend_always_refuses_is_dropped_alone_and_does_not_block_those_behind_it() {
-    let backend = Backend::start().await;
-    let hub = start(&backend, &[EventType::Disconnect], |config| {
-        config.hooks.events.retry_delay = Duration::from_millis(100);
-        config.hooks.events.refused_for = Duration::from_millis(300);
-        config.hooks.failures = 1000;
-    })
-    .await;
-    backend.answer(PATH, Answer::RefuseBodiesWith("\"code\":4501".to_owned()));
-    // All of one user, so of one lane.
-    for number in 0..6 {
-        let mut client = hub.connect("ann").await;
-        if number == 2 {
-            hub.call_api("disconnect", json!({"user": "ann", "disconnect": {"code": 4501, "reason": "poison"}})).await;
-            client.wait_for_close().await;
-        } else {
-            leave(client).await;
-        }
-    }
-    let accepted = backend.wait_for_events(PATH, 5).await;
-    assert!(accepted.iter().all(|event| event["code"] == 1000), "{accepted:?}");
-    assert!(accepted.is_sorted_by_key(|event| event["time"].as_i64().unwrap()));
-    let count = async |outcome: &str| hub.metric(&format!("wardcast_hook_events_total{{outcome=\"{outcome}\"}}")).await;
-    poll_until("the refused event is counted", async || count("refused").await == 1.0).await;
-    poll_until("nothing waits", async || hub.metric("wardcast_hook_events_waiting").await == 0.0).await;
-    // It was tried for as long as it should be: a call with it came again and again.
-    let calls = backend.calls(PATH);
-    let tries = calls.iter().filter(|call| call.body.contains("4501")).count();
-    assert!(tries >= 3, "{tries}");
-}
-
-#[actix_rt::test]
-async fn backend_that_refuses_for_a_while_or_asks_to_wait_gets_everything_later() {
-    let backend = Backend::start().await;
-    let hub = start(&backend, &[EventType::Disconnect], |config| {
-        config.hooks.events.retry_delay = Duration::from_millis(100);
-        config.hooks.events.refused_for = Duration::from_millis(200);
-        config.hooks.failures = 1000;
-    })
-    .await;
-    let failed = async || hub.metric("wardcast_hook_events_total{outcome=\"failed\"}").await;
-    // These mean "later", however long they are answered.
-    for line in ["429 Too Many Requests", "408 Request Timeout", "425 Too Early", "503 Service Unavailable"] {
-        backend.answer(PATH, status(line));
-        leave(hub.connect("ann").await).await;
-        let before = failed().await;
-        // At 100 ms each, these take longer than events that are refused are kept.
-        poll_until("many more failures", async || failed().await >= before + 6.0).await;
-    }
-    backend.answer_json(PATH, json!({}));
-    assert_eq!(backend.wait_for_events(PATH, 4).await.len(), 4);
-    assert_eq!(hub.metric("wardcast_hook_events_total{outcome=\"refused\"}").await, 0.0);
 }
 
 #[actix_rt::test]
@@ -339,6 +284,8 @@ async fn ends_above_the_queue_of_the_node_are_dropped_and_counted_while_the_brok
         backend.events(PATH).len() as f64 + dropped().await >= f64::from(ends + 1)
     })
     .await;
+    let stored = async || redis.run::<Vec<String>>(&["KEYS", "wardcast:{events-*}:sessions:*"]).await;
+    poll_until("no session is stored as open", async || stored().await.is_empty()).await;
 }
 
 /// The first code block of a language in docs/hooks.md.

@@ -32,8 +32,16 @@ fn settings(backend: &Backend, types: &str) -> Vec<String> {
 }
 
 async fn start<const COUNT: usize>(backend: &Backend, types: &str) -> (PrefixedRedis, [Node; COUNT]) {
+    start_on(RedisForm::one_server().await, backend, types).await
+}
+
+async fn start_on<const COUNT: usize>(
+    redis: RedisForm,
+    backend: &Backend,
+    types: &str,
+) -> (PrefixedRedis, [Node; COUNT]) {
     backend.answer_json(PATH, json!({}));
-    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let redis = PrefixedRedis::whole(redis);
     let settings = settings(backend, types);
     let nodes = start_nodes(&redis, &settings.iter().map(String::as_str).collect::<Vec<_>>()).await;
     (redis, nodes)
@@ -52,8 +60,17 @@ fn unavailable() -> Answer {
 
 #[actix_rt::test]
 async fn killed_node_and_backend_that_is_down_lose_no_end_and_keep_the_order_of_each_user() {
+    lose_a_node_and_the_backend(RedisForm::one_server().await).await;
+}
+
+#[actix_rt::test]
+async fn killed_node_and_backend_that_is_down_lose_no_end_over_several_servers() {
+    lose_a_node_and_the_backend(RedisForm::several_servers().await).await;
+}
+
+async fn lose_a_node_and_the_backend(redis: RedisForm) {
     let backend = Backend::start().await;
-    let (_redis, mut nodes) = start::<3>(&backend, r#"["connect", "disconnect"]"#).await;
+    let (_redis, mut nodes) = start_on::<3>(redis, &backend, r#"["connect", "disconnect"]"#).await;
     backend.answer(PATH, unavailable());
     let mut open: Vec<HashMap<String, Vec<_>>> = vec![HashMap::new(), HashMap::new(), HashMap::new()];
     for round in 0..4 {
@@ -138,8 +155,17 @@ async fn ends_of_a_killed_node_are_told_although_the_node_that_was_telling_them_
 
 #[actix_rt::test]
 async fn channel_is_occupied_and_vacated_once_for_all_nodes_also_if_one_is_killed() {
+    occupy_and_vacate_on_nodes(RedisForm::one_server().await).await;
+}
+
+#[actix_rt::test]
+async fn channel_is_occupied_and_vacated_once_for_all_nodes_over_several_servers() {
+    occupy_and_vacate_on_nodes(RedisForm::several_servers().await).await;
+}
+
+async fn occupy_and_vacate_on_nodes(redis: RedisForm) {
     let backend = Backend::start().await;
-    let (_redis, mut nodes) = start::<3>(&backend, r#"["occupied", "vacated"]"#).await;
+    let (_redis, mut nodes) = start_on::<3>(redis, &backend, r#"["occupied", "vacated"]"#).await;
     let one = nodes[0].connect_subscriber("ann", "news").await;
     backend.wait_for_events(PATH, 1).await;
     let mut two = nodes[1].connect_subscriber("bob", "news").await;

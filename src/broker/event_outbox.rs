@@ -38,8 +38,6 @@ pub enum OutboxChange {
     },
     /// The session has ended.
     EndSession(Uuid),
-    /// The node has no sessions. It appends those that it has again.
-    ForgetSessions,
     /// The node has subscribers of the channel. The event is appended if no other node has.
     OccupyChannel(Channel),
     /// The node has no subscribers of the channel any more. The event is appended if no other node has any.
@@ -85,6 +83,11 @@ pub struct EntryId {
     pub(super) number: u64,
 }
 
+#[cfg(test)]
+pub(crate) fn entry_id(number: u64) -> EntryId {
+    EntryId { millis: 0, number }
+}
+
 /// As Redis writes it.
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +120,15 @@ pub enum LostCursor {
     Sessions(u64),
     /// Among the channels.
     Channels(u64),
+}
+
+/// A part of the sessions that are stored for this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredSessions {
+    /// Client ids.
+    pub clients: Vec<Uuid>,
+    /// Where the next part begins. `None`: this is the last one.
+    pub next: Option<u64>,
 }
 
 /// A part of what a lost node had.
@@ -160,6 +172,9 @@ pub trait EventOutbox: Send + Sync {
 
     /// Renews the registration of this node in a lane.
     fn renew(&self, lane: usize) -> BrokerFuture<Renewal>;
+
+    /// Reads a part of the sessions that are stored for this node in a lane; the first part is at 0.
+    fn read_stored(&self, lane: usize, from: u64) -> BrokerFuture<StoredSessions>;
 
     /// Leases the takeover of a lost node in a lane, or renews the lease. Returns whether this node may take it over: no other node may
     /// for [`LOST_INTERVALS`]. `false` also if the node has registered again or is forgotten.

@@ -23,8 +23,6 @@ struct State {
 /// A change of state that a result has caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transition {
-    /// The first failure after a success.
-    BeganToFail,
     /// No call passes for the pause.
     Opened,
     /// Calls pass again.
@@ -61,11 +59,7 @@ impl CircuitBreaker {
         if state.failures >= self.max_failures {
             state.closed_until = Some(now.saturating_add(self.pause));
         }
-        match (was_open, state.closed_until, state.failures) {
-            (false, Some(_), _) => Some(Transition::Opened),
-            (false, None, 1) => Some(Transition::BeganToFail),
-            _ => None,
-        }
+        (!was_open && state.closed_until.is_some()).then_some(Transition::Opened)
     }
 }
 
@@ -80,9 +74,9 @@ mod tests {
     #[test]
     fn breaker_opens_after_consecutive_failures_and_probes_once_a_pause() {
         let breaker = CircuitBreaker::new(2, Duration::from_millis(100));
-        assert_eq!(breaker.record(false, at(0)), Some(Transition::BeganToFail));
+        assert_eq!(breaker.record(false, at(0)), None);
         assert_eq!(breaker.record(true, at(0)), None);
-        assert_eq!(breaker.record(false, at(0)), Some(Transition::BeganToFail));
+        assert_eq!(breaker.record(false, at(0)), None);
         assert!(breaker.admits(at(0)));
         assert_eq!(breaker.record(false, at(0)), Some(Transition::Opened));
         assert!(!breaker.admits(at(99)));

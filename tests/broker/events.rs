@@ -6,14 +6,17 @@ use uuid::Uuid;
 use wardcast::{
     broker::event_outbox::{
         Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxChange, OutboxEntry,
-        event_lane,
+        StoredSessions, event_lane,
     },
     channel::Channel,
     config::{RedisConfig, Secret},
 };
 
-use super::fixture::{Instance, start_broker_with};
-use crate::support::{SECRET, poll_until, redis::RedisServer};
+use super::fixture::{ELSEWHERE, Instance, start_broker_with};
+use crate::support::{
+    SECRET, poll_until,
+    redis::{RedisForm, RedisServer},
+};
 
 const LEASE: Duration = Duration::from_secs(60);
 const MANY: usize = 1000;
@@ -31,12 +34,20 @@ fn open(client: Uuid, record: &str) -> OutboxEntry {
 }
 
 async fn append(outbox: &Arc<dyn EventOutbox>, number: u64, entries: Vec<OutboxEntry>) -> Appended {
-    outbox.append(1, EntryOwner::ThisNode(number), MANY, entries).await.unwrap()
+    append_to(outbox, 1, number, entries).await
+}
+
+async fn append_to(outbox: &Arc<dyn EventOutbox>, lane: usize, number: u64, entries: Vec<OutboxEntry>) -> Appended {
+    outbox.append(lane, EntryOwner::ThisNode(number), MANY, entries).await.unwrap()
 }
 
 /// The texts that wait in lane 1, and the last of their ids.
 async fn waiting(outbox: &Arc<dyn EventOutbox>) -> Option<(Vec<String>, Option<EntryId>)> {
-    let events = outbox.read(1, None, MANY, LEASE).await.unwrap().events?;
+    waiting_in(outbox, 1).await
+}
+
+async fn waiting_in(outbox: &Arc<dyn EventOutbox>, lane: usize) -> Option<(Vec<String>, Option<EntryId>)> {
+    let events = outbox.read(lane, None, MANY, LEASE).await.unwrap().events?;
     let last = events.last().map(|(id, _)| *id);
     Some((events.into_iter().map(|(_, text)| text).collect(), last))
 }
@@ -87,7 +98,16 @@ fn users_keep_their_lanes_for_ever() {
 
 /// An instance whose registrations last for 300 ms.
 async fn start(server: &RedisServer, change: impl FnOnce(&mut RedisConfig)) -> (Instance, Arc<dyn EventOutbox>) {
-    let instance = start_broker_with(&server.url(), |config| {
+    let url = Secret::new(server.url());
+    start_with(|config| {
+        config.url = url;
+        change(config);
+    })
+    .await
+}
+
+async fn start_with(change: impl FnOnce(&mut RedisConfig)) -> (Instance, Arc<dyn EventOutbox>) {
+    let instance = start_broker_with(ELSEWHERE, |config| {
         config.heartbeat_interval = Duration::from_millis(100);
         change(config);
     });
@@ -125,53 +145,72 @@ async fn repeated_call_appends_nothing_and_one_node_at_a_time_reads_a_lane() {
 
 #[tokio::test]
 async fn other_node_appends_the_sessions_and_channels_of_a_lost_one_once() {
-    let server = RedisServer::start().await;
-    let (_lost, outbox) = start(&server, |_| ()).await;
-    let (_first, one) = start(&server, |_| ()).await;
-    let (_second, two) = start(&server, |_| ()).await;
+    take_over_in_lanes(RedisForm::one_server().await, 1..2).await;
+}
+
+/// Each lane has all its keys on one of the servers.
+#[tokio::test]
+async fn other_node_appends_the_sessions_and_channels_of_a_lost_one_once_over_several_servers() {
+    take_over_in_lanes(RedisForm::several_servers().await, 0..EVENT_LANES).await;
+}
+
+async fn take_over_in_lanes(redis: RedisForm, lanes: std::ops::Range<usize>) {
+    let (_lost, outbox) = start_with(|config| redis.configure(config)).await;
+    let (_first, one) = start_with(|config| redis.configure(config)).await;
+    let (_second, two) = start_with(|config| redis.configure(config)).await;
+    for lane in lanes {
+        println!("lane {lane}");
+        take_over(lane, &outbox, &one, &two).await;
+    }
+}
+
+async fn take_over(lane: usize, outbox: &Arc<dyn EventOutbox>, one: &Arc<dyn EventOutbox>, two: &Arc<dyn EventOutbox>) {
     let (ann, bob, eve) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
     let [news, shared] = ["news", "shared"].map(|name| Channel::new(name).unwrap());
     let occupy = |channel: &Channel| with_change("occupied", OutboxChange::OccupyChannel(channel.clone()));
     let vacate = |channel: &Channel| with_change("vacated", OutboxChange::VacateChannel(channel.clone()));
     let end = |client| with_change("end", OutboxChange::EndSession(client));
-    assert!(!outbox.renew(1).await.unwrap().is_known);
-    append(&outbox, 1, vec![open(ann, "a"), open(bob, "b"), open(eve, "e"), end(eve)]).await;
-    append(&outbox, 2, vec![occupy(&news), occupy(&shared), occupy(&news)]).await;
-    assert_eq!(append(&one, 1, vec![occupy(&shared)]).await.queued, 0, "it is occupied already");
-    let (texts, last) = waiting(&one).await.unwrap();
+    assert!(!outbox.renew(lane).await.unwrap().is_known);
+    append_to(outbox, lane, 1, vec![open(ann, "a"), open(bob, "b"), open(eve, "e"), end(eve)]).await;
+    append_to(outbox, lane, 2, vec![occupy(&news), occupy(&shared), occupy(&news)]).await;
+    assert_eq!(append_to(one, lane, 1, vec![occupy(&shared)]).await.queued, 0, "it is occupied already");
+    let (texts, last) = waiting_in(one, lane).await.unwrap();
     assert_eq!(texts, ["end", "occupied", "occupied"]);
-    one.read(1, last, MANY, LEASE).await.unwrap();
+    one.read(lane, last, MANY, LEASE).await.unwrap();
     let as_lost = |node: &str| EntryOwner::LostNode(node.to_owned());
     let mut node = String::new();
     poll_until("the node is lost", async || {
-        assert!(two.renew(1).await.unwrap().lost.len() <= 1);
-        let found = one.renew(1).await.unwrap().lost;
+        assert!(two.renew(lane).await.unwrap().lost.len() <= 1);
+        let found = one.renew(lane).await.unwrap().lost;
         node = found.first().cloned().unwrap_or_default();
         !found.is_empty()
     })
     .await;
-    let sessions = one.read_lost(1, &node, LostCursor::Sessions(0)).await.unwrap();
+    let sessions = one.read_lost(lane, &node, LostCursor::Sessions(0)).await.unwrap();
     let mut read = sessions.sessions;
     read.sort_unstable();
     assert_eq!(read, [(ann, "a".to_owned()), (bob, "b".to_owned())]);
-    let channels = one.read_lost(1, &node, sessions.next.unwrap()).await.unwrap();
+    let channels = one.read_lost(lane, &node, sessions.next.unwrap()).await.unwrap();
     let mut names: Vec<&str> = channels.channels.iter().map(Channel::as_str).collect();
     names.sort_unstable();
     assert_eq!((names, channels.next), (vec!["news", "shared"], None));
     let entries = || vec![end(ann), end(bob), vacate(&news), vacate(&shared)];
-    let full = one.append(1, as_lost(&node), 1, entries()).await.unwrap();
+    let full = one.append(lane, as_lost(&node), 1, entries()).await.unwrap();
     assert_eq!(full, Appended { queued: 1, dropped: 1 }, "what has no room stays stored");
-    assert_eq!(one.append(1, as_lost(&node), MANY, entries()).await.unwrap().queued, 2);
-    assert_eq!(two.append(1, as_lost(&node), MANY, entries()).await.unwrap(), Appended::default());
+    assert_eq!(one.append(lane, as_lost(&node), MANY, entries()).await.unwrap().queued, 2);
+    assert_eq!(two.append(lane, as_lost(&node), MANY, entries()).await.unwrap(), Appended::default());
     assert_eq!(
-        waiting(&one).await.unwrap().0,
+        waiting_in(one, lane).await.unwrap().0,
         ["end", "end", "vacated"],
         "another node has subscribers of the other one"
     );
-    one.forget_lost(1, &node).await.unwrap();
-    assert!(two.renew(1).await.unwrap().lost.is_empty());
-    assert_eq!(two.read_lost(1, &node, LostCursor::Sessions(0)).await.unwrap().sessions, LostPage::default().sessions);
-    assert_eq!(append(&one, 2, vec![vacate(&shared)]).await.queued, 1);
+    one.forget_lost(lane, &node).await.unwrap();
+    assert!(two.renew(lane).await.unwrap().lost.is_empty());
+    assert_eq!(
+        two.read_lost(lane, &node, LostCursor::Sessions(0)).await.unwrap().sessions,
+        LostPage::default().sessions
+    );
+    assert_eq!(append_to(one, lane, 2, vec![vacate(&shared)]).await.queued, 1);
 }
 
 #[tokio::test]
@@ -196,6 +235,76 @@ async fn calls_that_find_no_state_of_a_lane_give_it_a_lifetime() {
     assert_lifetime("a read").await;
     one.read(1, last, 0, Duration::ZERO).await.unwrap();
     assert_lifetime("the removal of accepted events").await;
+}
+
+#[tokio::test]
+async fn full_redis_can_be_emptied_of_its_events_and_knows_its_nodes() {
+    let server = RedisServer::start().await;
+    let (_lost, lost) = start(&server, |_| ()).await;
+    let (_first, one) = start(&server, |config| config.heartbeat_interval = Duration::from_secs(60)).await;
+    lost.renew(1).await.unwrap();
+    one.renew(1).await.unwrap();
+    append(&one, 1, vec![event("a"), event("b"), event("c")]).await;
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = one.append(1, EntryOwner::ThisNode(2), MANY, vec![event("d")]).await;
+    assert!(refused.unwrap_err().to_string().contains("OOM"));
+    // Each of these renews the registration of a node that is known.
+    let node = wait_for_lost(&one).await;
+    assert!(one.renew(1).await.unwrap().is_known);
+    assert!(one.lease_lost(1, &node).await.unwrap());
+    // The first read of a lane by a node has accepted nothing.
+    let (texts, _) = waiting(&one).await.unwrap();
+    assert_eq!(texts, ["a", "b", "c"]);
+    let page = one.read(1, None, 2, LEASE).await.unwrap();
+    let last = page.events.unwrap().last().map(|(id, _)| *id);
+    let page = one.read(1, last, MANY, LEASE).await.unwrap();
+    assert_eq!((page.waiting, page.events.unwrap()[0].1.as_str()), (1, "c"));
+    one.release(1).await.unwrap();
+    assert_eq!(waiting(&lost).await.unwrap().0, ["c"]);
+    server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(append(&one, 2, vec![event("d")]).await.queued, 1);
+}
+
+#[tokio::test]
+async fn what_a_lost_node_had_lives_until_it_is_taken_over() {
+    let server = RedisServer::start().await;
+    let (_lost, outbox) = start(&server, |_| ()).await;
+    let (_other, one) = start(&server, |_| ()).await;
+    outbox.renew(1).await.unwrap();
+    let occupy = with_change("occupied", OutboxChange::OccupyChannel(Channel::new("news").unwrap()));
+    append(&outbox, 1, vec![open(Uuid::from_u128(1), "a"), occupy]).await;
+    let node = wait_for_lost(&one).await;
+    let keys = server.run::<Vec<String>>(&["KEYS", "wardcast:{events-1}:*:*"]).await;
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    for key in &keys {
+        server.run::<()>(&["PEXPIRE", key, "60000"]).await;
+    }
+    assert!(one.lease_lost(1, &node).await.unwrap());
+    for key in &keys {
+        assert!(server.run::<i64>(&["PTTL", key]).await > 60_000, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn node_reads_which_sessions_are_stored_for_it() {
+    let server = RedisServer::start().await;
+    let (_first, one) = start(&server, |_| ()).await;
+    let (_second, two) = start(&server, |_| ()).await;
+    let clients: HashSet<Uuid> = (0..2000).map(Uuid::from_u128).collect();
+    append(&one, 1, clients.iter().map(|client| open(*client, "a")).collect()).await;
+    append(&two, 1, vec![open(Uuid::from_u128(5000), "b")]).await;
+    for key in &server.run::<Vec<String>>(&["KEYS", "wardcast:{events-1}:sessions:*"]).await {
+        server.run::<()>(&["HSET", key, "no id", "- {}"]).await;
+    }
+    let (mut read, mut pages, mut from) = (HashSet::new(), 0, Some(0));
+    while let Some(start) = from {
+        let page = one.read_stored(1, start).await.unwrap();
+        read.extend(page.clients);
+        (pages, from) = (pages + 1, page.next);
+    }
+    assert_eq!(read, clients);
+    assert!(pages > 2, "{pages}");
+    assert_eq!(one.read_stored(2, 0).await.unwrap(), StoredSessions::default());
 }
 
 /// Waits until the other node is lost; returns its name.

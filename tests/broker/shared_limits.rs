@@ -117,6 +117,25 @@ async fn failed_logins_are_counted_in_redis_exactly_as_an_instance_counts_them()
     assert!(outcomes[&true] > 50 && outcomes[&false] > 50, "{outcomes:?}");
 }
 
+/// The pairs of a user and an address are spread over the servers, and the address is the same.
+#[tokio::test]
+async fn failed_logins_of_an_address_and_of_a_user_are_counted_together_over_several_servers() {
+    let redis = PrefixedRedis::whole(RedisForm::several_servers().await);
+    let instance = start_on(redis, |_| ()).await;
+    for failure in 1..=RULE.free_of_address {
+        let verdict = instance.begin_login(&format!("user-{failure}"), 1).await;
+        assert_eq!((verdict.attempt.is_some(), verdict.address.failures), (true, failure));
+    }
+    let verdict = instance.begin_login("another", 1).await;
+    assert!(verdict.address.wait > RULE.first_wait / 2, "{verdict:?}");
+    assert_eq!((verdict.attempt, verdict.address.failures), (None, RULE.free_of_address));
+    for failure in 1..=5 {
+        let verdict = instance.begin_login("ann", 100 + failure).await;
+        assert_eq!((verdict.attempt.is_some(), verdict.user), (true, u32::from(failure)));
+        instance.forgive_login("bob", 200, instance.begin_login("bob", 200).await.attempt.unwrap()).await;
+    }
+}
+
 #[tokio::test]
 async fn failed_logins_leave_redis_after_their_time_and_name_nobody() {
     let (server, first, second) = start_pair().await;

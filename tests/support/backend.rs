@@ -32,8 +32,8 @@ pub enum Answer {
     Silence,
     /// 200 with `{"result":{}}`, but only when the path has had so many calls.
     WhenCalled(usize),
-    /// 422 to calls whose body has this text, and otherwise 200 with `{}`.
-    RefuseBodiesWith(String),
+    /// This status to calls whose body has this text, and otherwise 200 with `{}`.
+    StatusForBodiesWith(String, &'static str),
 }
 
 /// A call of a hook.
@@ -222,14 +222,14 @@ async fn serve(mut stream: impl Stream, served: Shared) {
         };
         served.1.send_replace(());
         let bytes = match answer(&path, &served).await {
-            Answer::RefuseBodiesWith(text) if body.contains(&text) => {
-                let refusal = b"HTTP/1.1 422 Unprocessable Content\r\ncontent-length: 0\r\n\r\n";
-                if stream.write_all(refusal).await.is_err() {
+            Answer::StatusForBodiesWith(text, status) if body.contains(&text) => {
+                let refusal = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                if stream.write_all(refusal.as_bytes()).await.is_err() {
                     return;
                 }
                 continue;
             }
-            Answer::RefuseBodiesWith(_) => {
+            Answer::StatusForBodiesWith(..) => {
                 served.0.lock().unwrap().calls[number].is_accepted = true;
                 "{}".to_owned()
             }

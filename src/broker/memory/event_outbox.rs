@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use crate::broker::{
     BrokerFuture, completed,
     event_outbox::{
-        Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxEntry, OutboxPage, Renewal,
+        Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxEntry, OutboxPage,
+        Renewal, StoredSessions,
     },
 };
 
@@ -65,6 +66,10 @@ impl EventOutbox for MemoryEventOutbox {
 
     fn renew(&self, _: usize) -> BrokerFuture<Renewal> {
         completed(Ok(Renewal { is_known: true, lost: Vec::new() }))
+    }
+
+    fn read_stored(&self, _: usize, _: u64) -> BrokerFuture<StoredSessions> {
+        completed(Ok(StoredSessions::default()))
     }
 
     fn lease_lost(&self, _: usize, _: &str) -> BrokerFuture<bool> {

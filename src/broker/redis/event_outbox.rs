@@ -28,7 +28,7 @@ use crate::{
         BrokerError, BrokerFuture,
         event_outbox::{
             Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LOST_INTERVALS, LostCursor, LostPage,
-            OutboxChange, OutboxEntry, OutboxPage, Renewal,
+            OutboxChange, OutboxEntry, OutboxPage, Renewal, StoredSessions,
         },
     },
     channel::Channel,
@@ -38,8 +38,8 @@ use crate::{
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Maximum number of lost nodes that one call names.
 const MAX_LOST_NODES: usize = 16;
-/// Sessions or channels of a lost node that are read in one call, about.
-const LOST_PAGE: usize = 256;
+/// Sessions or channels of a node that are read in one call, about.
+const NODE_PAGE: usize = 256;
 /// Stands for a signature.
 const UNSIGNED: &str = "-";
 
@@ -133,7 +133,7 @@ impl RedisEventOutbox {
         let mut call = scripts::EVENTS_READ.call(&[&keys.events, &keys.state]);
         call.arg(&context.instance).arg(millis(lease)).arg(accepted).arg(max_events).arg(millis(KEY_LIFETIME));
         spawn_on(&self.runtime, async move {
-            let (waiting, may_send, texts) = split_page(query(&context, &keys.events, &call).await?)?;
+            let (waiting, may_send, texts) = split_page(query(&context, lane, &call).await?)?;
             let events = may_send.then(|| read_events(&context, texts));
             Ok(OutboxPage { waiting, events })
         })
@@ -159,9 +159,8 @@ impl EventOutbox for RedisEventOutbox {
             scripts::EVENTS_APPEND.call(&[events, state, registrations, channels, node_sessions, node_channels]);
         call.arg(node).arg(number).arg(max_waiting).arg(millis(KEY_LIFETIME));
         entries.iter().for_each(|entry| add_entry(&mut call, &context.signer, node, entry));
-        let key = keys.events;
         spawn_on(&self.runtime, async move {
-            let (queued, dropped) = query(&context, &key, &call).await?;
+            let (queued, dropped) = query(&context, lane, &call).await?;
             Ok(Appended { queued, dropped })
         })
     }
@@ -194,7 +193,7 @@ impl EventOutbox for RedisEventOutbox {
         call.arg(&context.instance).arg(millis(expiry)).arg(millis(KEY_LIFETIME)).arg(MAX_LOST_NODES);
         spawn_on(&self.runtime, async move {
             let interruptions = context.interruptions.load(Ordering::Relaxed);
-            let reply: Vec<String> = query(&context, &registrations, &call).await?;
+            let reply: Vec<String> = query(&context, lane, &call).await?;
             let was_interrupted = seen[lane].swap(interruptions, Ordering::Relaxed) != interruptions;
             let mut reply = reply.into_iter();
             let is_known = reply.next().as_deref() == Some("1") && !was_interrupted;
@@ -202,12 +201,23 @@ impl EventOutbox for RedisEventOutbox {
         })
     }
 
+    fn read_stored(&self, lane: usize, from: u64) -> BrokerFuture<StoredSessions> {
+        let (context, key) = (self.context.clone(), self.keys(lane).node_sessions);
+        spawn_on(&self.runtime, async move {
+            let (next, fields) = read_hash(&context, lane, &key, from).await?;
+            // What other programs have written there is no session.
+            let clients = fields.iter().filter_map(|(client, _)| Uuid::try_parse_ascii(client).ok()).collect();
+            Ok(StoredSessions { clients, next: (next != 0).then_some(next) })
+        })
+    }
+
     fn lease_lost(&self, lane: usize, node: &str) -> BrokerFuture<bool> {
-        let (context, LaneKeys { registrations, state, .. }) = (self.context.clone(), self.keys(lane));
-        let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state]);
+        let (context, keys) = (self.context.clone(), LaneKeys::new(&self.context, lane, node));
+        let LaneKeys { state, registrations, node_sessions, node_channels, .. } = keys;
+        let mut call = scripts::EVENTS_LEASE.call(&[&registrations, &state, &node_sessions, &node_channels]);
         let lease = context.heartbeat_interval * LOST_INTERVALS;
         call.arg(&context.instance).arg(node).arg(millis(lease)).arg(millis(KEY_LIFETIME));
-        spawn_on(&self.runtime, async move { query(&context, &registrations, &call).await })
+        spawn_on(&self.runtime, async move { query(&context, lane, &call).await })
     }
 
     fn read_lost(&self, lane: usize, node: &str, from: LostCursor) -> BrokerFuture<LostPage> {
@@ -218,9 +228,7 @@ impl EventOutbox for RedisEventOutbox {
             LostCursor::Channels(cursor) => (keys.node_channels, cursor),
         };
         spawn_on(&self.runtime, async move {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(&key).arg(cursor).arg("COUNT").arg(LOST_PAGE);
-            let (next, fields): HashPage = query(&context, &key, &scan).await?;
+            let (next, fields) = read_hash(&context, lane, &key, cursor).await?;
             let mut page = LostPage::default();
             match from {
                 LostCursor::Sessions(_) => {
@@ -243,7 +251,7 @@ impl EventOutbox for RedisEventOutbox {
         let LaneKeys { state, registrations, node_sessions, node_channels, .. } = keys;
         let mut call = scripts::EVENTS_FORGET.call(&[&registrations, &state, &node_sessions, &node_channels]);
         call.arg(node);
-        spawn_on(&self.runtime, async move { query::<i64>(&context, &registrations, &call).await.map(drop) })
+        spawn_on(&self.runtime, async move { query::<i64>(&context, lane, &call).await.map(drop) })
     }
 }
 
@@ -255,7 +263,6 @@ fn add_entry(call: &mut Cmd, signer: &MessageSigner, node: &str, OutboxEntry { e
             ("open", client.to_string(), SignedKind::Session(node).sign(signer, record))
         }
         OutboxChange::EndSession(client) => ("end", client.to_string(), String::new()),
-        OutboxChange::ForgetSessions => ("forget", String::new(), String::new()),
         OutboxChange::OccupyChannel(channel) => {
             ("occupy", channel.to_string(), SignedKind::Channel(node).signature(signer, channel.as_str()))
         }
@@ -311,8 +318,16 @@ fn accept<T>(context: &RedisContext, read: Result<T, DropReason>) -> Option<T> {
     read.map_err(|reason| context.refused.count(reason)).ok()
 }
 
-async fn query<T: FromRedisValue>(context: &RedisContext, key: &str, call: &Cmd) -> Result<T, BrokerError> {
-    let reply = context.server_of_name(key)?.query(call, context.timeout).await;
+/// Reads a part of a hash.
+async fn read_hash(context: &RedisContext, lane: usize, key: &str, cursor: u64) -> Result<HashPage, BrokerError> {
+    let mut scan = redis::cmd("HSCAN");
+    scan.arg(key).arg(cursor).arg("COUNT").arg(NODE_PAGE);
+    query(context, lane, &scan).await
+}
+
+/// Makes a call on the server of a lane, which has all keys of the lane.
+async fn query<T: FromRedisValue>(context: &RedisContext, lane: usize, call: &Cmd) -> Result<T, BrokerError> {
+    let reply = context.server_of_name(&context.names.event_lane_home(lane))?.query(call, context.timeout).await;
     reply.map_err(|error| unavailable(&error))
 }
 

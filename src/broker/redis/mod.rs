@@ -140,6 +140,8 @@ impl RedisContext {
     }
 
     /// Returns the server of a key that belongs to no channel, such as a ticket.
+    /// Independent servers are chosen by the whole text, also if it has a hash tag: keys that belong together have to be looked for
+    /// by one text.
     ///
     /// # Errors
     /// At the moment no server is responsible for the key.

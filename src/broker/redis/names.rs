@@ -168,9 +168,15 @@ impl RedisNames {
         format!("{}:logins:{user_tag}", self.prefix)
     }
 
-    /// Returns the key of failed logins, whose `name` is a MAC. One hash tag, so that one script may use several.
+    /// Returns the key of failed logins, whose `name` is a MAC. One hash tag, so that one script may use several; all are on the
+    /// server of [`Self::login_failures_home`].
     pub(super) fn login_failures_key(&self, kind: &str, name: &str) -> String {
-        format!("{}:{{login-failures}}:{kind}:{name}", self.prefix)
+        format!("{}:{kind}:{name}", self.login_failures_home())
+    }
+
+    /// Returns the name whose server has all failed logins: those of an address are counted together, whoever the users are.
+    pub(super) fn login_failures_home(&self) -> String {
+        format!("{}:{{login-failures}}", self.prefix)
     }
 
     /// Returns the key of the connections of a user: a hash of numbers by instance.
@@ -194,7 +200,8 @@ impl RedisNames {
         &self.revocations[0]
     }
 
-    /// Returns a key of a lane of the outbox of events. One hash tag for each lane, so that a script may use all keys of it.
+    /// Returns a key of a lane of the outbox of events. One hash tag for each lane, so that a script may use all keys of it; all are
+    /// on the server of [`Self::event_lane_home`].
     pub(super) fn event_key(&self, lane: usize, what: &str) -> String {
         format!("{}:{{events-{lane}}}:{what}", self.prefix)
     }
@@ -202,6 +209,12 @@ impl RedisNames {
     /// Returns the key of what an instance has stored in a lane of the outbox of events.
     pub(super) fn event_key_of_node(&self, lane: usize, what: &str, instance: &str) -> String {
         format!("{}:{}", self.event_key(lane, what), escape(instance))
+    }
+
+    /// Returns the key whose server has all keys of a lane of the outbox of events: that of the events, which other releases have
+    /// always looked for there.
+    pub(super) fn event_lane_home(&self, lane: usize) -> String {
+        self.event_key(lane, "queue")
     }
 
     /// Returns the PUB/SUB channel that every instance subscribes to.

@@ -175,6 +175,8 @@ impl Router {
 
     /// Returns the server of a key, of a PUB/SUB channel that is not a Wardcast channel's, or of another text that has to be
     /// spread over the servers.
+    /// Independent servers are chosen by the whole text, also if it has a hash tag: keys that belong together have to be looked for
+    /// by one text.
     ///
     /// # Errors
     /// No server has it at the moment.

@@ -2,8 +2,8 @@
 //! batches, at least once, those of a user and those of a channel in their order.
 //!
 //! ```text
-//!  session, hub ─▶ reporter: tables of sessions and channels, bounded queue    (never waits, never fails)
-//!                     │ transfer: one task per node
+//!  session, hub ─▶ reporter: tables of sessions and channels, bounded queues   (never waits, never fails)
+//!                     │ transfer: one task per lane
 //!                     ▼
 //!                  outbox in the broker: lanes                                 (survives the node, with Redis)
 //!                     │ sender: one task per lane, on the node that holds it
@@ -14,6 +14,7 @@
 //! The transfer also renews the registration of the node; beside it, the takeover appends the events of nodes that were lost.
 
 mod event;
+mod refused_call;
 mod reporter;
 mod sender;
 mod takeover;

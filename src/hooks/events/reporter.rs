@@ -2,13 +2,19 @@
 //! dropped, counted and logged.
 //!
 //! Sessions are in a table while they are open, and channels while a hub of this node has subscribers of them, so that both can be
-//! told to the outbox again if it has lost them. Session events wait in a queue. A channel waits at most once, whatever
-//! happens to it meanwhile: what counts is whether it has subscribers when its turn comes.
+//! told to the outbox again if it has lost them. Session events wait in a queue for each lane of the outbox, because the lanes may be on
+//! different servers: one that is down fills only its own queues. A channel waits at most once, whatever happens to it meanwhile: what
+//! counts is whether it has subscribers when its turn comes.
+
+mod channels;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,27 +22,29 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::channels::{ChannelChange, ReportedChannels};
 use super::event::{EndCause, SessionRecord, channel_event, session_event, subscription_event};
 use crate::{
-    broker::event_outbox::{OutboxChange, OutboxEntry, event_lane},
+    broker::event_outbox::{EVENT_LANES, OutboxChange, OutboxEntry, event_lane},
     channel::Channel,
     clock::{Clock, WallTime},
     config::{EventType, HooksConfig},
-    metrics::{Metrics, Queue, QueueDepth},
+    metrics::{Metrics, Queue, QueueDepth, ratio},
 };
 
 /// Collects what is reported on one node.
 pub struct EventReporter {
     types: Vec<EventType>,
     has_address: bool,
+    /// Maximum reports of a lane that wait, and channels of a lane that are kept although the outbox does not know them.
     max_queued: usize,
     vacated_delay: Duration,
     node: Arc<str>,
     clock: Clock,
     metrics: Arc<Metrics>,
     state: Mutex<ReporterState>,
-    /// Notified when something waits.
-    due: Notify,
+    /// For each lane: notified when something waits.
+    due: [Notify; EVENT_LANES],
 }
 
 /// A session that an authenticated client has.
@@ -55,26 +63,46 @@ pub struct ReportedSession<'a> {
 
 #[derive(Default)]
 struct ReporterState {
-    sessions: HashMap<Uuid, Arc<SessionRecord>>,
-    queue: VecDeque<Report>,
-    channels: HashMap<Channel, ReportedChannel>,
-    /// Channels that may have to be told.
-    changed: VecDeque<Channel>,
-    /// Channels whose last subscriber has left, in that order, each once.
-    vacant: VecDeque<(Instant, Channel)>,
-    dropped: usize,
-    /// The outbox has sessions that have ended: the queue had no room for that.
-    has_lost_ends: bool,
+    /// Those that are open.
+    sessions: HashMap<Uuid, Arc<KnownSession>>,
+    lanes: [LaneReports; EVENT_LANES],
 }
 
-/// The sessions of a node, and the channels of which the outbox knows that it has subscribers, at one moment.
+/// What waits for a lane of the outbox.
+#[derive(Default)]
+struct LaneReports {
+    queue: VecDeque<Report>,
+    channels: ReportedChannels,
+    dropped: usize,
+    /// The outbox has sessions that have ended, or lacks some: the queue had no room for that.
+    has_lost_sessions: bool,
+}
+
+/// A session that is open, or of which reports wait.
+struct KnownSession {
+    record: SessionRecord,
+    lane: usize,
+    /// The queue had no room for its end.
+    is_end_dropped: AtomicBool,
+}
+
+/// The sessions of a lane, and the channels of which the outbox knows that they have subscribers, at one moment.
 pub(super) struct OpenState {
-    sessions: Vec<Arc<SessionRecord>>,
+    sessions: Vec<Arc<KnownSession>>,
+    /// Sessions that have ended, and whose ends wait in the queue.
+    ending: Vec<Uuid>,
     channels: Vec<Channel>,
 }
 
+impl OpenState {
+    /// Returns the clients whose sessions the outbox has to know until it is told of their ends.
+    pub(super) fn clients(&self) -> HashSet<Uuid> {
+        self.sessions.iter().map(|session| session.record.client).chain(self.ending.iter().copied()).collect()
+    }
+}
+
 struct Report {
-    session: Arc<SessionRecord>,
+    session: Arc<KnownSession>,
     time: WallTime,
     what: ReportedChange,
 }
@@ -86,38 +114,6 @@ enum ReportedChange {
     Unsubscribed(Channel, EndCause),
 }
 
-#[derive(Default)]
-struct ReportedChannel {
-    /// Hubs with subscribers.
-    hubs: usize,
-    vacant_since: Option<Instant>,
-    is_in_vacant: bool,
-    is_in_changed: bool,
-    /// The outbox knows, or will in a moment, that this node has subscribers.
-    is_told: bool,
-}
-
-impl ReporterState {
-    fn add_changed(&mut self, channel: &Channel) -> bool {
-        let Some(entry) = self.channels.get_mut(channel) else { return false };
-        let is_new = !std::mem::replace(&mut entry.is_in_changed, true);
-        if is_new {
-            self.changed.push_back(channel.clone());
-        }
-        is_new
-    }
-
-    /// Drops the names of channels that have been removed, once they are the greater part.
-    fn compact_changed(&mut self) {
-        if self.changed.len() > 2 * self.channels.len() + 1024 {
-            let mut kept = HashSet::new();
-            let channels = &self.channels;
-            let is_due = |channel: &Channel| channels.get(channel).is_some_and(|entry| entry.is_in_changed);
-            self.changed.retain(|channel| is_due(channel) && kept.insert(channel.clone()));
-        }
-    }
-}
-
 impl EventReporter {
     /// Creates the reporter of this node if events have an endpoint.
     pub fn from_config(config: &HooksConfig, node: &str, clock: &Clock, metrics: &Arc<Metrics>) -> Option<Arc<Self>> {
@@ -126,19 +122,21 @@ impl EventReporter {
         Some(Arc::new(Self {
             types: events.types.clone(),
             has_address: events.client_address,
-            max_queued: events.queue,
+            max_queued: events.queue.div_ceil(EVENT_LANES),
             vacated_delay: events.vacated_delay,
             node: node.into(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             state: Mutex::default(),
-            due: Notify::new(),
+            due: Default::default(),
         }))
     }
 
-    /// Returns how full the queue of reports is that are not in the outbox yet.
+    /// Returns how full the queues of reports are that are not in the outbox yet. The fullest one decides about the ratio.
     pub(in crate::hooks) fn depth(&self) -> QueueDepth {
-        QueueDepth::of_entries(Queue::HookEvents, self.state.lock().queue.len(), self.max_queued)
+        let waiting = self.state.lock().lanes.each_ref().map(|lane| lane.queue.len());
+        let all = QueueDepth::of_entries(Queue::HookEvents, waiting.iter().sum(), self.max_queued * EVENT_LANES);
+        waiting.iter().fold(all, |all, waiting| all.or_fuller(ratio(*waiting, self.max_queued)))
     }
 
     fn tells(&self, kind: EventType) -> bool {
@@ -157,7 +155,7 @@ impl EventReporter {
         }
         // Under the lock, so that times have the order of the queue.
         let time = self.clock.now();
-        let record = Arc::new(SessionRecord {
+        let record = SessionRecord {
             node: self.node.clone(),
             client: session.client,
             user: session.user.clone(),
@@ -165,17 +163,20 @@ impl EventReporter {
             protocol: session.protocol.into(),
             address: self.has_address.then(|| session.address.to_canonical()),
             connected_at: time,
-        });
-        state.sessions.insert(session.client, record.clone());
-        self.enqueue(&mut state, record, time, ReportedChange::Opened);
+        };
+        let lane = event_lane(&record.lane_name());
+        let known = Arc::new(KnownSession { record, lane, is_end_dropped: AtomicBool::new(false) });
+        state.sessions.insert(session.client, known.clone());
+        self.enqueue(&mut state, Report { session: known, time, what: ReportedChange::Opened });
     }
 
     /// Reports that a session has ended, with the code and the reason of its close, if it had one.
     pub fn session_ended(&self, client: Uuid, code: Option<u16>, reason: &str) {
         let mut state = self.state.lock();
-        let Some(record) = state.sessions.remove(&client) else { return };
+        let Some(session) = state.sessions.remove(&client) else { return };
         let cause = EndCause { code: code.map(u32::from), reason: reason.to_owned().into() };
-        self.enqueue(&mut state, record, self.clock.now(), ReportedChange::Ended(cause));
+        let time = self.clock.now();
+        self.enqueue(&mut state, Report { session, time, what: ReportedChange::Ended(cause) });
     }
 
     /// Reports a new subscription.
@@ -196,61 +197,46 @@ impl EventReporter {
     /// A session that has ended has no subscriptions: its end has told that already.
     fn report_subscription(&self, client: Uuid, what: impl FnOnce() -> ReportedChange) {
         let mut state = self.state.lock();
-        if let Some(record) = state.sessions.get(&client).cloned() {
-            self.enqueue(&mut state, record, self.clock.now(), what());
+        if let Some(session) = state.sessions.get(&client).cloned() {
+            let time = self.clock.now();
+            self.enqueue(&mut state, Report { session, time, what: what() });
         }
     }
 
-    fn enqueue(&self, state: &mut ReporterState, session: Arc<SessionRecord>, time: WallTime, what: ReportedChange) {
-        if state.queue.len() >= self.max_queued {
-            state.has_lost_ends |= matches!(what, ReportedChange::Ended(_));
-            // The outbox learns of this session with all others.
-            let is_opened = matches!(what, ReportedChange::Opened);
-            state.has_lost_ends |= is_opened;
-            let is_event = !is_opened || self.tells(EventType::Connect);
-            return self.count_dropped(state, usize::from(is_event));
+    fn enqueue(&self, state: &mut ReporterState, report: Report) {
+        let number = report.session.lane;
+        let lane = &mut state.lanes[number];
+        if lane.queue.len() < self.max_queued {
+            lane.queue.push_back(report);
+            return self.due[number].notify_one();
         }
-        state.queue.push_back(Report { session, time, what });
-        self.due.notify_one();
+        let is_opened = matches!(report.what, ReportedChange::Opened);
+        let is_ended = matches!(report.what, ReportedChange::Ended(_));
+        if is_ended {
+            report.session.is_end_dropped.store(true, Ordering::Relaxed);
+        }
+        // The outbox learns which sessions are open with all others.
+        lane.has_lost_sessions |= (is_opened || is_ended) && self.tells(EventType::Disconnect);
+        let is_event = !is_opened || self.tells(EventType::Connect);
+        self.count_dropped(lane, usize::from(is_event));
     }
 
     /// Reports that a hub has the first subscriber of a channel.
     pub fn channel_occupied(&self, channel: &Channel) {
-        if !self.tells_channels() {
-            return;
-        }
-        let mut state = self.state.lock();
-        let entry = state.channels.entry(channel.clone()).or_default();
-        entry.hubs += 1;
-        entry.vacant_since = None;
-        if !entry.is_told && state.add_changed(channel) {
-            self.due.notify_one();
+        if self.tells_channels() {
+            let lane = event_lane(channel.as_str());
+            if self.state.lock().lanes[lane].channels.occupy(channel) {
+                self.due[lane].notify_one();
+            }
         }
     }
 
     /// Reports that a hub has no subscribers of a channel any more.
     pub fn channel_vacated(&self, channel: &Channel) {
-        if !self.tells_channels() {
-            return;
-        }
-        let mut state = self.state.lock();
-        let is_full = state.channels.len() > self.max_queued;
-        let Some(entry) = state.channels.get_mut(channel) else { return };
-        entry.hubs = entry.hubs.saturating_sub(1);
-        if entry.hubs > 0 {
-            return;
-        }
-        // While the broker takes nothing, channels that it does not know yet come and go without a trace.
-        if is_full && !entry.is_told && !entry.is_in_vacant {
-            state.channels.remove(channel);
-            return state.compact_changed();
-        }
-        let now = Instant::now();
-        entry.vacant_since = Some(now);
-        if !std::mem::replace(&mut entry.is_in_vacant, true) {
-            state.vacant.push_back((now, channel.clone()));
-            if state.vacant.len() == 1 {
-                self.due.notify_one();
+        if self.tells_channels() {
+            let lane = event_lane(channel.as_str());
+            if self.state.lock().lanes[lane].channels.vacate(channel, self.max_queued) {
+                self.due[lane].notify_one();
             }
         }
     }
@@ -259,158 +245,127 @@ impl EventReporter {
         self.tells(EventType::Occupied) || self.tells(EventType::Vacated)
     }
 
-    /// Counts events that were dropped here or by the outbox.
-    pub(super) fn note_dropped(&self, count: usize) {
+    /// Counts events of a lane that the outbox has dropped.
+    pub(super) fn note_dropped(&self, lane: usize, count: usize) {
         if count > 0 {
-            self.count_dropped(&mut self.state.lock(), count);
+            self.count_dropped(&mut self.state.lock().lanes[lane], count);
         }
     }
 
-    fn count_dropped(&self, state: &mut ReporterState, count: usize) {
-        state.dropped += count;
+    fn count_dropped(&self, lane: &mut LaneReports, count: usize) {
+        lane.dropped += count;
         self.metrics.count_hook_events("dropped", count);
     }
 
-    /// Takes the number of events that were dropped since the last call.
-    pub(super) fn take_dropped(&self) -> usize {
-        std::mem::take(&mut self.state.lock().dropped)
+    /// Takes the number of events of a lane that were dropped since the last call.
+    pub(super) fn take_dropped(&self, lane: usize) -> usize {
+        std::mem::take(&mut self.state.lock().lanes[lane].dropped)
     }
 
-    /// Takes whether sessions have to be told again because the queue was full.
-    pub(super) fn take_lost_ends(&self) -> bool {
-        std::mem::take(&mut self.state.lock().has_lost_ends)
+    /// Takes whether sessions of a lane have to be told again because the queue was full.
+    pub(super) fn take_lost_sessions(&self, lane: usize) -> bool {
+        std::mem::take(&mut self.state.lock().lanes[lane].has_lost_sessions)
     }
 
-    /// Completes when something waits.
-    pub(super) async fn due(&self) {
-        self.due.notified().await;
+    /// Completes when something waits for a lane.
+    pub(super) async fn due(&self, lane: usize) {
+        self.due[lane].notified().await;
     }
 
-    /// Returns when a channel counts as vacated, if one is about to.
-    pub(super) fn next_vacated(&self) -> Option<Instant> {
-        self.state.lock().vacant.front().map(|(since, _)| *since + self.vacated_delay)
+    /// Returns when a channel of a lane counts as vacated, if one is about to.
+    pub(super) fn next_vacated(&self, lane: usize) -> Option<Instant> {
+        self.state.lock().lanes[lane].channels.first_vacant().map(|since| since + self.vacated_delay)
     }
 
     /// Has channels without subscribers count as vacated at once, because the server stops.
-    pub(super) fn vacate_at_once(&self) {
-        self.note_vacated(&mut self.state.lock(), None);
+    pub(super) fn vacate_at_once(&self, lane: usize) {
+        self.state.lock().lanes[lane].channels.note_vacated(|_| true);
     }
 
-    /// Notes which channels have been without subscribers for long enough; `now` is `None` for all.
-    fn note_vacated(&self, state: &mut ReporterState, now: Option<Instant>) {
-        let is_over = |since: Instant| now.is_none_or(|now| now >= since + self.vacated_delay);
-        while let Some((_, channel)) = state.vacant.pop_front_if(|(since, _)| is_over(*since)) {
-            let Some(entry) = state.channels.get_mut(&channel) else { continue };
-            entry.is_in_vacant = false;
-            match entry.vacant_since {
-                // It has subscribers again.
-                None => {}
-                // They came and left meanwhile.
-                Some(since) if !is_over(since) => {
-                    entry.is_in_vacant = true;
-                    state.vacant.push_back((since, channel));
-                }
-                Some(_) => _ = state.add_changed(&channel),
-            }
-        }
-    }
-
-    /// Takes entries for the outbox, each with its lane: of channels, then of sessions, about `max` each.
-    pub(super) fn take_entries(&self, max: usize) -> Vec<(usize, OutboxEntry)> {
+    /// Takes entries for a lane of the outbox: of channels, then of sessions, at most `max` each.
+    pub(super) fn take_entries(&self, lane: usize, max: usize) -> Vec<OutboxEntry> {
+        let now = Instant::now();
         let mut state = self.state.lock();
-        self.note_vacated(&mut state, Some(Instant::now()));
-        let mut entries = Vec::new();
-        while entries.len() < max
-            && let Some(channel) = state.changed.pop_front()
-        {
-            entries.extend(self.take_channel(&mut state, &channel));
-        }
-        let count = state.queue.len().min(max);
-        let reports: Vec<Report> = state.queue.drain(..count).collect();
+        let LaneReports { queue, channels, .. } = &mut state.lanes[lane];
+        channels.note_vacated(|since| now >= since + self.vacated_delay);
+        let changes: Vec<(Channel, ChannelChange)> = std::iter::from_fn(|| channels.take_change()).take(max).collect();
+        let count = queue.len().min(max);
+        let reports: Vec<Report> = queue.drain(..count).collect();
         drop(state);
-        entries.extend(reports.iter().filter_map(|report| self.entry_of(report)));
-        entries
+        let of_channels = changes.into_iter().map(|(channel, change)| self.entry_of_channel(channel, change));
+        of_channels.chain(reports.iter().filter_map(|report| self.entry_of(report))).collect()
     }
 
-    fn take_channel(&self, state: &mut ReporterState, channel: &Channel) -> Option<(usize, OutboxEntry)> {
-        let entry = state.channels.get_mut(channel)?;
-        entry.is_in_changed = false;
-        let (has_subscribers, lane) = (entry.hubs > 0 || entry.is_in_vacant, event_lane(channel.as_str()));
-        let event = |kind| {
-            let time = self.clock.now();
-            self.tells(kind).then(|| channel_event(kind, &self.node, channel, time))
+    fn entry_of_channel(&self, channel: Channel, change: ChannelChange) -> OutboxEntry {
+        let kind = match change {
+            ChannelChange::Occupied => EventType::Occupied,
+            ChannelChange::Vacated => EventType::Vacated,
         };
-        match (has_subscribers, entry.is_told) {
-            (true, false) => {
-                entry.is_told = true;
-                let change = OutboxChange::OccupyChannel(channel.clone());
-                Some((lane, OutboxEntry { event: event(EventType::Occupied), change }))
-            }
-            (false, true) => {
-                state.channels.remove(channel);
-                let change = OutboxChange::VacateChannel(channel.clone());
-                Some((lane, OutboxEntry { event: event(EventType::Vacated), change }))
-            }
-            (false, false) => {
-                state.channels.remove(channel);
-                None
-            }
-            (true, true) => None,
-        }
+        let event = self.tells(kind).then(|| channel_event(kind, &self.node, &channel, self.clock.now()));
+        let change = match change {
+            ChannelChange::Occupied => OutboxChange::OccupyChannel(channel),
+            ChannelChange::Vacated => OutboxChange::VacateChannel(channel),
+        };
+        OutboxEntry { event, change }
     }
 
     /// Returns the entry of a report, unless it changes nothing.
-    fn entry_of(&self, Report { session, time, what }: &Report) -> Option<(usize, OutboxEntry)> {
-        let lane = event_lane(&session.lane_name());
+    fn entry_of(&self, Report { session, time, what }: &Report) -> Option<OutboxEntry> {
+        let record = &session.record;
         let ends_are_told = self.tells(EventType::Disconnect);
         let entry = match what {
             ReportedChange::Opened => OutboxEntry {
-                event: self.tells(EventType::Connect).then(|| session_event(session, *time, None)),
-                change: if ends_are_told { open_session(session) } else { OutboxChange::None },
+                event: self.tells(EventType::Connect).then(|| session_event(record, *time, None)),
+                // Nothing will remove it if its end was dropped.
+                change: if ends_are_told && !session.is_end_dropped.load(Ordering::Relaxed) {
+                    open_session(record)
+                } else {
+                    OutboxChange::None
+                },
             },
             ReportedChange::Ended(_) if !ends_are_told => return None,
             ReportedChange::Ended(cause) => OutboxEntry {
-                event: Some(session_event(session, *time, Some(cause))),
-                change: OutboxChange::EndSession(session.client),
+                event: Some(session_event(record, *time, Some(cause))),
+                change: OutboxChange::EndSession(record.client),
             },
             ReportedChange::Subscribed(channel) => OutboxEntry {
-                event: Some(subscription_event(session, channel, *time, None)),
+                event: Some(subscription_event(record, channel, *time, None)),
                 change: OutboxChange::None,
             },
             ReportedChange::Unsubscribed(channel, cause) => OutboxEntry {
-                event: Some(subscription_event(session, channel, *time, Some(cause))),
+                event: Some(subscription_event(record, channel, *time, Some(cause))),
                 change: OutboxChange::None,
             },
         };
-        (entry.event.is_some() || entry.change != OutboxChange::None).then_some((lane, entry))
+        (entry.event.is_some() || entry.change != OutboxChange::None).then_some(entry)
     }
 
-    /// Returns whether something waits for the outbox.
-    pub(super) fn has_entries(&self) -> bool {
+    /// Returns whether something waits for a lane.
+    pub(super) fn has_entries(&self, lane: usize) -> bool {
+        let lane = &self.state.lock().lanes[lane];
+        !lane.queue.is_empty() || lane.channels.has_changes()
+    }
+
+    /// Returns what is open in a lane now, for an outbox that may have lost it. Sessions and hubs wait meanwhile, so nothing is encoded
+    /// here.
+    pub(super) fn open_state(&self, lane: usize) -> OpenState {
         let state = self.state.lock();
-        !state.queue.is_empty() || !state.changed.is_empty()
+        let is_due = |session: &&Arc<KnownSession>| session.lane == lane && self.tells(EventType::Disconnect);
+        let sessions = state.sessions.values().filter(is_due).cloned().collect();
+        let reports = &state.lanes[lane];
+        let ended = reports.queue.iter().filter(|report| matches!(report.what, ReportedChange::Ended(_)));
+        let ending = ended.map(|report| report.session.record.client).collect();
+        OpenState { sessions, ending, channels: reports.channels.told().cloned().collect() }
     }
 
-    /// Returns what is open now, for an outbox that may have lost it. Sessions and hubs wait meanwhile, so nothing is encoded here.
-    pub(super) fn open_state(&self) -> OpenState {
-        let state = self.state.lock();
-        let sessions = state.sessions.values().filter(|_| self.tells(EventType::Disconnect)).cloned().collect();
-        let told = state.channels.iter().filter(|(_, entry)| entry.is_told);
-        OpenState { sessions, channels: told.map(|(channel, _)| channel.clone()).collect() }
-    }
-
-    /// Returns the entries of a lane that store what was open again. They have to be appended before anything that is taken later
+    /// Returns the entries that store what was open again. They have to be appended before anything that is taken later
     /// ([`Self::take_entries`]): so the end of a session that has ended meanwhile follows. The outbox sends an event only for a
     /// channel that it does not know yet.
-    pub(super) fn entries_of(&self, open: &OpenState, lane: usize) -> Vec<OutboxEntry> {
-        let sessions = open.sessions.iter().filter(|session| event_lane(&session.lane_name()) == lane);
-        let sessions = sessions.map(|session| OutboxEntry { event: None, change: open_session(session) });
-        let channels = open.channels.iter().filter(|channel| event_lane(channel.as_str()) == lane);
-        let channels = channels.map(|channel| {
-            let (kind, time) = (EventType::Occupied, self.clock.now());
-            let event = self.tells(kind).then(|| channel_event(kind, &self.node, channel, time));
-            OutboxEntry { event, change: OutboxChange::OccupyChannel(channel.clone()) }
-        });
+    pub(super) fn entries_of(&self, open: &OpenState) -> Vec<OutboxEntry> {
+        let sessions = open.sessions.iter();
+        let sessions = sessions.map(|session| OutboxEntry { event: None, change: open_session(&session.record) });
+        let channels = open.channels.iter();
+        let channels = channels.map(|channel| self.entry_of_channel(channel.clone(), ChannelChange::Occupied));
         sessions.chain(channels).collect()
     }
 
@@ -423,9 +378,7 @@ impl EventReporter {
 
     /// Returns the entry for a channel of which a lost node had subscribers.
     pub(super) fn entry_of_lost_channel(&self, channel: Channel) -> OutboxEntry {
-        let (kind, time) = (EventType::Vacated, self.clock.now());
-        let event = self.tells(kind).then(|| channel_event(kind, &self.node, &channel, time));
-        OutboxEntry { event, change: OutboxChange::VacateChannel(channel) }
+        self.entry_of_channel(channel, ChannelChange::Vacated)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sends the lanes of the outbox to the backend: for each lane one batch at a time, in order, again and again until the backend
-//! has accepted it. All lanes share one circuit breaker. What the backend refuses for `hooks.events.refused_for` is sent event by event,
-//! and what it refuses then is dropped.
+//! has accepted it. All lanes share one circuit breaker. The events of a call that the backend refuses for `hooks.events.refused_for` are
+//! sent one by one, and those that it refuses then are dropped.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::StopStage;
+use super::{StopStage, refused_call::RefusedCall};
 use crate::{
     broker::event_outbox::{EVENT_LANES, EntryId, EventOutbox},
     certificate::CertificateError,
@@ -29,6 +29,7 @@ use crate::{
         client::{HookClient, HookError},
         signature::{CallSigner, SIGNATURE},
     },
+    log_throttle::LogThrottle,
     metrics::Metrics,
 };
 
@@ -42,6 +43,8 @@ const MAX_BODY_BYTES: usize = 1024 * 1024;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer a lane belongs to a node than its calls and pauses last.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// Minimum time between two log lines about calls that the backend has not accepted.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Sends events.
 pub(super) struct EventSender {
@@ -53,6 +56,7 @@ pub(super) struct EventSender {
     retry_delay: Duration,
     refused_for: Duration,
     breaker: CircuitBreaker,
+    failures_logged: LogThrottle,
     /// Notified when calls pass again.
     recovered: Notify,
     /// For each lane: notified when events were appended.
@@ -71,15 +75,6 @@ enum Sent {
     Refused(usize, EntryId),
     /// They could not be sent, or the backend has failed.
     Failed,
-}
-
-/// A batch that the backend has refused.
-struct RefusedBatch {
-    since: Instant,
-    /// Its events that have not been sent by themselves yet.
-    left: usize,
-    /// The backend has accepted some of them.
-    has_accepted: bool,
 }
 
 impl EventSender {
@@ -101,6 +96,7 @@ impl EventSender {
             retry_delay: events.retry_delay,
             refused_for: events.refused_for,
             breaker: CircuitBreaker::new(config.failures, config.pause),
+            failures_logged: LogThrottle::new(LOG_INTERVAL),
             recovered: Notify::new(),
             queued: Default::default(),
             waiting: Default::default(),
@@ -127,7 +123,7 @@ impl EventSender {
         // Each call and each pause fits into the lease, which every read renews.
         let lease = self.timeout + self.retry_delay + LEASE_MARGIN;
         let (mut accepted, mut failures) = (None, 0);
-        let mut refused: Option<RefusedBatch> = None;
+        let mut refused: Option<RefusedCall> = None;
         loop {
             let is_stopping = *stopping.borrow() == StopStage::Sending;
             let events = match self.outbox.read(lane, accepted, self.batch, lease).await {
@@ -145,6 +141,8 @@ impl EventSender {
                     continue;
                 }
             };
+            // Later events have a time of their own, and so have all events when another node has had the lane.
+            refused = refused.filter(|call| call.has_first_of(&events));
             if events.is_empty() {
                 if is_stopping {
                     return;
@@ -152,31 +150,29 @@ impl EventSender {
                 self.wait_for_events(lane, &mut stopping).await;
                 continue;
             }
-            let is_single = refused.as_ref().is_some_and(|batch| batch.since.elapsed() >= self.refused_for);
-            let sent = self.send(if is_single { &events[..1] } else { &events }).await;
-            match (sent, &mut refused) {
-                (Sent::Accepted(last), Some(batch)) if is_single => {
-                    (accepted, failures) = (Some(last), 0);
-                    batch.has_accepted = true;
-                    refused = self.after_single(refused);
-                }
-                (Sent::Accepted(last), _) => (accepted, failures, refused) = (Some(last), 0, None),
-                (Sent::Refused(count, last), Some(_)) if is_single => {
+            let is_single = refused.as_ref().is_some_and(|call| call.age() >= self.refused_for);
+            let sent = match &refused {
+                Some(_) if is_single => self.send(&events[..1]).await,
+                Some(call) => self.send(call.part_of(&events)).await,
+                None => self.send(&events).await,
+            };
+            match sent {
+                Sent::Accepted(last) => (accepted, failures) = (Some(last), 0),
+                Sent::Refused(count, last) if is_single => {
                     self.metrics.count_hook_events("refused", count);
                     log::error!(
                         "dropped event that the backend refuses lane={lane} entry={last} error=\"hooks.events.refused_for is over\""
                     );
                     accepted = Some(last);
-                    refused = self.after_single(refused);
                 }
-                (Sent::Refused(count, _), _) => {
-                    let batch =
-                        refused.get_or_insert(RefusedBatch { since: Instant::now(), left: 0, has_accepted: false });
-                    batch.left = count;
+                Sent::Refused(_, last) => {
+                    let call = refused.get_or_insert_with(|| RefusedCall::new(last, lease));
+                    call.note_refused(Instant::now());
                     failures += 1;
                     self.pause(failures).await;
                 }
-                (Sent::Failed, _) => {
+                Sent::Failed => {
+                    refused.iter_mut().for_each(RefusedCall::note_failed);
                     failures += 1;
                     self.pause(failures).await;
                 }
@@ -188,17 +184,6 @@ impl EventSender {
         tokio::select! {
             () = sleep(jittered(retry_delay(failures, self.retry_delay))) => {}
             () = self.recovered.notified() => {}
-        }
-    }
-
-    /// Counts an event of a refused batch that was sent by itself. After the last one, batches are sent again; if the backend has
-    /// accepted none of them, it refuses everything, and the next events are sent by themselves, too.
-    fn after_single(&self, refused: Option<RefusedBatch>) -> Option<RefusedBatch> {
-        let batch = refused?;
-        match batch.left.saturating_sub(1) {
-            0 if batch.has_accepted => None,
-            0 => Some(RefusedBatch { left: self.batch, ..batch }),
-            left => Some(RefusedBatch { left, ..batch }),
         }
     }
 
@@ -251,25 +236,26 @@ impl EventSender {
         signature.into_iter().map(|signature| (SIGNATURE, signature)).collect()
     }
 
-    /// Tells the breaker, and logs what changes.
+    /// Tells the breaker, and logs what changes. As with other hooks, only an outage counts as a failure: a refusal may be caused by one
+    /// event, and must not hold up other lanes.
     fn note_result(&self, error: Option<&HookError>) {
         let endpoint = self.client.endpoint();
-        let transition = self.breaker.record(error.is_none(), self.clock.monotonic_now());
+        let transition = self.breaker.record(!error.is_some_and(HookError::is_outage), self.clock.monotonic_now());
+        if transition == Some(Transition::Recovered) {
+            self.recovered.notify_waiters();
+        }
         match (transition, error) {
-            (Some(Transition::BeganToFail), Some(error)) => {
-                log::warn!("events not accepted endpoint={endpoint} error={:?}", error.to_string());
-            }
             (Some(Transition::Opened), Some(error)) => {
                 log::error!("events paused endpoint={endpoint} error={:?}", error.to_string());
             }
-            (Some(Transition::Recovered), _) => {
-                log::info!("events accepted again endpoint={endpoint}");
-                self.recovered.notify_waiters();
-            }
-            (_, Some(error)) => {
-                log::debug!("events not accepted endpoint={endpoint} error={:?}", error.to_string());
-            }
-            _ => {}
+            (Some(Transition::Recovered), None) => log::info!("events accepted again endpoint={endpoint}"),
+            (_, Some(error)) => match self.failures_logged.count(Instant::now()) {
+                Some(count) => {
+                    log::warn!("events not accepted endpoint={endpoint} count={count} error={:?}", error.to_string());
+                }
+                None => log::debug!("events not accepted endpoint={endpoint} error={:?}", error.to_string()),
+            },
+            (_, None) => {}
         }
     }
 

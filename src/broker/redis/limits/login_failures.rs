@@ -1,4 +1,4 @@
-//! Failed logins in Redis: three keys in one slot, which expire. There are no more of them than passwords that were checked, because
+//! Failed logins in Redis: three keys of each attempt, which expire, all on one server. There are no more of them than passwords that were checked, because
 //! an attempt that is delayed creates none.
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) async fn begin(
     call.arg(free_of_pair).arg(free_of_address).arg(attacked_above);
     type Reply = (u8, u32, u64, u32, u64, u32, String, String);
     let (is_allowed, pair, pair_wait, address, address_wait, user, set, before): Reply =
-        query(context, &keys[0], &call).await?;
+        query(context, &context.names.login_failures_home(), &call).await?;
     let failures = |failures, wait| LoginFailures { failures, wait: Duration::from_millis(wait) };
     Ok(SharedLoginVerdict {
         attempt: (is_allowed == 1).then_some(SharedLoginAttempt([set, before])),
@@ -46,7 +46,7 @@ pub(super) async fn forgive(
     let keys = keys(context, names);
     let mut call: Cmd = scripts::LOGIN_FORGIVE.call(&keys);
     call.arg(set).arg(before);
-    match query::<String>(context, &keys[0], &call).await?.as_str() {
+    match query::<String>(context, &context.names.login_failures_home(), &call).await?.as_str() {
         "OK" => Ok(()),
         _ => Err(unavailable("a reply has an unexpected form")),
     }

@@ -60,8 +60,9 @@ impl SharedLimits for RedisLimits {
     }
 }
 
-async fn query<T: FromRedisValue>(context: &RedisContext, key: &str, call: &Cmd) -> Result<T, BrokerError> {
-    let reply = context.server_of_name(key)?.query(call, context.timeout).await;
+/// Calls a script on the server of `home`, which has all keys of it.
+async fn query<T: FromRedisValue>(context: &RedisContext, home: &str, call: &Cmd) -> Result<T, BrokerError> {
+    let reply = context.server_of_name(home)?.query(call, context.timeout).await;
     reply.map_err(|error| unavailable(&error))
 }
 

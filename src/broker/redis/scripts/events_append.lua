@@ -53,8 +53,6 @@ for index = 5, #ARGV, 4 do
         if redis.call('HDEL', KEYS[5], name) == 1 or not is_lost then
             append(event)
         end
-    elseif operation == 'forget' then
-        redis.call('UNLINK', KEYS[5])
     elseif operation == 'occupy' then
         if redis.call('HSET', KEYS[6], name, value) == 1 and add_node(name, 1) == 1 then
             append(event)

@@ -1,9 +1,11 @@
 -- Removes the events that the backend has accepted from a lane of the outbox, and reads the next ones.
 -- KEYS: events (stream), state of the lane (hash)
 -- ARGV: node, lease (ms; 0: gives the lease back), id below which all events are accepted (or empty), maximum number of events, lifetime of the
--- state (ms)
+-- keys (ms)
 -- Returns the number of events that wait and whether the node may send (1 or 0), then for each event its id and text.
 local node, lease, accepted, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+-- A full Redis refuses HSET, unless the script has written before: and PEXPIRE needs no memory. So the outbox can be emptied.
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
 local state = redis.call('HMGET', KEYS[2], 'waiting', 'sender', 'leased until')
 
 -- The state may be gone: then this creates it.
