@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use wardcast::{clock::Clock, server};
+use wardcast::{clock::Clock, config::Secret, server};
 
-use crate::support::{Stopwatch, config, http, start_hub, start_hub_with};
+use crate::support::{
+    Stopwatch, config, http, poll_until,
+    proxy::{Proxy, ProxyMode},
+    redis::RedisServer,
+    start_hub, start_hub_on, start_hub_with,
+};
 
 #[actix_rt::test]
 async fn stopping_hub_closes_clients_with_3001_within_drain_time() {
@@ -30,6 +35,25 @@ async fn health_and_metrics_report_a_running_hub() {
     assert_eq!(hub.metric("wardcast_connections").await, 1.0);
     assert_eq!(http::get(hub.address, "/nothing").send().await.status, 404);
     assert_eq!(http::post(hub.address, "/health/live").send().await.status, 405);
+}
+
+/// One check takes 20 ms, so that a hundred of them in turn would take longer than a request waits for its own.
+#[actix_rt::test]
+async fn hundred_requests_for_the_readiness_at_once_are_answered_200_over_a_distant_redis() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let hub = start_hub_on(&redis, |config| {
+        config.broker.redis.url = Secret::new(proxy.url());
+        config.broker.redis.timeout = Duration::from_millis(500);
+    })
+    .await;
+    let ready = async || http::get(hub.address, "/health/ready").send().await.status;
+    poll_until("the hub is ready", async || ready().await == 200).await;
+    proxy.set(ProxyMode::Delay(Duration::from_millis(10)));
+    for _ in 0..3 {
+        let statuses = join_all((0..100).map(|_| ready())).await;
+        assert_eq!(statuses, [200; 100]);
+    }
 }
 
 #[actix_rt::test]

@@ -35,7 +35,7 @@ use std::{
 use arc_swap::ArcSwap;
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::{
-    sync::{Mutex as AsyncMutex, Notify, mpsc},
+    sync::{Notify, mpsc},
     time::{Instant, timeout_at},
 };
 
@@ -52,6 +52,7 @@ use self::{
     job::PublishJob,
     probe::SubscriptionProbe,
     publisher::{Publisher, PublisherTask},
+    ready::ReadyCheck,
     redirect::Redirect,
 };
 use super::{
@@ -81,8 +82,7 @@ pub(super) struct RedisServer {
     is_refused: AtomicBool,
     /// Whether a connection is subscribed to everything that is desired.
     is_subscribed: AtomicBool,
-    /// Held by the check of the readiness that runs.
-    ready_turn: AsyncMutex<()>,
+    ready_check: ReadyCheck,
     /// Messages received so far, valid or not: a connection that receives is not deaf.
     received: AtomicU64,
     /// Takes the commands that the server refuses, if it is one of a Cluster.
@@ -137,7 +137,7 @@ impl RedisServer {
             own_names_changed: Notify::new(),
             is_refused: AtomicBool::new(false),
             is_subscribed: AtomicBool::new(false),
-            ready_turn: AsyncMutex::default(),
+            ready_check: ReadyCheck::default(),
             received: AtomicU64::default(),
             redirects,
         };
