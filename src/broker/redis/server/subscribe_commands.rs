@@ -3,7 +3,7 @@
 //! that it does not have, or ends its subscriptions when the slot moves to another master.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use redis::{PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    super::{RedisContext, names::MessageSource},
+    super::{
+        RedisContext,
+        names::{MessageSource, RedisNames},
+    },
     RedisServer,
     fault::describe,
     redirect::Redirect,
@@ -36,12 +39,16 @@ const SHARDED_BATCH: usize = 1 << 16;
 pub(super) struct ConnectionSubscriptions {
     /// This instance's own names, as far as they are subscribed.
     own: Mutex<Vec<String>>,
-    /// Shard channels whose confirmations have not arrived, and the name that marks the end of a round. redis-rs takes the first
-    /// confirmation for the reply to the command, and does not wait for the others.
-    unconfirmed: Mutex<HashSet<Vec<u8>>>,
+    /// What has not been confirmed. redis-rs takes the first confirmation for the reply to the command, and does not wait for the
+    /// others.
+    unconfirmed: Mutex<Unconfirmed>,
     /// Wakes the subscriber: everything is confirmed, or the round has ended.
     confirmed: Notify,
 }
+
+/// The names whose confirmations have not arrived: shard channels, and the one that marks the end of a round; each with the kind of its
+/// confirmation. A subscription may end while it is requested: that push has the same name, but confirms nothing.
+type Unconfirmed = HashMap<Vec<u8>, PushKind>;
 
 /// Whether Redis agrees with everything that is desired.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,13 +61,13 @@ pub(super) enum Agreement {
 
 impl ConnectionSubscriptions {
     /// Handles a push that is no message: the confirmation of a shard channel, the end of its subscription, or that of a round.
-    pub(super) fn receive(&self, context: &RedisContext, server: &RedisServer, push: &PushInfo) {
+    pub(super) fn receive(&self, names: &RedisNames, server: &RedisServer, push: &PushInfo) {
         let Some(Value::BulkString(name)) = push.data.first() else { return };
-        if self.confirm(name) || push.kind != PushKind::SUnsubscribe {
+        if self.confirm(name, &push.kind) || push.kind != PushKind::SUnsubscribe {
             return;
         }
         // Not requested: the slot has moved to another master.
-        match context.names.parse(name) {
+        match names.parse(name) {
             Some(MessageSource::Channel(channel)) => server.subscriptions.refuse(&[channel], "the slot has moved"),
             Some(_) => {
                 self.own.lock().retain(|own| own.as_bytes() != name);
@@ -70,9 +77,31 @@ impl ConnectionSubscriptions {
         }
     }
 
-    fn confirm(&self, name: &[u8]) -> bool {
+    /// Notes that the confirmations of a command for shard channels are awaited.
+    fn expect<'a>(&self, command: ShardCommand, names: impl Iterator<Item = &'a String>) {
+        let confirmations = names.map(|name| (name.as_bytes().to_vec(), command.confirmation()));
+        *self.unconfirmed.lock() = confirmations.collect();
+    }
+
+    /// Notes that the end of the round is awaited, too.
+    fn expect_end_of_round(&self) {
+        self.unconfirmed.lock().insert(END_OF_ROUND.as_bytes().to_vec(), PushKind::Unsubscribe);
+    }
+
+    /// Ends a round. Returns those of its groups of names that Redis has not confirmed, by their numbers.
+    fn finish_round(&self, groups: &[Vec<String>]) -> HashSet<usize> {
+        let unconfirmed = std::mem::take(&mut *self.unconfirmed.lock());
+        let is_missing = |name: &String| unconfirmed.contains_key(name.as_bytes());
+        let missing = groups.iter().enumerate().filter(|(_, names)| names.iter().any(is_missing));
+        missing.map(|(number, _)| number).collect()
+    }
+
+    fn confirm(&self, name: &[u8], kind: &PushKind) -> bool {
         let mut unconfirmed = self.unconfirmed.lock();
-        let is_confirmed = unconfirmed.remove(name);
+        let is_confirmed = unconfirmed.get(name) == Some(kind);
+        if is_confirmed {
+            unconfirmed.remove(name);
+        }
         if is_confirmed && (unconfirmed.is_empty() || name == END_OF_ROUND.as_bytes()) {
             self.confirmed.notify_one();
         }
@@ -80,7 +109,7 @@ impl ConnectionSubscriptions {
     }
 
     /// Waits until a condition on the unconfirmed channels holds.
-    async fn wait_until(&self, is_met: impl Fn(&HashSet<Vec<u8>>) -> bool) {
+    async fn wait_until(&self, is_met: impl Fn(&Unconfirmed) -> bool) {
         while !is_met(&self.unconfirmed.lock()) {
             self.confirmed.notified().await;
         }
@@ -90,6 +119,30 @@ impl ConnectionSubscriptions {
 /// A PUB/SUB channel to which no connection is subscribed. Redis confirms its UNSUBSCRIBE all the same, after its replies to all
 /// commands before it.
 const END_OF_ROUND: &str = "end-of-round";
+
+/// A command for shard channels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ShardCommand {
+    Subscribe,
+    Unsubscribe,
+}
+
+impl ShardCommand {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Subscribe => "SSUBSCRIBE",
+            Self::Unsubscribe => "SUNSUBSCRIBE",
+        }
+    }
+
+    /// Returns the kind of push that confirms it.
+    fn confirmation(self) -> PushKind {
+        match self {
+            Self::Subscribe => PushKind::SSubscribe,
+            Self::Unsubscribe => PushKind::SUnsubscribe,
+        }
+    }
+}
 
 /// A subscription connection with what is subscribed over it.
 pub(super) struct Subscriber<'a> {
@@ -121,7 +174,7 @@ impl Subscriber<'_> {
         let mut agreement = Agreement::Complete;
         if self.context.names.is_sharded() {
             for name in missing {
-                match self.send_sharded(redis, "SSUBSCRIBE", std::slice::from_ref(name)).await? {
+                match self.send_sharded(redis, ShardCommand::Subscribe, std::slice::from_ref(name)).await? {
                     None => {
                         self.subscriptions.own.lock().push(name.clone());
                         if name == self.context.names.control_channel() {
@@ -137,7 +190,7 @@ impl Subscriber<'_> {
             }
             for name in before.iter().filter(|name| !desired.subscribed.contains(name)) {
                 self.subscriptions.own.lock().retain(|own| own != name);
-                self.send_sharded(redis, "SUNSUBSCRIBE", std::slice::from_ref(name)).await?;
+                self.send_sharded(redis, ShardCommand::Unsubscribe, std::slice::from_ref(name)).await?;
             }
         } else if !missing.is_empty() {
             redis.subscribe(&missing).await.map_err(|error| self.error_text("subscribing", &error))?;
@@ -195,9 +248,9 @@ impl Subscriber<'_> {
             let mut interrupted = subscriptions.acknowledged(&changes.subscribe);
             self.context.note_interrupted(&interrupted);
             let mut refused = HashSet::new();
-            for channels in self.send_rounds(redis, "SSUBSCRIBE", &changes.subscribe).await? {
+            for channels in self.send_rounds(redis, ShardCommand::Subscribe, &changes.subscribe).await? {
                 // By itself it gets the reply of Redis, which is probably a refusal.
-                match self.send_sharded(redis, "SSUBSCRIBE", &self.names(&channels)).await? {
+                match self.send_sharded(redis, ShardCommand::Subscribe, &self.names(&channels)).await? {
                     None => subscriptions.confirm(&channels),
                     Some(refusal) => {
                         subscriptions.refuse(&channels, &refusal);
@@ -208,7 +261,7 @@ impl Subscriber<'_> {
             interrupted.retain(|channel| !refused.contains(channel));
             self.context.note_resubscribed(&interrupted);
             // If the slot has moved, its subscriptions have ended anyway.
-            self.send_rounds(redis, "SUNSUBSCRIBE", &changes.unsubscribe).await?;
+            self.send_rounds(redis, ShardCommand::Unsubscribe, &changes.unsubscribe).await?;
             let (subscribed, unsubscribed) = (changes.subscribe.len(), changes.unsubscribe.len());
             let refused = refused.len();
             log::debug!(
@@ -223,7 +276,7 @@ impl Subscriber<'_> {
     async fn send_rounds(
         &self,
         redis: &mut MultiplexedConnection,
-        command: &'static str,
+        command: ShardCommand,
         channels: &[Channel],
     ) -> Result<Vec<Vec<Channel>>, String> {
         let mut groups = self.by_slot(channels);
@@ -253,27 +306,27 @@ impl Subscriber<'_> {
     async fn send_round(
         &self,
         redis: &mut MultiplexedConnection,
-        command: &'static str,
+        command: ShardCommand,
         groups: Vec<Vec<Channel>>,
     ) -> Result<Vec<Vec<Channel>>, String> {
         let names: Vec<Vec<String>> = groups.iter().map(|channels| self.names(channels)).collect();
-        let requested = names.iter().flatten().map(String::as_str).chain([END_OF_ROUND]);
-        *self.subscriptions.unconfirmed.lock() = requested.map(|name| name.as_bytes().to_vec()).collect();
+        self.subscriptions.expect(command, names.iter().flatten());
+        self.subscriptions.expect_end_of_round();
         let mut round = redis::pipe();
-        names.iter().for_each(|names| _ = round.cmd(command).arg(names));
+        names.iter().for_each(|names| _ = round.cmd(command.name()).arg(names));
         round.cmd("UNSUBSCRIBE").arg(END_OF_ROUND);
         let replies = redis.send_packed_commands(&round, 0, names.len() + 1).await;
         replies.map_err(|error| self.error_text("subscribing", &error))?;
         let limit = self.context.timeout;
-        let has_ended = self.subscriptions.wait_until(|unconfirmed| !unconfirmed.contains(END_OF_ROUND.as_bytes()));
-        timeout(limit, has_ended).await.map_err(|_| format!("{command}: not answered within {limit:?}"))?;
-        let unconfirmed = std::mem::take(&mut *self.subscriptions.unconfirmed.lock());
-        let is_confirmed = |names: &Vec<String>| names.iter().all(|name| !unconfirmed.contains(name.as_bytes()));
+        let has_ended = self.subscriptions.wait_until(|unconfirmed| !unconfirmed.contains_key(END_OF_ROUND.as_bytes()));
+        let text = command.name();
+        timeout(limit, has_ended).await.map_err(|_| format!("{text}: not answered within {limit:?}"))?;
+        let unconfirmed = self.subscriptions.finish_round(&names);
         let mut missing = Vec::new();
-        for (channels, names) in groups.into_iter().zip(&names) {
-            if !is_confirmed(names) {
+        for (number, channels) in groups.into_iter().enumerate() {
+            if unconfirmed.contains(&number) {
                 missing.push(channels);
-            } else if command == "SSUBSCRIBE" {
+            } else if command == ShardCommand::Subscribe {
                 self.server.subscriptions.confirm(&channels);
             }
         }
@@ -285,23 +338,17 @@ impl Subscriber<'_> {
     async fn send_sharded(
         &self,
         redis: &mut MultiplexedConnection,
-        command: &'static str,
+        command: ShardCommand,
         names: &[String],
     ) -> Result<Option<String>, String> {
-        *self.subscriptions.unconfirmed.lock() = names.iter().map(|name| name.clone().into_bytes()).collect();
-        let is_subscribe = command == "SSUBSCRIBE";
-        let is_confirmation = |kind: &PushKind| match kind {
-            PushKind::SSubscribe => is_subscribe,
-            PushKind::SUnsubscribe => !is_subscribe,
-            _ => false,
-        };
-        let mut request = redis::cmd(command);
+        self.subscriptions.expect(command, names.iter());
+        let mut request = redis::cmd(command.name());
         request.arg(names);
         let limit: Duration = self.context.timeout;
         let is_own_confirmation = |reply: &Value| match reply {
             Value::Push { kind, data } => {
                 let is_own = |name: &Vec<u8>| names.iter().any(|own| own.as_bytes() == name);
-                is_confirmation(kind) && matches!(data.first(), Some(Value::BulkString(name)) if is_own(name))
+                *kind == command.confirmation() && matches!(data.first(), Some(Value::BulkString(name)) if is_own(name))
             }
             _ => false,
         };
@@ -323,7 +370,8 @@ impl Subscriber<'_> {
                 };
             }
         }
-        let all_confirmed = self.subscriptions.wait_until(HashSet::is_empty);
+        let all_confirmed = self.subscriptions.wait_until(Unconfirmed::is_empty);
+        let command = command.name();
         timeout(limit, all_confirmed).await.map_err(|_| format!("{command}: not confirmed within {limit:?}"))?;
         Ok(None)
     }
@@ -346,5 +394,45 @@ impl Subscriber<'_> {
             .into_values()
             .flat_map(|group| group.chunks(COMMAND_CHANNELS).map(<[_]>::to_vec).collect::<Vec<_>>())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{
+        super::{super::partition::PartitionTable, ServerBoard},
+        *,
+    };
+    use crate::config::Config;
+
+    /// If it counted as the confirmation, a channel whose request is refused afterwards would be deaf.
+    #[test]
+    fn end_of_a_subscription_is_not_the_confirmation_of_its_request() {
+        let names = RedisNames::partitioned("wardcast", "a", PartitionTable::new(1024));
+        let board = Arc::new(ServerBoard::new(Arc::default()));
+        let (server, _queue) =
+            RedisServer::new(&Config::default().broker.redis, &names, 1 << 20, &board, None).unwrap();
+        let channels = ["moved", "confirmed"].map(|name| Channel::new(name).unwrap());
+        let _answers = channels.clone().map(|channel| server.subscriptions.subscribe(channel).unwrap());
+        server.subscriptions.take_changes(SHARDED_BATCH).unwrap();
+        let groups = channels.map(|channel| vec![names.publication_channel(&channel)]);
+        let subscriptions = ConnectionSubscriptions::default();
+        let receive = |kind, name: &str| {
+            let push = PushInfo { kind, data: vec![Value::BulkString(name.as_bytes().to_vec()), Value::Int(0)] };
+            subscriptions.receive(&names, &server, &push);
+        };
+        subscriptions.expect(ShardCommand::Subscribe, groups.iter().flatten());
+        subscriptions.expect_end_of_round();
+        receive(PushKind::SSubscribe, &groups[1][0]);
+        assert_eq!(server.subscriptions.refusal(), None);
+        receive(PushKind::SUnsubscribe, &groups[0][0]);
+        receive(PushKind::Unsubscribe, END_OF_ROUND);
+        assert_eq!(subscriptions.finish_round(&groups), [0].into());
+        assert!(server.subscriptions.refusal().is_some_and(|refusal| refusal.contains("moved")));
+        subscriptions.expect(ShardCommand::Unsubscribe, groups[1].iter());
+        receive(PushKind::SUnsubscribe, &groups[1][0]);
+        assert_eq!(subscriptions.finish_round(&groups[1..]), HashSet::new());
     }
 }

@@ -93,7 +93,7 @@ async fn connect_and_subscribe(
             match push.kind {
                 PushKind::Message | PushKind::SMessage => inbox.receive(&from, push),
                 PushKind::SSubscribe | PushKind::SUnsubscribe | PushKind::Unsubscribe => {
-                    confirmed.receive(&context_of_pushes, &from, &push);
+                    confirmed.receive(&context_of_pushes.names, &from, &push);
                 }
                 _ => {}
             }
