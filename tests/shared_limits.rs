@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use wardcast::config::Secret;
 
 use crate::{
     login::{PASSWORD, WRONG, write_users_file},
@@ -12,6 +13,7 @@ use crate::{
         Client, PATIENCE, Stopwatch, TestHub, http,
         node::{Node, start_nodes},
         poll_until,
+        proxy::{Proxy, ProxyMode},
         redis::{PrefixedRedis, RedisForm, RedisServer},
         start_hub_on, trust_loopback_proxy,
     },
@@ -92,6 +94,36 @@ async fn right_password_on_one_hub_forgets_the_failures_on_all() {
     }
     let other = log_in_from(&second, "192.0.2.2", "ann", WRONG).await;
     assert_eq!(other, (401, 0), "other addresses have their own failures");
+}
+
+/// Each call of Redis takes longer than a login waits for it.
+#[actix_rt::test]
+async fn right_passwords_are_no_failures_on_other_hubs_if_redis_answers_late() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::start(redis.port()).await;
+    let users = write_users_file();
+    let on = async |url: String| {
+        start_hub_on(&redis, |config| {
+            trust_loopback_proxy(config);
+            config.login.users_file = Some(users.path().to_owned());
+            config.broker.redis.url = Secret::new(url);
+        })
+        .await
+    };
+    let (distant, other) = (on(proxy.url()).await, on(redis.url()).await);
+    proxy.set(ProxyMode::Delay(Duration::from_millis(150)));
+    for login in 0..6 {
+        assert_eq!(log_in_from(&distant, ADDRESS, "ann", PASSWORD).await, (200, 0), "login {login}");
+    }
+    poll_until("all of them are forgiven", async || {
+        let names: Vec<String> = redis.run(&["KEYS", "*login-failures*"]).await;
+        names.is_empty()
+    })
+    .await;
+    for failure in 0..3 {
+        assert_eq!(log_in_from(&other, ADDRESS, "ann", WRONG).await, (401, 0), "failure {failure}");
+    }
+    assert_eq!(log_in_from(&other, ADDRESS, "ann", PASSWORD).await, (200, 0));
 }
 
 #[actix_rt::test]

@@ -12,7 +12,7 @@ use super::{HttpContext, HttpError};
 use crate::{
     address::ClientAddress,
     auth::login_backoff::LoginAttempt,
-    broker::{LoginFailureNames, SharedLoginAttempt},
+    broker::{BrokerFuture, LoginFailureNames, SharedLoginAttempt, SharedLoginVerdict},
 };
 
 /// Maximum time for which a login waits for the broker. Meanwhile it keeps others from being checked.
@@ -51,7 +51,7 @@ pub(super) async fn check_credential<T: Send + 'static>(
     // A task of its own: the result is counted also if the client disconnects meanwhile.
     let checked = actix_rt::spawn(async move {
         let names = context.login_keys.load().failure_names.of(&account, address);
-        let (attempt, shared) = begin_shared(attempt, &names, &context).await?;
+        let StartedAttempt { attempt, shared } = begin_shared(attempt, &names, &context).await?;
         let hashing_context = context.clone();
         let checked = web::block(move || {
             let _permit = permit;
@@ -63,12 +63,27 @@ pub(super) async fn check_credential<T: Send + 'static>(
         });
         let verified =
             checked.await.map_err(|_| LoginFailure { outcome: "unavailable", error: HttpError::internal() })?;
-        if let Some(shared) = shared.filter(|_| verified.is_some()) {
-            forgive_shared(shared, names, &context).await;
+        if verified.is_some() {
+            forgive_shared(shared, names, context).await;
         }
         Ok(verified)
     });
     checked.await.unwrap_or_else(|_| Err(LoginFailure { outcome: "unavailable", error: HttpError::internal() }))
+}
+
+/// An attempt that may be made.
+struct StartedAttempt {
+    attempt: LoginAttempt,
+    shared: SharedAttempt,
+}
+
+/// How an attempt counts for all instances.
+enum SharedAttempt {
+    /// Not: there is one instance, or the broker has failed.
+    Uncounted,
+    Counted(SharedLoginAttempt),
+    /// The broker has not answered yet.
+    Late(BrokerFuture<SharedLoginVerdict>),
 }
 
 /// Starts an attempt for all instances, if the broker connects some and answers.
@@ -76,22 +91,39 @@ async fn begin_shared(
     attempt: LoginAttempt,
     names: &LoginFailureNames,
     context: &HttpContext,
-) -> Result<(LoginAttempt, Option<SharedLoginAttempt>), LoginFailure> {
+) -> Result<StartedAttempt, LoginFailure> {
     let backoff = &context.login_backoff;
-    let Some(limits) = context.broker.shared_limits() else { return Ok((attempt, None)) };
-    let verdict = timeout(BROKER_TIMEOUT, limits.begin_login(names.clone(), backoff.delay_rule())).await;
-    // Without one, the table of this instance decides.
-    let Ok(Ok(verdict)) = verdict else { return Ok((attempt, None)) };
+    let Some(limits) = context.broker.shared_limits() else {
+        return Ok(StartedAttempt { attempt, shared: SharedAttempt::Uncounted });
+    };
+    let mut verdict = limits.begin_login(names.clone(), backoff.delay_rule());
+    let verdict = match timeout(BROKER_TIMEOUT, &mut verdict).await {
+        Ok(Ok(verdict)) => verdict,
+        // The table of this instance decides.
+        Ok(Err(_)) => return Ok(StartedAttempt { attempt, shared: SharedAttempt::Uncounted }),
+        Err(_) => return Ok(StartedAttempt { attempt, shared: SharedAttempt::Late(verdict) }),
+    };
     let attempt = backoff.adopt(context.clock.monotonic_now(), attempt, &verdict);
     match verdict.attempt {
-        Some(shared) => Ok((attempt, Some(shared))),
+        Some(shared) => Ok(StartedAttempt { attempt, shared: SharedAttempt::Counted(shared) }),
         None => Err(LoginFailure::delayed(verdict.pair.wait.max(verdict.address.wait))),
     }
 }
 
-async fn forgive_shared(attempt: SharedLoginAttempt, names: LoginFailureNames, context: &HttpContext) {
-    if let Some(limits) = context.broker.shared_limits() {
+/// Undoes an attempt whose credential was right.
+async fn forgive_shared(attempt: SharedAttempt, names: LoginFailureNames, context: Data<HttpContext>) {
+    let Some(limits) = context.broker.shared_limits() else { return };
+    match attempt {
+        SharedAttempt::Uncounted => {}
         // It goes on if it takes longer.
-        _ = timeout(BROKER_TIMEOUT, limits.forgive_login(names, attempt)).await;
+        SharedAttempt::Counted(attempt) => _ = timeout(BROKER_TIMEOUT, limits.forgive_login(names, attempt)).await,
+        // A task of its own, for the time limit of a broker call: the client does not wait for it.
+        SharedAttempt::Late(verdict) => {
+            actix_rt::spawn(async move {
+                if let Ok(SharedLoginVerdict { attempt: Some(attempt), .. }) = verdict.await {
+                    _ = limits.forgive_login(names, attempt).await;
+                }
+            });
+        }
     }
 }
