@@ -388,6 +388,7 @@ mod tests {
         assert_eq!(cause(&[(Cause::SubscribedLater, None)], false, false), Cause::NoLongerStored);
         assert_eq!(cause(&[(Cause::SubscribedLater, None)], false, true), Cause::SubscribedLater);
     }
+
     #[test]
     fn attempts_with_a_name_that_no_key_has_signed_come_last() {
         let sessions = [

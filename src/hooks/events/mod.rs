@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  session, hub ─▶ reporter: tables of sessions and channels, bounded queues   (never waits, never fails)
-//!                     │ transfer: one task per lane
+//!                     │ transfer: lane by lane
 //!                     ▼
 //!                  outbox in the broker: lanes                                 (survives the node, with Redis)
 //!                     │ sender: one task per lane, on the node that holds it

@@ -262,9 +262,11 @@ impl EventReporter {
         std::mem::take(&mut self.state.lock().lanes[lane].dropped)
     }
 
-    /// Takes whether sessions of a lane have to be told again because the queue was full.
+    /// Takes whether sessions of a lane have to be told again because the queue was full. Not before half of the queue has been taken:
+    /// while many sessions are told, it would become full again.
     pub(super) fn take_lost_sessions(&self, lane: usize) -> bool {
-        std::mem::take(&mut self.state.lock().lanes[lane].has_lost_sessions)
+        let lane = &mut self.state.lock().lanes[lane];
+        lane.queue.len() <= self.max_queued / 2 && std::mem::take(&mut lane.has_lost_sessions)
     }
 
     /// Completes when something waits for a lane.

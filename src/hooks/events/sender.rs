@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -57,6 +57,8 @@ pub(super) struct EventSender {
     refused_for: Duration,
     breaker: CircuitBreaker,
     failures_logged: LogThrottle,
+    /// A pause was logged, and no call has been accepted since.
+    was_paused: AtomicBool,
     /// Notified when calls pass again.
     recovered: Notify,
     /// For each lane: notified when events were appended.
@@ -97,6 +99,7 @@ impl EventSender {
             refused_for: events.refused_for,
             breaker: CircuitBreaker::new(config.failures, config.pause),
             failures_logged: LogThrottle::new(LOG_INTERVAL),
+            was_paused: AtomicBool::new(false),
             recovered: Notify::new(),
             queued: Default::default(),
             waiting: Default::default(),
@@ -246,9 +249,13 @@ impl EventSender {
         }
         match (transition, error) {
             (Some(Transition::Opened), Some(error)) => {
+                self.was_paused.store(true, Ordering::Relaxed);
                 log::error!("events paused endpoint={endpoint} error={:?}", error.to_string());
             }
-            (Some(Transition::Recovered), None) => log::info!("events accepted again endpoint={endpoint}"),
+            // The call that ends a pause may still have been refused.
+            (_, None) if self.was_paused.swap(false, Ordering::Relaxed) => {
+                log::info!("events accepted again endpoint={endpoint}");
+            }
             (_, Some(error)) => match self.failures_logged.count(Instant::now()) {
                 Some(count) => {
                     log::warn!("events not accepted endpoint={endpoint} count={count} error={:?}", error.to_string());

@@ -1,4 +1,4 @@
-//! Appends the events of lost nodes: one task per lane, one lost node at a time, while the events of the node itself go on. One node at a
+//! Appends the events of lost nodes: in each lane one lost node at a time, while the events of the node itself go on. One node at a
 //! time does it for a lost node and lane, by a lease; if it dies, another one goes on when the lease has ended.
 
 use tokio::sync::watch;

@@ -1,5 +1,5 @@
-//! Moves reports to the outbox in the broker: one task per lane, because the lanes may be on different servers, and one that is down must
-//! not hold up the others. The task tries again until the broker has the reports. It also renews the registration of the node, stores its
+//! Moves reports to the outbox in the broker. Each lane goes on by itself, because the lanes may be on different servers, and one that is
+//! down must not hold up the others; one task runs all of them. A lane tries again until the broker has the reports. It also renews the registration of the node, stores its
 //! sessions and channels again if the broker has lost them, and names the nodes that are lost to the [`Takeover`].
 //!
 //! A node takes another one for lost only after it has renewed its own registration without a break for as long as one lasts: after an
@@ -33,7 +33,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Minimum time between two log lines about dropped events of a lane.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the tasks of all lanes share.
+/// What all lanes share.
 pub(super) struct Transfer {
     pub(super) reporter: Arc<EventReporter>,
     pub(super) outbox: Arc<dyn EventOutbox>,
@@ -62,13 +62,13 @@ impl Transfer {
     async fn run_lane(&self, lane: usize, stopping: watch::Receiver<StopStage>) {
         let (lost, named) = watch::channel(Vec::new());
         tokio::select! {
-            () = LaneTransfer::new(self, lane).run(lost, stopping) => {}
+            () = LaneTransfer::new(self, lane, lost).run(stopping) => {}
             () = Takeover { lane, transfer: self }.run(named) => {}
         }
     }
 }
 
-/// The task of a lane.
+/// The transfer of a lane.
 struct LaneTransfer<'a> {
     transfer: &'a Transfer,
     lane: usize,
@@ -79,6 +79,9 @@ struct LaneTransfer<'a> {
     /// The number of calls that have succeeded.
     succeeded: u64,
     renewals: Renewals,
+    next_renewal: Instant,
+    /// The nodes that are lost.
+    lost: watch::Sender<Vec<String>>,
     dropped_logged_at: Option<Instant>,
 }
 
@@ -102,7 +105,7 @@ impl Renewals {
 }
 
 impl<'a> LaneTransfer<'a> {
-    fn new(transfer: &'a Transfer, lane: usize) -> Self {
+    fn new(transfer: &'a Transfer, lane: usize, lost: watch::Sender<Vec<String>>) -> Self {
         Self {
             transfer,
             lane,
@@ -110,19 +113,17 @@ impl<'a> LaneTransfer<'a> {
             stores_again: None,
             succeeded: 0,
             renewals: Renewals::default(),
+            next_renewal: Instant::now(),
+            lost,
             dropped_logged_at: None,
         }
     }
 
-    async fn run(mut self, lost: watch::Sender<Vec<String>>, mut stopping: watch::Receiver<StopStage>) {
+    async fn run(mut self, mut stopping: watch::Receiver<StopStage>) {
         let (lane, reporter) = (self.lane, &self.transfer.reporter);
         let interval = self.transfer.outbox.renew_interval();
-        let mut renewal = Instant::now();
         loop {
-            if let Some(interval) = interval.filter(|_| Instant::now() >= renewal) {
-                renewal = Instant::now() + interval;
-                self.renew(interval, &lost).await;
-            }
+            self.renew_if_due().await;
             if reporter.take_lost_sessions(lane) {
                 self.stores_again = Some(true);
             }
@@ -145,7 +146,7 @@ impl<'a> LaneTransfer<'a> {
                     return;
                 }
                 let vacated = reporter.next_vacated(lane).map(Instant::from_std);
-                let wake = interval.map(|_| renewal).into_iter().chain(vacated).min();
+                let wake = interval.map(|_| self.next_renewal).into_iter().chain(vacated).min();
                 tokio::select! {
                     () = reporter.due(lane) => {}
                     () = wait_until(wake) => {}
@@ -156,22 +157,20 @@ impl<'a> LaneTransfer<'a> {
     }
 
     /// Adds calls for these entries.
-    fn add(&mut self, mut entries: Vec<OutboxEntry>) {
-        while entries.len() > CALL_ENTRIES {
-            let rest = entries.split_off(CALL_ENTRIES);
-            self.calls.push_back(std::mem::replace(&mut entries, rest));
-        }
-        if !entries.is_empty() {
-            self.calls.push_back(entries);
+    fn add(&mut self, entries: Vec<OutboxEntry>) {
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            self.calls.push_back(entries.by_ref().take(CALL_ENTRIES).collect());
         }
     }
 
     /// Makes the calls that wait. Returns whether all have succeeded.
     async fn append(&mut self) -> bool {
         let Transfer { reporter, outbox, sender, max_waiting } = self.transfer;
-        while let Some(entries) = self.calls.front() {
+        while let Some(entries) = self.calls.front().cloned() {
+            self.renew_if_due().await;
             let owner = EntryOwner::ThisNode(self.succeeded + 1);
-            match outbox.append(self.lane, owner, *max_waiting, entries.clone()).await {
+            match outbox.append(self.lane, owner, *max_waiting, entries).await {
                 Ok(appended) => {
                     self.calls.pop_front();
                     self.succeeded += 1;
@@ -187,9 +186,13 @@ impl<'a> LaneTransfer<'a> {
         true
     }
 
-    /// Renews the registration, and tells which other nodes are lost.
-    async fn renew(&mut self, interval: Duration, lost: &watch::Sender<Vec<String>>) {
+    /// Renews the registration if it is time, and tells which other nodes are lost. Also between the calls of many sessions: other nodes
+    /// would take one that stores them for lost.
+    async fn renew_if_due(&mut self) {
         let now = Instant::now();
+        let interval = self.transfer.outbox.renew_interval();
+        let Some(interval) = interval.filter(|_| now >= self.next_renewal) else { return };
+        self.next_renewal = now + interval;
         let named = match self.transfer.outbox.renew(self.lane).await {
             Ok(Renewal { is_known, lost }) => {
                 if !is_known {
@@ -204,8 +207,8 @@ impl<'a> LaneTransfer<'a> {
                 Vec::new()
             }
         };
-        if !named.is_empty() || !lost.borrow().is_empty() {
-            lost.send_replace(named);
+        if !named.is_empty() || !self.lost.borrow().is_empty() {
+            self.lost.send_replace(named);
         }
     }
 
@@ -234,9 +237,10 @@ impl<'a> LaneTransfer<'a> {
         true
     }
 
-    async fn read_stored(&self) -> Result<Vec<Uuid>, BrokerError> {
+    async fn read_stored(&mut self) -> Result<Vec<Uuid>, BrokerError> {
         let (mut stored, mut from) = (Vec::new(), Some(0));
         while let Some(start) = from {
+            self.renew_if_due().await;
             let StoredSessions { clients, next } = self.transfer.outbox.read_stored(self.lane, start).await?;
             stored.extend(clients);
             from = next;
