@@ -379,6 +379,7 @@ mod tests {
         assert!(read(&(entry("") + &entry(""))).err().unwrap().to_string().contains("twice"));
         assert!(read(&format!("[[users]]\nname = \"\"\npassword = {HASH:?}\n")).is_err());
     }
+
     #[test]
     fn configuration_that_a_user_of_the_file_does_not_fit_is_refused_unless_the_file_is_at_fault() {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -50,6 +50,8 @@ pub enum LoginRefresh {
         password: String,
         /// When the login was started.
         started_at: WallTime,
+        /// When it ends, however often it is refreshed.
+        ends_at: WallTime,
         /// Counts the refreshes: the next one has to name this number.
         generation: u32,
     },

@@ -423,8 +423,8 @@ async fn authenticate(
     })
 }
 
-/// Verifies a token when it is the client's turn. Gathers its ids only for an audit log, and who was refused only for explanations:
-/// both cost time, so they are part of the turn.
+/// Verifies a token when it is the client's turn. Reads its ids only for an audit log, and the user of a refused token only for
+/// explanations. Both cost time, so they are part of the turn.
 async fn verify(
     token: &str,
     handshake: Handshake<'_>,

@@ -3,10 +3,8 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -19,7 +17,6 @@ use actix_web::{
     http::{StatusCode, Version},
     middleware::Next,
 };
-use bytes::Bytes;
 use tokio::{
     sync::{Notify, oneshot},
     task::yield_now,
@@ -28,6 +25,7 @@ use tokio::{
 
 use super::{
     error::respond_with_id,
+    guarded_body::guard_body,
     request_id::{self, X_REQUEST_ID},
     stop::StopWatch,
 };
@@ -186,9 +184,9 @@ pub async fn limit_requests(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let id = request_id::assign(&mut request);
-    let idleness = request.request().conn_data::<HttpConnection>().map(|connection| connection.idleness.clone());
-    let answering = idleness.map(Answering::new);
-    if request.request().conn_data().is_some_and(HttpConnection::ends_turn) {
+    let connection = request.request().conn_data::<HttpConnection>();
+    let answering = connection.map(|connection| Answering::new(connection.idleness.clone()));
+    if connection.is_some_and(HttpConnection::ends_turn) {
         yield_now().await;
     }
     let mut response = next.call(request).await.map_err(|error| {
@@ -217,7 +215,7 @@ pub async fn limit_requests(
     }
     Ok(match answering {
         Some(answering) if is_long(response.response().body()) => {
-            response.map_body(|_, body| AnsweringBody { body, _answering: answering }.boxed())
+            response.map_body(|_, body| guard_body(body, answering))
         }
         _ => response,
     })
@@ -241,24 +239,6 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.begin();
-    }
-}
-
-/// The body of a response that is not over before the body has been sent.
-struct AnsweringBody {
-    body: BoxBody,
-    _answering: Answering,
-}
-
-impl MessageBody for AnsweringBody {
-    type Error = <BoxBody as MessageBody>::Error;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) async fn login(
     context.metrics.count_login(outcome);
     started.map_err(|failure| match failure {
         StartFailure::PasswordChanged => {
-            failed("right password, but the user was removed or has another one since the login began");
+            failed("right password, but meanwhile the user was removed or the password was changed");
             HttpError::unauthorized("wrong user or password")
         }
         StartFailure::Unavailable(error) => error,
@@ -117,7 +117,7 @@ fn require_cookies(source: &RequestSource, context: &HttpContext) -> Result<(), 
 
 /// Why a login whose password is right gets no tokens.
 enum StartFailure {
-    /// While the password was checked, the user was removed or got another one.
+    /// While the password was checked, the user was removed or the password was changed.
     PasswordChanged,
     /// The login may succeed later.
     Unavailable(HttpError),
@@ -129,15 +129,15 @@ impl From<HttpError> for StartFailure {
     }
 }
 
-/// Maximum time for which a login waits because the user's tokens were revoked up to a time that is to come: the rest of a second, and
-/// what the clock of the instance that has revoked them is ahead.
+/// Maximum time for which a login waits because the user's tokens are revoked up to a time in the future: the rest of the second, and
+/// the time by which the clock of the revoking instance is ahead.
 const MAX_REVOCATION_WAIT: Duration = Duration::from_secs(2);
 
 fn tokens_being_revoked() -> HttpError {
     HttpError::unavailable("the tokens of the user are being revoked; try again soon")
 }
 
-/// Returns up to which time the tokens are revoked that the user's logins have, if they had been revoked when a login came.
+/// Returns the time up to which the tokens of the user's logins are revoked, if a token that is issued at `at` is among them.
 fn revoked_until(user: &str, at: WallTime, context: &HttpContext) -> Option<WallTime> {
     let issuer = Some(context.config.current().login_issuer().to_owned());
     // Each token of a login has a `sid`. That of this one will be new.
@@ -146,8 +146,9 @@ fn revoked_until(user: &str, at: WallTime, context: &HttpContext) -> Option<Wall
     context.revocations.revoked_until(user, &TokenIdentity::new(&ids, Some(at)))
 }
 
-/// Waits until a token can be issued that is not among the revoked ones. Returns when the login counts as come: not before it has come
-/// here, and `iat` has whole seconds, so a token of the second in which the user's tokens were revoked is revoked with them.
+/// Waits until a token that is issued now is not among the revoked ones. Returns the time at which the login starts: never before its
+/// request, and at the begin of a second, because `iat` has whole seconds: a token of the second in which the user's tokens were revoked
+/// is revoked with them.
 async fn wait_for_revocation(
     revoked_until: WallTime,
     asked_at: WallTime,
@@ -166,7 +167,7 @@ async fn wait_for_revocation(
 struct RequestedLogin {
     /// When the request came. Its tokens are no newer, however long it takes: a revocation meanwhile means them.
     asked_at: WallTime,
-    /// Up to which time the user's tokens had been revoked before.
+    /// The time up to which the user's tokens had been revoked before the request.
     revoked_until: Option<WallTime>,
     place: TokenPlace,
 }

@@ -11,6 +11,7 @@ pub mod cors;
 mod emulation;
 pub mod error;
 pub mod forwarded;
+mod guarded_body;
 pub mod handover;
 pub mod handshake;
 pub mod health;

@@ -161,7 +161,7 @@ async fn refresh_login(
     let limits = login_limits(&context.config.current());
     let refreshed_at = context.clock.now();
     match context.broker.refresh_login(login.clone(), generation, refreshed_at, limits).await? {
-        LoginRefresh::Refreshed { user, password, started_at, generation } => {
+        LoginRefresh::Refreshed { user, password, started_at, ends_at, generation } => {
             // The login is not ended here: this instance may be the last one that has not read the users file again.
             let user = users.find(&user).filter(|user| user.password_name == password);
             let user = user.ok_or(refuse(RefreshRefusal::UserChanged))?;
@@ -183,9 +183,7 @@ async fn refresh_login(
                 context.broker.end_logins(login.split().0.to_owned(), one).await?;
             }
             let expires_at = verified?;
-            let config = &context.config.current().login;
-            let refresh_ends_at =
-                started_at.saturating_add(config.refresh_ttl).min(refreshed_at.saturating_add(config.refresh_idle));
+            let refresh_ends_at = ends_at.min(refreshed_at.saturating_add(limits.idle));
             Ok(IssuedTokens { access_token, expires_at, login, generation, refresh_ends_at })
         }
         LoginRefresh::Spent => {

@@ -13,7 +13,7 @@ use std::{
 
 use actix_web::{
     Error, HttpMessage,
-    body::{BodySize, BoxBody, MessageBody},
+    body::{BoxBody, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::PayloadError,
     http::header::TRANSFER_ENCODING,
@@ -21,6 +21,8 @@ use actix_web::{
 };
 use bytes::Bytes;
 use futures_util::Stream;
+
+use super::guarded_body::guard_body;
 
 /// Keeps the chunked body of a request until its response is sent. Wraps the whole application.
 ///
@@ -36,9 +38,7 @@ pub async fn keep_until_answered(
     let payload = SharedPayload(Rc::new(RefCell::new(request.take_payload())));
     request.set_payload(Payload::Stream { payload: Box::pin(payload.clone()) });
     let response = next.call(request).await?;
-    Ok(response
-        .map_body(|_, body| ResponseWithPayload { response: body.boxed(), _payload: payload })
-        .map_into_boxed_body())
+    Ok(response.map_body(|_, body| guard_body(body.boxed(), payload)))
 }
 
 /// A request body with two owners: the handler, which reads it, and the response, which only keeps it alive.
@@ -50,23 +50,5 @@ impl Stream for SharedPayload {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_next(cx)
-    }
-}
-
-/// A response body that owns the body of its request until it is sent.
-struct ResponseWithPayload {
-    response: BoxBody,
-    _payload: SharedPayload,
-}
-
-impl MessageBody for ResponseWithPayload {
-    type Error = <BoxBody as MessageBody>::Error;
-
-    fn size(&self) -> BodySize {
-        self.response.size()
-    }
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.response).poll_next(cx)
     }
 }

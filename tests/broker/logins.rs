@@ -21,7 +21,8 @@ fn at(seconds: i64) -> WallTime {
 }
 
 fn refreshed(generation: u32) -> LoginRefresh {
-    LoginRefresh::Refreshed { user: USER.to_owned(), password: "p".to_owned(), started_at: at(0), generation }
+    let (user, password) = (USER.to_owned(), "p".to_owned());
+    LoginRefresh::Refreshed { user, password, started_at: at(0), ends_at: at(1000), generation }
 }
 
 impl Instance {
@@ -46,13 +47,13 @@ impl Instance {
     async fn refresh_within(&self, id: &LoginId, generation: u32, second: i64, limits: LoginLimits) -> LoginRefresh {
         match self.refresh_unchanged(id, generation, second, limits).await {
             LoginRefresh::Refreshed { user, password, generation, .. } => {
-                LoginRefresh::Refreshed { user, password, started_at: at(0), generation }
+                LoginRefresh::Refreshed { user, password, started_at: at(0), ends_at: at(1000), generation }
             }
             other => other,
         }
     }
 
-    /// Returns also when the login was started.
+    /// Returns also when the login was started, and when it ends.
     async fn refresh_unchanged(&self, id: &LoginId, generation: u32, second: i64, limits: LoginLimits) -> LoginRefresh {
         self.broker.refresh_login(id.clone(), generation, at(second), limits).await.unwrap()
     }
@@ -148,6 +149,7 @@ pub async fn selected_logins_end_and_are_returned(instance: Instance) {
             user: USER.to_owned(),
             password: "refreshed".to_owned(),
             started_at: at(3),
+            ends_at: at(1003),
             generation: 1
         }
     );

@@ -145,11 +145,12 @@ pub(super) struct HttpsClient {
 
 impl HttpsClient {
     /// Creates a client. The settings of the entry in `auth.keys` override those of `auth.key_sets`: what is allowed for one provider
-    /// is not allowed for the documents of another. `tls` is from [`Self::trusting`].
+    /// is not allowed for the documents of another.
     pub(super) fn new(settings: &KeySetsConfig, entry: &KeyConfig, tls: TlsConnector) -> Self {
         let private_networks = settings.private_networks_of(entry).to_vec();
         Self { tls, private_networks, max_bytes: settings.document_bytes }
     }
+
     /// Fetches a document.
     pub(super) async fn get(&self, url: &HttpsUrl) -> Result<Vec<u8>, FetchError> {
         let stream = self.connect(url).await?;

@@ -64,8 +64,8 @@ impl LoginStore {
             logins.remove(own_part);
             return LoginRefresh::Spent;
         }
-        let Login { user, password, started_at, .. } = stored.login.clone();
-        LoginRefresh::Refreshed { user, password, started_at, generation: stored.generation }
+        let Login { user, password, started_at, ends_at } = stored.login.clone();
+        LoginRefresh::Refreshed { user, password, started_at, ends_at, generation: stored.generation }
     }
 
     pub(super) fn end(&mut self, tag: &str, selection: &LoginSelection) -> Vec<EndedLogin> {

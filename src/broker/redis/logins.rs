@@ -45,11 +45,13 @@ pub(super) async fn refresh(
     let mut call = scripts::LOGIN_REFRESH.call(&[&key]);
     call.arg(now.unix_millis()).arg(millis(limits.idle)).arg(own_part).arg(generation).arg(millis(limits.grace));
     let reply: Vec<String> = query(context, &key, &call).await?;
+    let time = |text: &str| text.parse().map(WallTime::from_unix_millis).map_err(|_| foreign());
     Ok(match reply.as_slice() {
-        [generation, started, password, user] => LoginRefresh::Refreshed {
+        [generation, started, ends, password, user] => LoginRefresh::Refreshed {
             user: user.clone(),
             password: password.clone(),
-            started_at: WallTime::from_unix_millis(started.parse().map_err(|_| foreign())?),
+            started_at: time(started)?,
+            ends_at: time(ends)?,
             generation: generation.parse().map_err(|_| foreign())?,
         },
         [] => LoginRefresh::Unknown,

@@ -174,7 +174,7 @@ impl RedisNames {
         format!("{}:{kind}:{name}", self.login_failures_home())
     }
 
-    /// Returns the name whose server has all failed logins: those of an address are counted together, whoever the users are.
+    /// Returns the name whose server has the keys of all failed logins. The failures of an address count together for all users.
     pub(super) fn login_failures_home(&self) -> String {
         format!("{}:{{login-failures}}", self.prefix)
     }

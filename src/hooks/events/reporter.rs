@@ -95,7 +95,8 @@ pub(super) struct OpenState {
 }
 
 impl OpenState {
-    /// Returns the clients whose sessions the outbox has to know until it is told of their ends.
+    /// Returns the client ids of the sessions that have to stay in the outbox: those that are open, and those whose end waits in the
+    /// queue.
     pub(super) fn clients(&self) -> HashSet<Uuid> {
         self.sessions.iter().map(|session| session.record.client).chain(self.ending.iter().copied()).collect()
     }
@@ -262,8 +263,8 @@ impl EventReporter {
         std::mem::take(&mut self.state.lock().lanes[lane].dropped)
     }
 
-    /// Takes whether sessions of a lane have to be told again because the queue was full. Not before half of the queue has been taken:
-    /// while many sessions are told, it would become full again.
+    /// Takes whether the sessions of a lane have to be stored again because the queue was full. `false` while more than half of the queue
+    /// is in use: storing many sessions takes time, in which the queue would become full again.
     pub(super) fn take_lost_sessions(&self, lane: usize) -> bool {
         let lane = &mut self.state.lock().lanes[lane];
         lane.queue.len() <= self.max_queued / 2 && std::mem::take(&mut lane.has_lost_sessions)

@@ -9,7 +9,7 @@ use crate::broker::{
     event_outbox::{EntryOwner, LostCursor, OutboxEntry},
 };
 
-/// The task of a lane.
+/// The takeovers of a lane.
 pub(super) struct Takeover<'a> {
     pub(super) transfer: &'a Transfer,
     pub(super) lane: usize,

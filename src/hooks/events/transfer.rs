@@ -1,6 +1,7 @@
 //! Moves reports to the outbox in the broker. Each lane goes on by itself, because the lanes may be on different servers, and one that is
-//! down must not hold up the others; one task runs all of them. A lane tries again until the broker has the reports. It also renews the registration of the node, stores its
-//! sessions and channels again if the broker has lost them, and names the nodes that are lost to the [`Takeover`].
+//! down must not hold up the others; one task runs all of them. A lane tries again until the broker has the reports. It also renews the
+//! registration of the node, stores its sessions and channels again if the broker has lost them, and names the nodes that are lost to the
+//! [`Takeover`].
 //!
 //! A node takes another one for lost only after it has renewed its own registration without a break for as long as one lasts: after an
 //! outage of the broker all registrations have expired, and each node needs a moment to renew its own.

@@ -1,5 +1,5 @@
-//! Failed logins in Redis: three keys of each attempt, which expire, all on one server. There are no more of them than passwords that were checked, because
-//! an attempt that is delayed creates none.
+//! Failed logins in Redis: three keys for each attempt, which expire, all on one server. There are no more keys than passwords that
+//! were checked, because a delayed attempt creates none.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 -- Refreshes a login. The latest refresh may be repeated for a short time, and then comes to the same.
 -- KEYS: logins of the user (hash)
 -- ARGV: now (ms), idle lifetime (ms), login, generation, time for a repetition (ms)
--- Returns the next generation, the start of the login (ms), the name of the password, and the user; nothing if there is no such login; or 'spent' if the
+-- Returns the next generation, the start and the end of the login (ms), the name of the password, and the user; nothing if there is no such login; or 'spent' if the
 -- refresh has taken place before: then the login has ended.
 local now, idle, generation = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local login = read_login(redis.call('HMGET', KEYS[1], ARGV[3])[1])
@@ -18,5 +18,6 @@ elseif generation + 1 < login.generation or now >= login.refreshed + tonumber(AR
     return { 'spent' }
 end
 return {
-    string.format('%.0f', login.generation), string.format('%.0f', login.started), login.password, login.user
+    string.format('%.0f', login.generation), string.format('%.0f', login.started), string.format('%.0f', login.ends),
+    login.password, login.user
 }

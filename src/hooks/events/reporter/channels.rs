@@ -10,15 +10,15 @@ use crate::channel::Channel;
 /// The channels.
 #[derive(Default)]
 pub(super) struct ReportedChannels {
-    pub(super) channels: HashMap<Channel, ReportedChannel>,
-    /// Channels that may have to be told.
-    pub(super) changed: VecDeque<Channel>,
+    channels: HashMap<Channel, ReportedChannel>,
+    /// Channels that may have a change.
+    changed: VecDeque<Channel>,
     /// Channels whose last subscriber has left, in that order, each once.
-    pub(super) vacant: VecDeque<(Instant, Channel)>,
+    vacant: VecDeque<(Instant, Channel)>,
 }
 
 #[derive(Default)]
-pub(super) struct ReportedChannel {
+struct ReportedChannel {
     /// Hubs with subscribers.
     hubs: usize,
     vacant_since: Option<Instant>,
@@ -28,7 +28,7 @@ pub(super) struct ReportedChannel {
     is_told: bool,
 }
 
-/// What the outbox has to be told of a channel.
+/// A change of a channel that the outbox does not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChannelChange {
     /// This node has subscribers.
@@ -38,7 +38,7 @@ pub(super) enum ChannelChange {
 }
 
 impl ReportedChannels {
-    /// Notes that one more hub has subscribers. Returns whether the channel may have to be told.
+    /// Notes that one more hub has subscribers. Returns whether the channel may have a change.
     pub(super) fn occupy(&mut self, channel: &Channel) -> bool {
         let entry = self.channels.entry(channel.clone()).or_default();
         entry.hubs += 1;
@@ -46,8 +46,8 @@ impl ReportedChannels {
         !entry.is_told && self.add_changed(channel)
     }
 
-    /// Notes that a hub has no subscribers any more. Returns whether it is the only vacant channel now. While the outbox takes nothing,
-    /// channels above `max_kept` that it does not know yet come and go without a trace.
+    /// Notes that a hub has no subscribers any more. Returns whether this is the only vacant channel now. If there are more than `max_kept`
+    /// channels, because the outbox takes no entries, forgets a channel that the outbox does not know.
     pub(super) fn vacate(&mut self, channel: &Channel, max_kept: usize) -> bool {
         let is_full = self.channels.len() > max_kept;
         let Some(entry) = self.channels.get_mut(channel) else { return false };
@@ -88,7 +88,7 @@ impl ReportedChannels {
         }
     }
 
-    /// Returns since when the channel has been vacant that is so for the longest time.
+    /// Returns the time since which the first of the vacant channels has been vacant.
     pub(super) fn first_vacant(&self) -> Option<Instant> {
         self.vacant.front().map(|(since, _)| *since)
     }
@@ -111,7 +111,7 @@ impl ReportedChannels {
         }
     }
 
-    /// Takes the next change that the outbox has to be told. `None`: there is none.
+    /// Takes the next change that the outbox does not know yet.
     pub(super) fn take_change(&mut self) -> Option<(Channel, ChannelChange)> {
         while let Some(channel) = self.changed.pop_front() {
             let Some(entry) = self.channels.get_mut(&channel) else { continue };
@@ -132,9 +132,15 @@ impl ReportedChannels {
         None
     }
 
-    /// Returns whether a channel may have to be told.
+    /// Returns whether a channel may have a change.
     pub(super) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
+    }
+
+    /// Returns the lengths of its collections.
+    #[cfg(test)]
+    pub(super) fn lengths(&self) -> [usize; 3] {
+        [self.channels.len(), self.changed.len(), self.vacant.len()]
     }
 
     /// Returns the channels of which the outbox knows that this node has subscribers.
