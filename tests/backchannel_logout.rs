@@ -313,15 +313,26 @@ async fn logout_ends_sockets_on_all_nodes_and_its_token_is_used_on_none_again() 
     let three = start().await;
     poll_until("the list is loaded", async || status(&three, claims()).await == 401).await;
     assert_eq!(send(three.address, &token).await.status, 400, "used before the node started");
-    // Without Redis nothing is revoked, and the same token may be sent again.
-    let next = logout_token(&one, "2", json!({"sid": "b"}));
-    redis.freeze();
-    let failed = send(one.address, &next).await;
+}
+
+#[actix_rt::test]
+async fn logout_without_redis_is_503_and_in_force_on_its_node_at_once_and_on_all_when_redis_is_back() {
+    let mut redis = RedisServer::start().await;
+    let (one, two) = (start_hub_on(&redis, trust_issuer).await, start_hub_on(&redis, trust_issuer).await);
+    one.wait_for_nodes(2).await;
+    let claims = || access("ann", json!({"sid": "a"}));
+    let mut sockets = [connect(&one, claims()).await, connect(&two, claims()).await];
+    let logout = logout_token(&one, "1", json!({"sid": "a"}));
+    redis.kill();
+    let failed = send(one.address, &logout).await;
     assert_eq!((failed.status, &failed.json()["error"]), (503, &json!("temporarily_unavailable")), "{failed:?}");
-    assert!(failed.body.contains("nothing is revoked"), "{failed:?}");
-    redis.resume();
-    poll_until("Redis is back", async || send(one.address, &next).await.status == 200).await;
-    assert_eq!(status(&two, access("ann", json!({"sid": "b"}))).await, 401);
+    assert!(failed.body.contains("on this instance only"), "{failed:?}");
+    assert_closed_as_revoked(&mut sockets[0]).await;
+    assert_eq!(status(&one, claims()).await, 401);
+    redis.restart().await;
+    assert_closed_as_revoked(&mut sockets[1]).await;
+    poll_until("the same token is accepted", async || send(one.address, &logout).await.status == 200).await;
+    assert_eq!(send(two.address, &logout).await.status, 400, "used on the other node");
 }
 
 #[actix_rt::test]

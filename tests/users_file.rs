@@ -138,6 +138,28 @@ async fn logins_of_a_removed_user_that_cannot_be_revoked_at_first_are_revoked_la
 }
 
 #[actix_rt::test]
+async fn removed_user_has_no_socket_of_a_login_that_a_newer_one_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.toml");
+    write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    // Of the logins that newer ones end, only the first is revoked then.
+    let hub = start_changed_hub_of(&file, |config| {
+        config.login.logins_per_user = 1;
+        config.limits.logouts_per_user = 1;
+    })
+    .await;
+    let (mut first, _) = connect(&hub, "ann").await;
+    let (mut second, second_token) = connect(&hub, "ann").await;
+    let (mut third, _) = connect(&hub, "ann").await;
+    assert_closed_as_revoked(&mut first).await;
+    assert_eq!(refresh_status(&hub, &second_token).await, 401);
+    second.subscribe("news").await;
+    write_users(&file, &[("bob", PASSWORD)]);
+    assert_closed_as_revoked(&mut second).await;
+    assert_closed_as_revoked(&mut third).await;
+}
+
+#[actix_rt::test]
 async fn logins_of_a_removed_user_end_when_redis_is_back() {
     let (redis, folder) = (RedisServer::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("users.toml");

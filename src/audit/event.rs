@@ -81,8 +81,8 @@ audit_events! {
     TicketIssued = "ticket_issued", None;
     /// A ticket was exchanged for its token. If the token is still valid, `connected` follows.
     TicketUsed = "ticket_used", None;
-    /// Tokens were revoked: those of the given `jti`, `sid` or `user`; `by` says who revoked them. With `reason` the revocation failed, and
-    /// nothing is revoked. `count` is the number of nodes that have not confirmed it.
+    /// Tokens were revoked: those of the given `jti`, `sid` or `user`; `by` says who revoked them. With `reason` the revocation failed: it is in
+    /// force on this node only, until the broker is back, or nowhere if the list is full. `count` is the number of nodes that have not confirmed it.
     Revoked = "revoked", None;
     /// An identity provider reported a logout. Lines with `revoked` follow for what was revoked.
     BackChannelLogout = "back_channel_logout", None;

@@ -144,8 +144,14 @@ impl<'a> Payload<'a> {
         if expires_at <= now {
             return Err(TokenError::Expired);
         }
-        if self.exp.is_some_and(|exp| exp.time().saturating_duration_since(now) > auth.max_ttl) {
-            return Err(TokenError::TtlTooLong);
+        if let Some(exp) = self.exp.map(NumericDate::time) {
+            // Also one that has less time left by now: a revocation by its `jti` or its user lasts for `auth.max_ttl`.
+            let lifetime = self.iat.map(|iat| exp.saturating_duration_since(iat.time()));
+            if exp.saturating_duration_since(now) > auth.max_ttl
+                || lifetime.is_some_and(|lifetime| lifetime > auth.max_ttl.saturating_add(auth.clock_skew))
+            {
+                return Err(TokenError::TtlTooLong);
+            }
         }
         let latest_start = now.saturating_add(auth.clock_skew);
         for (start, error) in [(self.nbf, TokenError::NotYetValid), (self.iat, TokenError::IssuedInFuture)] {

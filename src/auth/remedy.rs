@@ -155,7 +155,7 @@ fn wrong_type(auth: &AuthConfig) -> String {
 
 fn ttl_too_long(auth: &AuthConfig) -> String {
     let max = format_duration(auth.max_ttl);
-    format!("exp may be at most {max} from now; choose an earlier one, or raise auth.max_ttl")
+    format!("exp may be at most {max} from now, and from iat; choose an earlier one, or raise auth.max_ttl")
 }
 
 fn issuer_slash(auth: &AuthConfig) -> String {

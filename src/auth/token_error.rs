@@ -93,7 +93,7 @@ pub enum TokenError {
     /// A claim of `auth.required_claims` is absent or empty.
     #[error("the claim {} of auth.required_claims is missing", json!(.0))]
     MissingClaim(RequiredClaim),
-    /// `exp` is further ahead than `auth.max_ttl`.
+    /// `exp` is further ahead, of now or of `iat`, than `auth.max_ttl`.
     #[error("exp is later than auth.max_ttl allows")]
     TtlTooLong,
     /// `iat` is further ahead than `auth.clock_skew`.

@@ -86,9 +86,14 @@ pub struct EndedLogin {
 impl EndedLogin {
     /// Returns the revocation of its tokens; `None` if all of them have expired.
     pub fn revocation(&self, config: &Config, now: WallTime) -> Option<Revocation> {
-        let tokens_end = self.refreshed_at.saturating_add(config.login.token_ttl + MAX_SIGNING_DELAY);
+        let tokens_end = login_tokens_end(self.refreshed_at, config);
         (now < tokens_end).then(|| revocation_of_login(&self.id, config.login_issuer(), tokens_end))
     }
+}
+
+/// Returns when the last access token of a login has expired that is not refreshed after a time, which another instance may have read.
+pub fn login_tokens_end(refreshed_at: WallTime, config: &Config) -> WallTime {
+    refreshed_at.saturating_add(config.login.token_ttl + MAX_SIGNING_DELAY)
 }
 
 /// Has all instances obey a revocation, and ends the logins whose tokens it means, so that no refresh token of theirs outlives it.

@@ -47,7 +47,10 @@ pub use self::{
         ConnectionInfo, ConnectionPlace, ConnectionsPage, ConnectionsQuery, Inspection, LocalPlace, MAX_PAGE_BYTES,
         NodeChannel, OwnedPosition,
     },
-    logins::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, revocation_of_login, revoke_with_logins},
+    logins::{
+        EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, login_tokens_end, revocation_of_login,
+        revoke_with_logins,
+    },
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
     revoke::{RevokeError, revoke_everywhere, revoke_until_stored},
@@ -167,7 +170,8 @@ pub trait Broker: Send + Sync {
     /// force all the same.
     ///
     /// # Errors
-    /// The revocations are not kept. [`BrokerError::RevocationsFull`]: above `limits.revocations`.
+    /// [`BrokerError::RevocationsFull`], above `limits.revocations`: nothing is revoked. Others: the revocations are not kept, but this
+    /// node obeys them, and has them kept and obeyed by the others as soon as that is possible, unless it ends before.
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>>;
 
     /// Holds the deliveries of all hubs until every revocation that was sent before this call is in the list. Hubs call it after

@@ -24,7 +24,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Why a revocation is not in force on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevokeError {
-    /// It is not in force anywhere.
+    /// It is not stored. Unless the list is full, it is in force on this node, which repeats it until the others obey.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// It is in force, but these nodes have not confirmed it.

@@ -50,17 +50,33 @@ impl FromRequest for ProviderAddress {
     }
 }
 
-/// Handles a logout. The body is read after the address is checked.
+/// Handles a logout. The body is read after the address is checked. A provider that does not wait for the answer ends no logout that has
+/// begun.
 pub(super) async fn log_out(
     ProviderAddress(address): ProviderAddress,
     request: HttpRequest,
     body: Result<RequestBody, HttpError>,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, LogoutError> {
-    let (path, id) = (Some(PATH), id_of(request.head()));
-    let source = AuditFields { address: Some(address), path, request: id, ..AuditFields::default() };
-    let verified = match find_token(&request, &body?.0) {
-        Some(token) => verify(&token, address, &context).await,
+    let token = find_token(&request, &body?.0).map(Cow::into_owned);
+    let id = id_of(request.head()).map(str::to_owned);
+    let logout = actix_rt::spawn(async move {
+        let source =
+            AuditFields { address: Some(address), path: Some(PATH), request: id.as_deref(), ..AuditFields::default() };
+        obey(token.as_deref(), address, source, &context).await
+    });
+    // An error means that the task has panicked.
+    logout.await.map_err(|_| HttpError::internal())?.map_err(LogoutError::from)
+}
+
+async fn obey(
+    token: Option<&str>,
+    address: IpAddr,
+    source: AuditFields<'_>,
+    context: &HttpContext,
+) -> Result<HttpResponse, HttpError> {
+    let verified = match token {
+        Some(token) => verify(token, address, context).await,
         None => Err(Refused::Form),
     };
     let token = verified.map_err(|refused| {
@@ -90,7 +106,7 @@ pub(super) async fn log_out(
     if let Err(error) = revoke_everywhere(&*context.broker, revocations, audit, &context.metrics).await {
         let is_in_force = matches!(error, RevokeError::Unconfirmed(_));
         context.metrics.count_backchannel_logout(if is_in_force { "unconfirmed" } else { "failed" });
-        return Err(unavailable(&error).into());
+        return Err(unavailable(&error));
     }
     // Only now: after an error the provider may send the same token again. If this fails, a repetition revokes what is revoked already.
     let _ = revoke_everywhere(&*context.broker, vec![token.spent()], audit, &context.metrics).await;
@@ -155,7 +171,7 @@ fn waiting_permits(address: &ClientAddress, context: &HttpContext) -> Option<(Pe
 fn unavailable(error: &RevokeError) -> HttpError {
     HttpError::unavailable(match error {
         RevokeError::Broker(BrokerError::RevocationsFull(_)) => "nothing is revoked: limits.revocations is reached",
-        RevokeError::Broker(_) => "nothing is revoked: revoking is temporarily unavailable",
+        RevokeError::Broker(_) => "the tokens are revoked on this instance only, until the broker is available again",
         RevokeError::Unconfirmed(_) => "the tokens are revoked, but some instances have not confirmed it yet",
     })
 }

@@ -25,8 +25,8 @@ use crate::{
         users::Users,
     },
     broker::{
-        BrokerError, LoginRefresh, LoginSelection, RevokeError, revocation_of_login, revoke_everywhere,
-        revoke_until_stored,
+        BrokerError, LoginRefresh, LoginSelection, RevokeError, login_tokens_end, revocation_of_login,
+        revoke_everywhere, revoke_until_stored,
     },
     clock::WallTime,
     protocol::ErrorCode,
@@ -187,8 +187,9 @@ async fn refresh_login(
             Ok(IssuedTokens { access_token, expires_at, login, generation, refresh_ends_at })
         }
         LoginRefresh::Spent => {
-            let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
-            let revocation = revocation_of_login(&login, context.config.current().login_issuer(), end);
+            let config = context.config.current();
+            let end = login_tokens_end(context.clock.now(), &config);
+            let revocation = revocation_of_login(&login, config.login_issuer(), end);
             let source = source.clone();
             let audit = (&*context.audit, cause_of_reuse(&source));
             let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;

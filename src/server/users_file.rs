@@ -13,9 +13,9 @@ use super::seen_files::{Reload, SeenFiles, stamp_of};
 use crate::{
     audit::AuditFields,
     auth::users::{ChangedUser, Users, UsersFileError},
-    broker::{BrokerError, LoginSelection, revocation_of_login, revoke_until_stored},
+    broker::{BrokerError, LoginSelection, login_tokens_end, revoke_until_stored},
     http::HttpContext,
-    revocation::user_tag,
+    revocation::{IssuerScope, Revocation, RevocationTarget, user_tag},
 };
 
 /// Time until the next attempt to end logins, while the broker is unavailable.
@@ -119,11 +119,14 @@ pub(super) async fn end_logins(context: Weak<HttpContext>, mut changed: Vec<Chan
 async fn end_logins_of(user: &ChangedUser, context: &HttpContext) -> Result<(), BrokerError> {
     let selection = LoginSelection::OtherPassword(user.password_name.clone().unwrap_or_default());
     let ended = context.broker.end_logins(user_tag(&user.name), selection).await?;
-    let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
-    let revocations: Vec<_> = ended
-        .iter()
-        .map(|login| revocation_of_login(&login.id, context.config.current().login_issuer(), end))
-        .collect();
+    let (config, now) = (context.config.current(), context.clock.now());
+    let mut revocations: Vec<Revocation> = ended.iter().filter_map(|login| login.revocation(&config, now)).collect();
+    if user.password_name.is_none() {
+        // Also the tokens of logins that newer ones had ended: `limits.logouts_per_user` may have left them out.
+        let target = RevocationTarget::User(user.name.clone(), IssuerScope::Only(config.login_issuer().to_owned()));
+        let issued_before = context.revocations.issued_until_now();
+        revocations.push(Revocation { target, issued_before, expires_at: login_tokens_end(now, &config) });
+    }
     if revocations.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     RedisBroker, RedisContext, call_times::Operation, claims, emulation, envelope, error::no_receiver_error,
     event_outbox::RedisEventOutbox, heartbeat, history, limits::RedisLimits, logins, presence, presence::PresenceRead,
-    survey, tickets,
+    revocation_rounds, survey, tickets,
 };
 use crate::{
     broker::{
@@ -152,7 +152,7 @@ impl Broker for RedisBroker {
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
         self.measured(
             Operation::Revoke,
-            self.spawn(async move |context| context.revocation_requests.revoke(revocations, timeout).await),
+            self.spawn(async move |context| revocation_rounds::revoke(&context, revocations, timeout).await),
         )
     }
 

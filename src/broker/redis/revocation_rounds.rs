@@ -46,14 +46,24 @@ impl RevocationRequests {
         (Self(sender), receiver)
     }
 
-    /// Has all live nodes obey revocations, in a round with others. Returns the nodes that have not confirmed within `limit`.
-    pub(super) async fn revoke(&self, revocations: Vec<Revocation>, limit: Duration) -> Confirmation {
+    async fn revoke(&self, revocations: Vec<Revocation>, limit: Duration) -> Confirmation {
         let (done, confirmed) = oneshot::channel();
         let request = RevocationRequest { revocations, deadline: Instant::now() + limit, done };
         self.0.try_send(request).map_err(|_| BrokerError::Busy)?;
         // The broker ends, and its tasks with it.
         confirmed.await.unwrap_or_else(|_| Err(unavailable("the broker has stopped")))
     }
+}
+
+/// Has all live nodes obey revocations, in a round with others. Returns the nodes that have not confirmed within `limit`. If Redis does
+/// not store them, they are in force on this instance at once, and on the others when it has put them back.
+pub(super) async fn revoke(context: &RedisContext, revocations: Vec<Revocation>, limit: Duration) -> Confirmation {
+    let confirmed = context.revocation_requests.revoke(revocations.clone(), limit).await;
+    let is_unavailable = |error: &BrokerError| !matches!(error, BrokerError::RevocationsFull(_));
+    if confirmed.as_ref().is_err_and(is_unavailable) && context.deliver.add_revocations(revocations).is_ok() {
+        context.revocations.request();
+    }
+    confirmed
 }
 
 /// Carries out rounds, forever.

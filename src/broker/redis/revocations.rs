@@ -1,7 +1,7 @@
 //! Revocations in Redis: one list for all instances, which outlives them. An instance loads it before it delivers anything, and
 //! again whenever it may have missed a revocation: after an interruption of a server over which they are announced, and when
-//! the process was frozen. Meanwhile its hubs hold their deliveries. What Redis lacks then, because it came back empty or has
-//! lost its latest writes, is put back. No revocation is ever taken back, so lists are merged and never replaced.
+//! the process was frozen. Meanwhile its hubs hold their deliveries. What Redis lacks then, because it was away when tokens were
+//! revoked, came back empty or has lost its latest writes, is put back. No revocation is ever taken back, so lists are merged and never replaced.
 
 use std::{
     collections::HashMap,
@@ -30,8 +30,9 @@ use crate::{
 const PAGE: usize = 1000;
 /// Revocations that are put back and announced in one call: about 100 KiB, below any limit of a message.
 pub(super) const BATCH: usize = 256;
-/// Time until the next attempt to load the list.
-const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Time until the second attempt to load the list. It doubles with each further one up to the other.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often an instance that has just started looks whether it knows all others.
 const NODES_INTERVAL: Duration = Duration::from_millis(10);
 /// How long deliveries are held at most by an instance that has had the list: while the list in Redis cannot be
@@ -145,6 +146,7 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
         let mut held = (*context.revocations.holds.lock(), Instant::now());
         let mut given_up = None;
         let mut next_warning = Instant::now() + MAX_HOLD;
+        let mut retry_delay = MIN_RETRY_DELAY;
         loop {
             let holds = *context.revocations.holds.lock();
             if holds != held.0 {
@@ -169,7 +171,11 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
                 }
                 Err(error) => log::debug!("could not load revocations error={:?}", error.to_string()),
             }
-            sleep(RETRY_DELAY).await;
+            // A server that is connected again is asked at once.
+            retry_delay = match timeout(retry_delay, context.revocations.due.notified()).await {
+                Ok(()) => MIN_RETRY_DELAY,
+                Err(_) => (retry_delay * 2).min(MAX_RETRY_DELAY),
+            };
         }
     }
 }
@@ -201,9 +207,6 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
         stored.is_none_or(|(before, until)| *before < revocation.issued_before || *until < revocation.expires_at)
     };
     let missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
-    if !missing.is_empty() {
-        log::warn!("putting revocations back into redis count={}", missing.len());
-    }
     // A merge would keep what another program has written in the place of one of them.
     let mode = if has_refused { "replace" } else { "merge" };
     for batch in missing.chunks(BATCH) {
@@ -211,6 +214,9 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
         // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
         let question = SurveyQuestion::Revoked(batch.to_vec());
         survey::announce(context, &question, context.timeout).await.map_err(BrokerError::Unavailable)?;
+    }
+    if !missing.is_empty() {
+        log::warn!("put revocations back into redis count={}", missing.len());
     }
     Ok(())
 }

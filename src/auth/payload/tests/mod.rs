@@ -116,6 +116,19 @@ fn an_exp_beyond_max_ttl_is_refused_and_large_dates_do_not_overflow() {
 }
 
 #[test]
+fn lifetime_beyond_max_ttl_is_refused_also_near_its_end() {
+    let skew = 30;
+    let lifetime = |seconds: i64| payload(json!({"iat": in_seconds(60 - seconds), "exp": in_seconds(60)}));
+    let with_skew = |config: &mut Config| config.auth.clock_skew = std::time::Duration::from_secs(skew);
+    let skew = i64::try_from(skew).unwrap();
+    assert!(claims_with(lifetime(86_400 + skew), with_skew).is_ok());
+    assert_eq!(claims_with(lifetime(86_401 + skew), with_skew).unwrap_err(), TokenError::TtlTooLong);
+    assert_eq!(claims_with(lifetime(30 * 86_400), with_skew).unwrap_err(), TokenError::TtlTooLong);
+    let ever = |config: &mut Config| config.auth.max_ttl = std::time::Duration::MAX;
+    assert!(claims_with(lifetime(30 * 86_400), ever).is_ok());
+}
+
+#[test]
 fn without_required_exp_a_token_may_never_expire() {
     let lasting = |config: &mut Config| config.auth.required_claims.clear();
     assert_eq!(claims_with(json!({"sub": "ann"}), lasting).expect("a valid payload").expires_at, NEVER);
