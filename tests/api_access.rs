@@ -23,7 +23,7 @@ use wardcast::{
     audit::AuditLog,
     auth::{Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog},
     broker::{
-        Broker, BrokerError, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
+        Broker, BrokerError, Control, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRecord,
         LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
         PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
     },
@@ -234,7 +234,7 @@ impl Broker for WriteRecorder {
         _: LoginId,
         _: Login,
         _: LoginLimits,
-    ) -> BoxFuture<'static, Result<Vec<EndedLogin>, BrokerError>> {
+    ) -> BoxFuture<'static, Result<Vec<LoginRecord>, BrokerError>> {
         self.record("start_login", Vec::new())
     }
 
@@ -248,7 +248,11 @@ impl Broker for WriteRecorder {
         self.record("refresh_login", LoginRefresh::Unknown)
     }
 
-    fn end_logins(&self, _: String, _: LoginSelection) -> BoxFuture<'static, Result<Vec<EndedLogin>, BrokerError>> {
+    fn find_logins(&self, _: String, _: LoginSelection) -> BoxFuture<'static, Result<Vec<LoginRecord>, BrokerError>> {
+        ready(Ok(Vec::new())).boxed()
+    }
+
+    fn end_logins(&self, _: String, _: LoginSelection) -> BoxFuture<'static, Result<Vec<LoginRecord>, BrokerError>> {
         self.record("end_logins", Vec::new())
     }
 

@@ -68,6 +68,10 @@ impl Deliver for DiscardingHubs {
         Ok(())
     }
 
+    fn add_revocations_or_none(&self, _: Vec<Revocation>) -> Result<(), ListFull> {
+        Ok(())
+    }
+
     fn release_deliveries(&self) {}
 
     fn node(&self) -> NodeIdentity {

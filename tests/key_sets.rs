@@ -262,7 +262,7 @@ async fn dead_provider_keeps_an_instance_from_being_ready_only_while_it_starts()
 }
 
 #[actix_rt::test]
-async fn logout_by_cookie_while_keys_are_away_is_503_and_clears_the_cookie() {
+async fn logout_by_cookie_while_keys_are_away_is_503_and_keeps_the_cookie() {
     let key = ProviderKey::ec("e");
     let mut provider = IdentityProvider::start(&[&key]).await;
     provider.stop().await;
@@ -274,7 +274,7 @@ async fn logout_by_cookie_while_keys_are_away_is_503_and_clears_the_cookie() {
     let logout = || http::post(hub.address, "/auth/logout").header("Cookie", &cookie).header("Origin", &own);
     let response = logout().send().await;
     assert_eq!(response.status, 503, "204 would say that the token is void: {response:?}");
-    assert!(response.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{response:?}");
+    assert_eq!(response.header("set-cookie"), None, "the browser needs it for another attempt: {response:?}");
 
     provider.resume().await;
     wait_until_ready(&hub, true).await;

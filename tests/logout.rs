@@ -1,12 +1,14 @@
-//! Logouts with a refresh token: everywhere, and when they fail.
+//! Logouts with a refresh token, and everywhere.
+
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::{
-    login::{PASSWORD, start_login_hub, start_login_hub_with},
-    refresh_tokens::{assert_ended, refresh, set_cookies, start_login},
-    revocation::{assert_closed_as_revoked, revoke},
-    support::http,
+    login::{start_login_hub, start_login_hub_with},
+    refresh_tokens::{assert_ended, refresh, start_login},
+    revocation::{assert_closed_as_revoked, logout},
+    support::{TestHub, http, start_hub},
 };
 
 #[actix_rt::test]
@@ -22,24 +24,86 @@ async fn logout_everywhere_by_refresh_token_ends_the_other_logins_of_the_user_to
     }
 }
 
+pub async fn log_out_everywhere(hub: &TestHub, refresh_token: &str) -> http::Response {
+    let body = json!({"refresh_token": refresh_token, "everywhere": true});
+    http::post(hub.address, "/auth/logout").json(body).send().await
+}
+
 #[actix_rt::test]
-async fn browser_forgets_the_tokens_of_a_logout_that_fails() {
-    let (hub, _users) = start_login_hub_with(|config| {
-        config.login.cookie = true;
-        config.limits.revocations = 1;
-    })
-    .await;
-    let own = format!("http://{}", hub.address);
-    let credentials = json!({"username": "ann", "password": PASSWORD, "cookie": true});
-    let answer = http::post(hub.address, "/auth/login").header("Origin", &own).json(credentials).send().await;
-    let cookies = set_cookies(&answer).into_iter().map(|(cookie, _)| cookie).collect::<Vec<_>>().join("; ");
-    revoke(&hub, json!({"jti": "fills the list"})).await;
-    let failed = http::post(hub.address, "/auth/logout").header("Cookie", &cookies).header("Origin", &own).send().await;
-    assert_eq!(failed.status, 503, "{failed:?}");
-    for (cookie, attributes) in set_cookies(&failed) {
-        assert!(cookie.ends_with('=') && attributes.ends_with("Max-Age=0"), "{cookie} {attributes}");
+async fn refresh_token_of_an_ended_login_logs_its_user_out_everywhere() {
+    let (hub, _users) = start_login_hub().await;
+    let (logged_out, idle) = (start_login(&hub).await, start_login(&hub).await);
+    assert_eq!(logout(&hub, &logged_out.access).send().await.status, 204);
+    hub.clock.advance(hub.config.login.refresh_idle + Duration::from_secs(1));
+    for ended in [logged_out, idle] {
+        let other = start_login(&hub).await;
+        let mut socket = other.connect(&hub).await;
+        let answer = log_out_everywhere(&hub, &ended.refresh).await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+        assert_closed_as_revoked(&mut socket).await;
+        assert_ended(&hub, &other.refresh).await;
     }
-    assert_eq!(set_cookies(&failed).len(), 2);
+}
+
+#[actix_rt::test]
+async fn access_token_that_was_revoked_logs_its_user_out_everywhere() {
+    let hub = start_hub().await;
+    let (revoked, other) = (hub.token("ann"), hub.token("ann"));
+    assert_eq!(logout(&hub, &revoked).send().await.status, 204);
+    let mut socket = hub.connect_to(&format!("/socket?token={other}"), &[]).await;
+    assert_eq!(logout(&hub, &revoked).send().await.status, 204, "it is void, and ends nothing else");
+    socket.subscribe("news").await;
+    assert_eq!(logout(&hub, &revoked).json(json!({"everywhere": true})).send().await.status, 204);
+    assert_closed_as_revoked(&mut socket).await;
+}
+
+#[actix_rt::test]
+async fn logout_everywhere_by_tokens_that_name_no_user_is_401_and_ends_nothing() {
+    let (hub, _users) = start_login_hub().await;
+    let login = start_login(&hub).await;
+    let mut socket = login.connect(&hub).await;
+    let (content, _) = login.refresh.rsplit_once('.').unwrap();
+    let bodies = [
+        json!({"everywhere": true}),
+        json!({"everywhere": true, "refresh_token": format!("{content}.{}", "A".repeat(43))}),
+        json!({"everywhere": true, "refresh_token": login.access}),
+    ];
+    let own = format!("http://{}", hub.address);
+    let without_token = bodies.map(|body| http::post(hub.address, "/auth/logout").header("Origin", &own).json(body));
+    let everywhere = json!({"everywhere": true});
+    let expired = logout(&hub, &hub.expired_token("ann")).json(everywhere.clone());
+    let forged = logout(&hub, &hub.forged_token("ann")).json(everywhere);
+    for request in without_token.into_iter().chain([expired, forged]) {
+        let answer = request.send().await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (401, &json!(101)), "{answer:?}");
+        assert!(!answer.body.contains(&login.access) && !answer.body.contains(content), "{answer:?}");
+    }
+    socket.subscribe("news").await;
+    assert_eq!(hub.metric("wardcast_revocations").await, 0.0);
+}
+
+#[actix_rt::test]
+async fn logout_everywhere_of_a_user_who_does_not_exist_any_more_is_401() {
+    let (hub, users) =
+        start_login_hub_with(|config| config.login.users_file_interval = Duration::from_millis(30)).await;
+    let login = start_login(&hub).await;
+    let mut socket = login.connect(&hub).await;
+    let without_ann = std::fs::read_to_string(&users).unwrap().replace("\"ann\"", "\"bob\"");
+    std::fs::write(&users, without_ann).unwrap();
+    assert_closed_as_revoked(&mut socket).await;
+    let answer = log_out_everywhere(&hub, &login.refresh).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+}
+
+/// Of two tokens, one that can be used is enough.
+#[actix_rt::test]
+async fn expired_access_token_does_not_keep_the_refresh_token_from_logging_out_everywhere() {
+    let (hub, _users) = start_login_hub().await;
+    let (one, other) = (start_login(&hub).await, start_login(&hub).await);
+    let body = json!({"refresh_token": one.refresh, "everywhere": true});
+    let answer = logout(&hub, &hub.expired_token("ann")).json(body).send().await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_ended(&hub, &other.refresh).await;
 }
 
 /// The login begins after the call, so that it is not ended, but before the time whose tokens are revoked.

@@ -41,6 +41,7 @@ mod login;
 mod login_attacks;
 mod logins_under_way;
 mod logout;
+mod logout_failures;
 mod permissions;
 mod refresh;
 mod refresh_tokens;

@@ -65,16 +65,21 @@ async fn client_that_connects_again_does_not_get_back_a_channel_that_is_revoked_
 }
 
 #[actix_rt::test]
-async fn cookie_is_cleared_also_when_its_token_cannot_be_revoked() {
+async fn cookie_is_kept_for_another_attempt_when_its_token_cannot_be_revoked_and_else_cleared() {
     let hub = start_hub_with(|config| config.limits.revocations = 1).await;
     revoke(&hub, json!({"jti": "other"})).await;
-    let (own, token) = (format!("http://{}", hub.address), hub.token("ann"));
-    let cookie = format!("wardcast_token={token}");
-    let post = http::post(hub.address, "/auth/logout").header("Cookie", &cookie).header("Origin", &own);
-    let response = post.send().await;
-    assert_eq!(response.status, 503, "{response:?}");
-    assert!(response.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{response:?}");
+    let own = format!("http://{}", hub.address);
+    let post = |token: &str| {
+        let cookie = format!("wardcast_token={token}");
+        http::post(hub.address, "/auth/logout").header("Cookie", &cookie).header("Origin", &own)
+    };
+    let token = hub.token("ann");
+    let response = post(&token).send().await;
+    assert_eq!((response.status, response.header("set-cookie")), (503, None), "{response:?}");
     assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 101);
+    let expired = post(&hub.expired_token("ann")).json(json!({"everywhere": true})).send().await;
+    assert_eq!(expired.status, 401, "{expired:?}");
+    assert!(expired.header("set-cookie").unwrap().starts_with("wardcast_token=; "), "{expired:?}");
 }
 
 #[actix_rt::test]

@@ -127,7 +127,7 @@ async fn logins_of_a_removed_user_that_cannot_be_revoked_at_first_are_revoked_la
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
     write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
-    let hub = start_changed_hub_of(&file, |config| config.limits.revocations = 1).await;
+    let hub = start_changed_hub_of(&file, |config| config.limits.revocations = 2).await;
     let (mut ann, token) = connect(&hub, "ann").await;
     revoke(&hub, json!({"jti": "fills the list", "expire_at": hub.clock.now().unix_seconds() + 60})).await;
     write_users(&file, &[("bob", PASSWORD)]);

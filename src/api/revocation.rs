@@ -21,8 +21,9 @@ const EXAMPLE_ANSWER: &str = r#"{"result":{}}"#;
 
 const NOT_CONFIRMED: (ErrorCode, &str) = (
     ErrorCode::Internal,
-    "the broker is unavailable, and the revocation is in force only on the node that was asked, until the broker is back; \
-     or some live nodes, which the message names, have not confirmed within 2 s, and the revocation is in force nevertheless",
+    "the broker is unavailable, and the revocation is in force only on the node that was asked, until the broker is back, and \
+     logins may go on: repeat the call; or some live nodes, which the message names, have not confirmed within 2 s, and the \
+     revocation is in force nevertheless",
 );
 const LIST_FULL: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`limits.revocations` is reached; nothing is revoked");
 

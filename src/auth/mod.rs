@@ -56,7 +56,7 @@ pub use refresh_token::{RefreshToken, RefreshTokens};
 pub use signer::{Signer, SigningError};
 pub use token_error::TokenError;
 pub use verification_queue::{Overloaded, VerificationQueue, VerificationTurn};
-pub use verifier::Verifier;
+pub use verifier::{LogoutClaims, Verifier};
 
 /// The result of a handshake, or of a request for a stream. It reaches the session in the extensions of the response; a response
 /// without it opens no session.

@@ -124,6 +124,11 @@ impl Permissions {
         self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked(user, token))
     }
 
+    /// Returns whether a token is revoked because its key has been removed or has ended, or may not name its user.
+    pub fn has_revoked_key(&self, user: &str, token: &TokenIdentity) -> bool {
+        self.revocations.as_ref().is_some_and(|revocations| revocations.has_revoked_key(user, token))
+    }
+
     /// Returns whether a token is revoked in one channel.
     pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity) -> bool {
         self.revocations.as_ref().is_some_and(|revocations| revocations.is_revoked_in(user, channel, token))

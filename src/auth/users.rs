@@ -22,6 +22,7 @@ use super::{Permissions, TokenError};
 use crate::{
     config::{Config, UserPrefixes},
     publication::{MAX_USER_BYTES, is_valid_user},
+    revocation::user_tag,
 };
 
 pub use crate::config::MAX_PASSWORD_BYTES;
@@ -251,6 +252,12 @@ impl Users {
         self.current.load().by_name.get(name.strip_prefix(&self.prefix)?).cloned()
     }
 
+    /// Returns the user whose logins have this tag ([`user_tag`]). It hashes the name of each user, so callers run it outside the worker
+    /// threads.
+    pub fn find_by_tag(&self, tag: &str) -> Option<Arc<User>> {
+        self.current.load().by_name.values().find(|user| user_tag(&user.name) == tag).cloned()
+    }
+
     /// Returns the user if the password is right. Takes as long for an unknown user as for a wrong password.
     pub fn verify(&self, name: &str, password: &str) -> Option<Arc<User>> {
         let list = self.current.load_full();
@@ -314,6 +321,16 @@ mod tests {
             let message = of(broken).err().unwrap_or_else(|| panic!("{broken}")).to_string();
             assert!(message.contains("hash-password") && !message.contains(broken), "{message}");
         }
+    }
+
+    #[test]
+    fn user_is_found_by_the_tag_of_its_logins() {
+        let text = ["ann", "bob"].map(|name| format!("[[users]]\nname = \"{name}\"\npassword = {HASH:?}\n")).concat();
+        let users = read(&text).unwrap();
+        for name in ["ann", "bob"] {
+            assert_eq!(users.find_by_tag(&user_tag(name)).map(|user| user.name.clone()), Some(name.to_owned()));
+        }
+        assert!(users.find_by_tag(&user_tag("cho")).is_none() && users.find_by_tag("").is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Broker, BrokerError, RevokeError, revoke_everywhere};
 use crate::{
     audit::{AuditFields, AuditLog},
-    clock::WallTime,
+    clock::{NEVER, WallTime},
     config::Config,
     metrics::Metrics,
     revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget, Revocations, user_tag},
@@ -72,9 +72,9 @@ pub enum LoginSelection {
     OtherPassword(String),
 }
 
-/// A login that has been ended.
+/// A login that was found or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndedLogin {
+pub struct LoginRecord {
     /// The login.
     pub id: LoginId,
     /// Its user.
@@ -83,7 +83,7 @@ pub struct EndedLogin {
     pub refreshed_at: WallTime,
 }
 
-impl EndedLogin {
+impl LoginRecord {
     /// Returns the revocation of its tokens; `None` if all of them have expired.
     pub fn revocation(&self, config: &Config, now: WallTime) -> Option<Revocation> {
         let tokens_end = login_tokens_end(self.refreshed_at, config);
@@ -96,12 +96,15 @@ pub fn login_tokens_end(refreshed_at: WallTime, config: &Config) -> WallTime {
     refreshed_at.saturating_add(config.login.token_ttl + MAX_SIGNING_DELAY)
 }
 
-/// Has all instances obey a revocation, and ends the logins whose tokens it means, so that no refresh token of theirs outlives it.
-/// The logins of a user end twice: one that was under way is stored when all instances know the revocation, or its instance sees
-/// that its token is revoked.
+/// Has all instances obey a revocation, and ends the logins whose tokens it means, so that no refresh token of theirs outlives it. It
+/// can be repeated until it succeeds.
+///
+/// The login of one token or `sid` ends first: if the revocation fails then, the login gets no further tokens. The logins of a user
+/// end last, because their list says which of them there are: a login that was under way is stored by then, or its instance sees that
+/// its token is revoked.
 ///
 /// # Errors
-/// [`RevokeError::Broker`]: nothing is revoked, or some logins may go on. [`RevokeError::Unconfirmed`]: the revocation is in force.
+/// [`RevokeError::Broker`]: not all nodes obey, or logins may go on. [`RevokeError::Unconfirmed`]: the revocation is in force.
 pub async fn revoke_with_logins(
     broker: &dyn Broker,
     revocation: Revocation,
@@ -110,46 +113,69 @@ pub async fn revoke_with_logins(
     audit: (&AuditLog, AuditFields<'_>),
     metrics: &Metrics,
 ) -> Result<(), RevokeError> {
-    let mut revocations = vec![revocation.clone()];
-    revocations.extend(end_logins_of(broker, &revocation, config, list).await?);
+    let Some((tag, selection)) = logins_of(&revocation.target, revocation.issued_before, config) else {
+        return revoke_everywhere(broker, vec![revocation], audit, metrics).await;
+    };
+    if !matches!(revocation.target, RevocationTarget::User(..)) {
+        // Also if the broker fails: then the revocation is in force on this node.
+        let ended = broker.end_logins(tag, selection).await;
+        let revoked = revoke_everywhere(broker, vec![revocation], audit, metrics).await;
+        return ended.map_err(RevokeError::from).and(revoked);
+    }
+    // A refresh that is under way may sign its access token in a later second than those that the revocation of the user means.
+    let revocation_of = |login: &LoginRecord| {
+        let revocation = login.revocation(config, list.now())?;
+        Some(list.limit_per_user(&login.user, revocation, IssueTimes::Known))
+    };
+    let known = match broker.find_logins(tag.clone(), selection.clone()).await {
+        Ok(known) => known,
+        Err(error) => {
+            revoke_everywhere(broker, vec![revocation], audit, metrics).await?;
+            return Err(error.into());
+        }
+    };
+    let revocations = [revocation].into_iter().chain(known.iter().filter_map(revocation_of)).collect();
     let revoked = revoke_everywhere(broker, revocations, audit, metrics).await;
-    if matches!(revoked, Err(RevokeError::Broker(_))) || !matches!(revocation.target, RevocationTarget::User(..)) {
+    if matches!(revoked, Err(RevokeError::Broker(_))) {
         return revoked;
     }
-    let late = end_logins_of(broker, &revocation, config, list).await?;
+    let ended = broker.end_logins(tag, selection).await?;
+    // Those that were stored or refreshed meanwhile.
+    let late: Vec<Revocation> = ended.iter().filter(|login| !known.contains(login)).filter_map(revocation_of).collect();
     if !late.is_empty() {
         revoke_everywhere(broker, late, audit, metrics).await?;
     }
     revoked
 }
 
-/// Ends the logins whose tokens a revocation means. For one of a user, returns a revocation for each login that has ended: a refresh
-/// that was under way may sign its access token later than the revocation of the user means.
-async fn end_logins_of(
+/// Returns whether there are logins whose tokens a revocation of this target would mean.
+///
+/// # Errors
+/// The broker is unavailable.
+pub async fn has_logins_of(
     broker: &dyn Broker,
-    Revocation { target, issued_before, .. }: &Revocation,
+    target: &RevocationTarget,
     config: &Config,
-    list: &Revocations,
-) -> Result<Vec<Revocation>, BrokerError> {
+) -> Result<bool, BrokerError> {
+    match logins_of(target, NEVER, config) {
+        Some((tag, selection)) => Ok(!broker.find_logins(tag, selection).await?.is_empty()),
+        None => Ok(false),
+    }
+}
+
+/// Returns the tag of the user, and the selection, of the logins whose tokens a revocation means; `None` if it means no login's.
+fn logins_of(target: &RevocationTarget, issued_before: WallTime, config: &Config) -> Option<(String, LoginSelection)> {
     if !config.login.is_enabled() || target.issuer().is_some_and(|only| only != config.login_issuer()) {
-        return Ok(Vec::new());
+        return None;
     }
     let one = |id: LoginId| (id.split().0.to_owned(), LoginSelection::One(id));
-    let logins = match target {
+    match target {
         RevocationTarget::Session(sid, _) => LoginId::parse(sid).map(one),
         RevocationTarget::Token(jti, _) => LoginId::of_jti(jti).map(one),
-        RevocationTarget::User(user, _) => Some((user_tag(user), LoginSelection::StartedBefore(*issued_before))),
+        RevocationTarget::User(user, _) => Some((user_tag(user), LoginSelection::StartedBefore(issued_before))),
         // The tokens of a login have a `sid`.
         RevocationTarget::UserWithoutSession(..) | RevocationTarget::Channel(..) => None,
-    };
-    let Some((tag, selection)) = logins else { return Ok(Vec::new()) };
-    let ended = broker.end_logins(tag, selection).await?;
-    let of_user = ended.iter().filter(|_| target.user().is_some());
-    let revocations = of_user.filter_map(|login| {
-        let revocation = login.revocation(config, list.now())?;
-        Some(list.limit_per_user(&login.user, revocation, IssueTimes::Known))
-    });
-    Ok(revocations.collect())
+    }
 }
 
 /// Returns the revocation of all tokens of a login, none of which lives longer than until `expires_at`.

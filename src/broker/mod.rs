@@ -48,8 +48,8 @@ pub use self::{
         NodeChannel, OwnedPosition,
     },
     logins::{
-        EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection, login_tokens_end, revocation_of_login,
-        revoke_with_logins,
+        Login, LoginLimits, LoginRecord, LoginRefresh, LoginSelection, has_logins_of, login_tokens_end,
+        revocation_of_login, revoke_with_logins,
     },
     node_info::{NodeIdentity, NodeInfo},
     presence::{PresenceCount, PresenceEvent, PresentClient},
@@ -199,7 +199,7 @@ pub trait Broker: Send + Sync {
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
     /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these.
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>>;
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>>;
 
     /// Refreshes a login. `generation` is the number of earlier refreshes that the caller's refresh token is made for. Of several
     /// callers with one number, one refreshes; the others repeat it, if `limits` allow that, or end the login.
@@ -211,8 +211,11 @@ pub trait Broker: Send + Sync {
         limits: LoginLimits,
     ) -> BrokerFuture<LoginRefresh>;
 
+    /// Returns logins of the user with this tag, including those that have reached a limit and were not dropped yet.
+    fn find_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>>;
+
     /// Ends logins of the user with this tag, and returns them.
-    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>>;
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>>;
 
     /// Returns the limits that hold for all instances together; `None`: there is one instance.
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>>;
@@ -279,8 +282,14 @@ pub trait Deliver: Send + Sync {
     /// Adds revocations. From then on nothing is delivered before they are obeyed. Never blocks.
     ///
     /// # Errors
-    /// [`ListFull`].
+    /// [`ListFull`]: those that had room are added.
     fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), ListFull>;
+
+    /// Adds revocations as [`Self::add_revocations`] does, but all or none.
+    ///
+    /// # Errors
+    /// [`ListFull`]: none is added.
+    fn add_revocations_or_none(&self, revocations: Vec<Revocation>) -> Result<(), ListFull>;
 
     /// Lets hubs whose deliveries were held deliver again.
     fn release_deliveries(&self);

@@ -20,7 +20,7 @@ use crate::{
         refusal_log::Refusal,
         users::{MAX_PASSWORD_BYTES, User, Users},
     },
-    broker::{EndedLogin, Login, LoginSelection, revoke_until_stored},
+    broker::{Login, LoginRecord, LoginSelection, revoke_until_stored},
     clock::{Clock, WallTime},
     protocol::ErrorCode,
     revocation::{LoginId, Revocation, TokenIdentity, TokenIds},
@@ -238,9 +238,9 @@ async fn start_login(
 
 /// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the
 /// new login does not depend on it.
-fn revoke_replaced_logins(replaced: &[EndedLogin], source: &RequestSource, context: &Data<HttpContext>) {
+fn revoke_replaced_logins(replaced: &[LoginRecord], source: &RequestSource, context: &Data<HttpContext>) {
     let now = context.clock.now();
-    let of_login = |login: &EndedLogin| {
+    let of_login = |login: &LoginRecord| {
         let revocation = login.revocation(&context.config.current(), now)?;
         context.revocations.may_revoke_replaced_login(&login.user).then_some(revocation)
     };

@@ -1,12 +1,22 @@
 //! `POST /auth/logout`: revokes the token of the request, so that its sockets are closed on all nodes, and deletes the cookie.
-//! With `{"everywhere":true}` it revokes all tokens that the user has now.
+//! With `{"everywhere":true}` it revokes all tokens that the user has now. For that any genuine token of the user is enough, also one that
+//! was revoked or whose login has ended: the client of a logout that has stopped half way has no other.
+
+use std::time::Duration;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::{AUTHORIZATION, COOKIE, HeaderValue},
+    HttpRequest, HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{AUTHORIZATION, COOKIE, HeaderValue},
+    },
     web::Data,
 };
 use serde::Deserialize;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
 
 use super::{
     HttpContext, HttpError, RequestBody,
@@ -15,10 +25,12 @@ use super::{
 };
 use crate::{
     audit::{AuditEvent, AuditFields},
-    auth::{RefreshToken, TokenError, credentials, refusal_log::Refusal},
-    broker::{BrokerError, EndedLogin, LoginSelection, RevokeError, revocation_of_login, revoke_with_logins},
+    auth::{LogoutClaims, RefreshToken, TokenError, credentials, refusal_log::Refusal},
+    broker::{
+        BrokerError, LoginRecord, LoginSelection, RevokeError, has_logins_of, revocation_of_login, revoke_with_logins,
+    },
     protocol::ErrorCode,
-    revocation::{IssueTimes, IssuerScope, Revocation, RevocationTarget},
+    revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget},
 };
 
 /// The body, which may be missing.
@@ -33,7 +45,7 @@ struct LogoutRequest {
 }
 
 /// Handles a logout by a bearer token, by the cookies, or by a refresh token. A token that has expired or was revoked needs no
-/// revocation.
+/// revocation. To log out everywhere, at least one token has to name the user.
 pub(super) async fn logout(
     source: RequestSource,
     request: HttpRequest,
@@ -62,55 +74,92 @@ pub(super) async fn logout(
         None if uses_cookies => credentials::cookie_value(&cookies, &refresh_cookie(cookie))?,
         None => None,
     };
-    let revoked = async {
-        // Both are of one login, unless another page has set one of the cookies.
-        let ended = match refresh_token {
-            Some(token) => end_login(token, everywhere, &source, &context).await,
-            None => Ok(()),
-        };
-        let revoked = match token {
-            Some(token) => revoke(token, everywhere, has_bearer, &source, &context).await,
-            None => Ok(()),
-        };
-        ended.and(revoked)
+    // Both are of one login, unless another page has set one of the cookies.
+    let of_refresh_token = match refresh_token {
+        Some(token) => find_login(token, everywhere, &context).await,
+        None => Ok(None),
     };
-    let mut response = match revoked.await {
-        Ok(()) => HttpResponse::NoContent().finish(),
-        Err(error) => actix_web::ResponseError::error_response(&error),
+    let of_access_token = match token {
+        Some(token) => verify_token(token, everywhere, has_bearer, &source, &context).await,
+        None => Ok(None),
     };
-    if uses_cookies {
-        // Also if the revocation failed: this browser is to forget the tokens in any case.
+    let (mut logouts, mut refused) = (Vec::new(), Ok(()));
+    for found in [of_refresh_token, of_access_token] {
+        match found {
+            Ok(logout) => logouts.extend(logout),
+            Err(error) => refused = refused.and(Err(error)),
+        }
+    }
+    let result = match logouts.is_empty() {
+        true if everywhere && refused.is_ok() => {
+            Err(HttpError::unauthorized("no token of the request names its user; log in to log out everywhere"))
+        }
+        true => refused,
+        false => carry_out(logouts, source, context.clone()).await.and(refused),
+    };
+    // For another attempt the browser needs the cookies. Otherwise it is to forget the tokens in any case.
+    let may_be_repeated = matches!(&result, Err(error) if error.status() == StatusCode::SERVICE_UNAVAILABLE);
+    let mut response = result.map_or_else(|error| error.error_response(), |()| HttpResponse::NoContent().finish());
+    if uses_cookies && !may_be_repeated {
         delete_cookies(&mut response, &context.config.current());
     }
     Ok(response)
 }
 
-/// Ends the login of a refresh token, and revokes its tokens, or `everywhere` all of its user. One that is not valid needs nothing.
-async fn end_login(
-    token: &str,
-    everywhere: bool,
-    source: &RequestSource,
-    context: &HttpContext,
-) -> Result<(), HttpError> {
-    let Some(RefreshToken { login, .. }) = context.login_keys.load().refresh_tokens.decode(token) else {
-        return Ok(());
+/// What one token of the request logs out.
+struct Logout {
+    subject: LogoutSubject,
+    /// What is revoked; `None`: the login of a refresh token, which is looked for first.
+    revocation: Option<Revocation>,
+}
+
+/// Who is logged out, for the audit log.
+enum LogoutSubject {
+    /// The login of a refresh token, with its user, if that is known.
+    Login(LoginId, Option<String>),
+    /// The user of an access token.
+    Token(Box<LogoutClaims>),
+}
+
+impl LogoutSubject {
+    fn fields<'a>(&'a self, source: &'a RequestSource) -> AuditFields<'a> {
+        let fields = source.fields("/auth/logout");
+        match self {
+            Self::Login(id, user) => AuditFields { sid: Some(id.as_str()), user: user.as_deref(), ..fields },
+            Self::Token(token) => fields.with_token(&token.claims.user, &token.ids, token.claims.expires_at),
+        }
+    }
+}
+
+/// Returns the logout of the login of a refresh token, or `everywhere` of its user; `None` if the token is not genuine, or, everywhere, if
+/// the user does not exist any more. The login may have ended.
+async fn find_login(token: &str, everywhere: bool, context: &Data<HttpContext>) -> Result<Option<Logout>, HttpError> {
+    let Some(RefreshToken { login: id, .. }) = context.login_keys.load().refresh_tokens.decode(token) else {
+        return Ok(None);
     };
-    let ended = context.broker.end_logins(login.split().0.to_owned(), LoginSelection::One(login.clone())).await;
-    let end = context.clock.now().saturating_add(context.config.current().login.token_ttl);
-    let Some(EndedLogin { id, user, .. }) = ended.map_err(|_| unavailable())?.pop() else {
-        // It may have been ended by a logout that could not revoke its tokens.
-        let revocation = revocation_of_login(&login, context.config.current().login_issuer(), end);
-        return revoke_all(revocation, source, context).await;
+    let user = match user_in_file(&id, context).await {
+        None if everywhere => stored_login(&id, context).await.map_err(|_| unavailable())?.map(|login| login.user),
+        user => user,
     };
-    let revocation = if everywhere {
-        all_of_user(user.clone(), context)
-    } else {
-        let revocation = revocation_of_login(&id, context.config.current().login_issuer(), end);
-        context.revocations.of_logout(&user, revocation.target, end, IssueTimes::Known)
+    let revocation = match &user {
+        Some(user) if everywhere => Some(all_of_user(user.clone(), context)),
+        None if everywhere => return Ok(None),
+        _ => None,
     };
-    let fields = AuditFields { sid: Some(id.as_str()), user: Some(&user), ..source.fields("/auth/logout") };
-    context.audit.record(AuditEvent::LoggedOut, fields);
-    revoke_all(revocation, source, context).await
+    Ok(Some(Logout { subject: LogoutSubject::Login(id, user), revocation }))
+}
+
+/// Returns the user of a login, which has a hash of the user in its name.
+async fn user_in_file(id: &LoginId, context: &Data<HttpContext>) -> Option<String> {
+    let (users, id) = (context.login_users.clone()?, id.clone());
+    let user = tokio::task::spawn_blocking(move || users.find_by_tag(id.split().0)).await;
+    user.ok().flatten().map(|user| user.name.clone())
+}
+
+/// Returns a login if it has not ended.
+async fn stored_login(id: &LoginId, context: &HttpContext) -> Result<Option<LoginRecord>, BrokerError> {
+    let found = context.broker.find_logins(id.split().0.to_owned(), LoginSelection::One(id.clone())).await;
+    Ok(found?.pop())
 }
 
 fn all_of_user(user: String, context: &HttpContext) -> Revocation {
@@ -131,53 +180,80 @@ fn parse_logout(body: &[u8]) -> Result<LogoutRequest, HttpError> {
     })
 }
 
-/// Revokes a token, with the other tokens of its `sid`, or `everywhere` with all of its user.
-async fn revoke(
+/// Returns the logout of an access token, with the other tokens of its `sid`, or `everywhere` of its user; `None` if the token is void.
+async fn verify_token(
     token: &str,
     everywhere: bool,
     has_bearer: bool,
     source: &RequestSource,
     context: &HttpContext,
-) -> Result<(), HttpError> {
-    let verified = context.verifications.verify(source.address, || context.verifier.verify_with_ids(token));
-    let (claims, ids) = match verified.await? {
-        Ok(verified) => verified,
+) -> Result<Option<Logout>, HttpError> {
+    let verified = context.verifications.verify(source.address, || context.verifier.verify_for_logout(token));
+    let token = match verified.await? {
+        Ok(token) => token,
         Err(error) => {
             context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
             // A token that is void already, such as the cookie of an old login, need not be revoked. A token whose key is not there at
             // the moment may be valid again.
             let is_void =
                 matches!(error, TokenError::Expired | TokenError::Revoked) || (!has_bearer && !error.is_temporary());
-            return if is_void { Ok(()) } else { Err(error.into()) };
+            return if is_void { Ok(None) } else { Err(error.into()) };
         }
     };
+    let LogoutClaims { claims, ids, is_revoked } = &token;
     let revocation = if everywhere {
         if claims.is_anonymous() {
             return Err(HttpError::bad_request("the token has no user"));
         }
         all_of_user(claims.user.to_string(), context)
     } else {
-        let Some(target) = RevocationTarget::of_token(&ids) else {
+        let Some(target) = RevocationTarget::of_token(ids) else {
             return Err(HttpError::bad_request(
                 "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
             ));
         };
+        if *is_revoked {
+            // Its login goes on if what has revoked it could not end the login.
+            let has_logins = has_logins_of(&*context.broker, &target, &context.config.current()).await;
+            if !has_logins.map_err(|_| unavailable())? {
+                return Ok(None);
+            }
+        }
         context.revocations.of_logout(&claims.user, target, claims.expires_at, claims.token.issue_times())
     };
-    let fields = source.fields("/auth/logout");
-    context.audit.record(AuditEvent::LoggedOut, fields.with_token(&claims.user, &ids, claims.expires_at));
-    revoke_all(revocation, source, context).await
+    Ok(Some(Logout { subject: LogoutSubject::Token(Box::new(token)), revocation: Some(revocation) }))
 }
 
-/// Ends the logins that a revocation means, and has it obeyed by all nodes.
-async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
-    let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
-    let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
-    let revoked =
-        revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await;
-    revoked.map_err(|error| match error {
+/// Time until a logout that has failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of times that it is tried again.
+const MAX_RETRIES: u32 = 10;
+/// How many requests may have logouts that are tried again. Those of further ones are tried once.
+static RETRYING: Semaphore = Semaphore::const_new(256);
+
+/// Carries out logouts in a task of its own, so that a client that goes away stops none of them half way. The response tells how the
+/// first attempt has ended. Behind it, what has failed is tried again, because the client may have gone away.
+async fn carry_out(logouts: Vec<Logout>, source: RequestSource, context: Data<HttpContext>) -> Result<(), HttpError> {
+    let (answer, answered) = oneshot::channel();
+    actix_rt::spawn(async move {
+        let (result, mut failed) = attempt(logouts, &source, &context).await;
+        // An error means that the client has gone away.
+        _ = answer.send(result);
+        if failed.is_empty() {
+            return;
+        }
+        let Ok(_permit) = RETRYING.try_acquire() else { return };
+        let mut retries = 0;
+        while !failed.is_empty() && retries < MAX_RETRIES {
+            sleep(RETRY_INTERVAL).await;
+            failed = attempt(failed, &source, &context).await.1;
+            retries += 1;
+        }
+    });
+    let result = answered.await.map_err(|_| HttpError::internal())?;
+    result.map_err(|error| match error {
         RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
-            actix_web::http::StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::LimitExceeded,
             "limits.revocations is reached, so the token is not revoked; raise it on all instances",
         ),
@@ -186,6 +262,51 @@ async fn revoke_all(revocation: Revocation, source: &RequestSource, context: &Ht
             HttpError::unavailable("logged out, but some instances have not confirmed it yet")
         }
     })
+}
+
+/// Carries out logouts once. Returns the first error, and the logouts that may succeed soon.
+async fn attempt(
+    logouts: Vec<Logout>,
+    source: &RequestSource,
+    context: &HttpContext,
+) -> (Result<(), RevokeError>, Vec<Logout>) {
+    let (mut result, mut failed) = (Ok(()), Vec::new());
+    for mut logout in logouts {
+        let revoked = revoke(&mut logout, source, context).await;
+        match &revoked {
+            // There will hardly be room by then.
+            Err(RevokeError::Broker(BrokerError::RevocationsFull(_))) => {}
+            Err(RevokeError::Broker(_)) => failed.push(logout),
+            Ok(()) | Err(RevokeError::Unconfirmed(_)) => {
+                context.audit.record(AuditEvent::LoggedOut, logout.subject.fields(source));
+            }
+        }
+        result = result.and(revoked);
+    }
+    (result, failed)
+}
+
+/// Ends the logins of a logout, and has its revocation obeyed by all nodes.
+async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpContext) -> Result<(), RevokeError> {
+    if let Logout { subject: LogoutSubject::Login(id, user), revocation: revocation @ None } = logout {
+        let config = context.config.current();
+        let end = context.clock.now().saturating_add(config.login.token_ttl);
+        let of_login = revocation_of_login(id, config.login_issuer(), end);
+        // One that is not found may have been ended by a logout that could not revoke its tokens.
+        *revocation = Some(match stored_login(id, context).await? {
+            Some(login) => {
+                let limited = context.revocations.of_logout(&login.user, of_login.target, end, IssueTimes::Known);
+                *user = Some(login.user);
+                limited
+            }
+            None => of_login,
+        });
+    }
+    // Another attempt has the same one: a later time would mean newer tokens, and count as another logout of the user.
+    let Some(revocation) = logout.revocation.clone() else { return Ok(()) };
+    let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
+    revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await
 }
 
 fn unavailable() -> HttpError {

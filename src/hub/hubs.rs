@@ -159,6 +159,15 @@ impl Hubs {
 }
 
 impl Hubs {
+    /// Forgets what the server API has granted to users whose tokens are revoked, as after a `disconnect` that keeps the user away.
+    fn forget_grants(&self, revocations: &[Revocation]) {
+        for revocation in revocations {
+            if let RevocationTarget::User(user, _) = &revocation.target {
+                self.api_grants.forget_user(user);
+            }
+        }
+    }
+
     /// Sends channels to every hub.
     fn send_channels<M>(&self, channels: &[Channel], message: impl Fn(Arc<[Channel]>) -> M)
     where
@@ -243,13 +252,14 @@ impl Deliver for Hubs {
     }
 
     fn add_revocations(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
-        for revocation in &revocations {
-            if let RevocationTarget::User(user, _) = &revocation.target {
-                // As after a `disconnect` that keeps the user away.
-                self.api_grants.forget_user(user);
-            }
-        }
+        self.forget_grants(&revocations);
         self.revocations.add(revocations).map(drop)
+    }
+
+    fn add_revocations_or_none(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
+        self.revocations.add_all(revocations.clone())?;
+        self.forget_grants(&revocations);
+        Ok(())
     }
 
     fn release_deliveries(&self) {

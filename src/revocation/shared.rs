@@ -179,18 +179,37 @@ impl Revocations {
     /// # Errors
     /// [`ListFull`]: those that had room are in force.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) -> Result<bool, ListFull> {
+        self.change(|list, now| {
+            let mut added = Ok(());
+            for revocation in revocations {
+                // Also after one that has no room: one that is known needs none.
+                added = added.and(list.add(revocation, now).map(drop));
+            }
+            added
+        })
+    }
+
+    /// Adds revocations as [`Self::add`] does, but all or none.
+    ///
+    /// # Errors
+    /// [`ListFull`]: none of them is in force.
+    pub fn add_all(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
+        self.change(|list, now| list.add_all(revocations, now)).map(drop)
+    }
+
+    /// Changes the list, and has the hubs apply that. Returns whether anything has changed.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut RevocationList, WallTime) -> Result<(), ListFull>,
+    ) -> Result<bool, ListFull> {
         let mut list = self.list.write();
-        let (before, now) = (list.version(), self.clock.now());
-        let mut added = Ok(());
-        for revocation in revocations {
-            // Also after one that has no room: one that is known needs none.
-            added = added.and(list.add(revocation, now).map(drop));
-        }
+        let before = list.version();
+        let changed = change(&mut list, self.clock.now());
         let changes = list.version() - before;
         // While the list is locked: the state never names a version that the list does not have.
         self.state.fetch_add(2 * changes, Ordering::Release);
         self.metrics.revocations.set(i64::try_from(list.len()).unwrap_or(i64::MAX));
-        added.map(|()| changes > 0)
+        changed.map(|()| changes > 0)
     }
 
     /// Notes that keys are in use. Revokes the tokens of those whose end was moved into the past.
@@ -249,6 +268,11 @@ impl Revocations {
     /// Returns whether a token is revoked.
     pub fn is_revoked(&self, user: &str, token: &TokenIdentity) -> bool {
         !self.is_empty() && self.list.read().is_revoked(user, token, self.clock.now())
+    }
+
+    /// Returns whether a token is revoked because its key has been removed or has ended, or may not name its user.
+    pub fn has_revoked_key(&self, user: &str, token: &TokenIdentity) -> bool {
+        !self.is_empty() && self.list.read().has_revoked_key(user, token, self.clock.now())
     }
 
     /// Returns the earliest time at which a token like this one may be issued without being revoked; `None` if it may be now, and

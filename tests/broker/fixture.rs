@@ -131,6 +131,12 @@ impl Deliver for RecordingHubs {
         added
     }
 
+    fn add_revocations_or_none(&self, revocations: Vec<Revocation>) -> Result<(), ListFull> {
+        let added = self.revocations.add_all(revocations);
+        events::notify();
+        added
+    }
+
     fn release_deliveries(&self) {
         self.revocations.release();
         events::notify();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use wardcast::{
-    broker::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection},
+    broker::{Login, LoginLimits, LoginRecord, LoginRefresh, LoginSelection},
     clock::WallTime,
     revocation::{LoginId, user_tag},
 };
@@ -32,7 +32,7 @@ impl Instance {
     }
 
     /// Returns also the logins that it has ended.
-    async fn log_in_and_replace(&self, second: i64, password: &str) -> (LoginId, Vec<EndedLogin>) {
+    async fn log_in_and_replace(&self, second: i64, password: &str) -> (LoginId, Vec<LoginRecord>) {
         let id = LoginId::random(USER).unwrap();
         let (user, password) = (USER.to_owned(), password.to_owned());
         let login = Login { user, password, started_at: at(second), ends_at: at(second + 1000) };
@@ -60,7 +60,7 @@ impl Instance {
 
     async fn end(&self, selection: LoginSelection) -> Vec<LoginId> {
         let ended = self.broker.end_logins(user_tag(USER), selection).await.unwrap();
-        let of_user = |EndedLogin { id, user, .. }| {
+        let of_user = |LoginRecord { id, user, .. }| {
             assert_eq!(user, USER);
             id
         };
@@ -119,7 +119,7 @@ pub async fn logins_above_the_limit_end_the_ones_refreshed_longest_ago(instance:
     let third = instance.log_in(2, "p").await;
     assert_eq!(instance.refresh(&first, 0, 3).await, refreshed(1));
     let (fourth, replaced) = instance.log_in_and_replace(4, "p").await;
-    assert_eq!(replaced, [EndedLogin { id: second.clone(), user: USER.to_owned(), refreshed_at: at(1) }]);
+    assert_eq!(replaced, [LoginRecord { id: second.clone(), user: USER.to_owned(), refreshed_at: at(1) }]);
     assert_eq!(instance.refresh(&second, 0, 5).await, UNKNOWN);
     for (id, generation) in [(&first, 1), (&third, 0), (&fourth, 0)] {
         assert_eq!(instance.refresh(id, generation, 6).await, refreshed(generation + 1));
@@ -154,8 +154,13 @@ pub async fn selected_logins_end_and_are_returned(instance: Instance) {
         }
     );
     let one_login = LoginSelection::One(refreshed_login.clone());
+    let found = instance.broker.find_logins(user_tag(USER), one_login.clone()).await.unwrap();
+    let record = LoginRecord { id: refreshed_login, user: USER.to_owned(), refreshed_at: at(7) };
+    assert_eq!(found, std::slice::from_ref(&record));
+    let before = LoginSelection::StartedBefore(at(3));
+    assert!(instance.broker.find_logins(user_tag(USER), before).await.unwrap().is_empty());
     let ended = instance.broker.end_logins(user_tag(USER), one_login).await.unwrap();
-    assert_eq!(ended, [EndedLogin { id: refreshed_login, user: USER.to_owned(), refreshed_at: at(7) }]);
+    assert_eq!(ended, [record], "finding it has not ended it");
 }
 
 #[tokio::test]

@@ -27,10 +27,10 @@ use wardcast::{
         Admission, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog,
     },
     broker::{
-        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest,
-        Login, LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
-        PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
-        SurveyResult, UserLimit, memory::MemoryBroker,
+        Broker, BrokerError, BrokerFuture, ChannelTop, Control, EventOutbox, HistoryPage, HistoryRequest, Login,
+        LoginLimits, LoginRecord, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount,
+        PresenceEvent, PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition,
+        SurveyQuestion, SurveyResult, UserLimit, memory::MemoryBroker,
     },
     channel::Channel,
     clock::{Clock, WallTime},
@@ -262,7 +262,7 @@ impl Broker for SlowBroker {
         self.inner.take_ticket(id)
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>> {
         self.inner.start_login(id, login, limits)
     }
 
@@ -276,7 +276,11 @@ impl Broker for SlowBroker {
         self.inner.refresh_login(id, generation, now, limits)
     }
 
-    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+    fn find_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
+        self.inner.find_logins(user_tag, selection)
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
         self.inner.end_logins(user_tag, selection)
     }
 

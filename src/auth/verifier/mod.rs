@@ -43,6 +43,17 @@ pub struct Verifier {
     clock: Clock,
 }
 
+/// The claims of a token that is to be revoked.
+#[derive(Clone, Debug)]
+pub struct LogoutClaims {
+    /// Its claims.
+    pub claims: Claims,
+    /// Those of them by which it can be revoked.
+    pub ids: TokenIds,
+    /// Whether a revocation means it already.
+    pub is_revoked: bool,
+}
+
 impl Verifier {
     /// Creates a verifier for the tokens that `[auth]` describes, and for those that the login signs with `login.key`. Reads
     /// the key files.
@@ -122,13 +133,16 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let claims = self.verify_unrevoked(token)?;
+        if self.permissions.is_revoked(&claims.user, &claims.token) { Err(TokenError::Revoked) } else { Ok(claims) }
+    }
+
+    /// Returns the claims of a connection token that is valid if it is not revoked.
+    fn verify_unrevoked(&self, token: &str) -> Result<Claims, TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
         let prefixes = self.prefixes.load();
         let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules, &prefixes))?;
         claims.token.key = Some(key.number);
-        if self.permissions.is_revoked(&claims.user, &claims.token) {
-            return Err(TokenError::Revoked);
-        }
         Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
@@ -138,6 +152,19 @@ impl Verifier {
     /// As [`Self::verify`].
     pub fn verify_with_ids(&self, token: &str) -> Result<(Claims, TokenIds), TokenError> {
         Ok((self.verify(token)?, self.ids_of(token)))
+    }
+
+    /// Returns the claims of a connection token that is to be revoked, also if it is revoked already, unless that is because of its key.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_for_logout(&self, token: &str) -> Result<LogoutClaims, TokenError> {
+        let claims = self.verify_unrevoked(token)?;
+        if self.permissions.has_revoked_key(&claims.user, &claims.token) {
+            return Err(TokenError::Revoked);
+        }
+        let is_revoked = self.permissions.is_revoked(&claims.user, &claims.token);
+        Ok(LogoutClaims { claims, ids: self.ids_of(token), is_revoked })
     }
 
     /// Returns the claims by which a token can be revoked. Verifies nothing.

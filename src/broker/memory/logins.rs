@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    broker::{EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection},
+    broker::{Login, LoginLimits, LoginRecord, LoginRefresh, LoginSelection},
     clock::WallTime,
     revocation::LoginId,
 };
@@ -19,19 +19,27 @@ struct StoredLogin {
 }
 
 impl StoredLogin {
-    fn ended(self, tag: &str, own_part: &str) -> Option<EndedLogin> {
-        let Self { login, refreshed_at, .. } = self;
-        Some(EndedLogin { id: LoginId::join(tag, own_part)?, user: login.user, refreshed_at })
+    fn record(&self, tag: &str, own_part: &str) -> Option<LoginRecord> {
+        let id = LoginId::join(tag, own_part)?;
+        Some(LoginRecord { id, user: self.login.user.clone(), refreshed_at: self.refreshed_at })
     }
 
     fn is_alive(&self, now: WallTime, limits: &LoginLimits) -> bool {
         now < self.login.ends_at && now < self.refreshed_at.saturating_add(limits.idle)
     }
+
+    fn is_selected(&self, tag: &str, own_part: &str, selection: &LoginSelection) -> bool {
+        match selection {
+            LoginSelection::One(id) => id.split() == (tag, own_part),
+            LoginSelection::StartedBefore(time) => self.login.started_at < *time,
+            LoginSelection::OtherPassword(password) => self.login.password != *password,
+        }
+    }
 }
 
 impl LoginStore {
     /// Returns the logins that have ended because there were too many.
-    pub(super) fn start(&mut self, id: &LoginId, login: Login, limits: &LoginLimits) -> Vec<EndedLogin> {
+    pub(super) fn start(&mut self, id: &LoginId, login: Login, limits: &LoginLimits) -> Vec<LoginRecord> {
         let (tag, own_part) = id.split();
         let (logins, now) = (self.0.entry(tag.to_owned()).or_default(), login.started_at);
         logins.retain(|_, login| login.is_alive(now, limits));
@@ -39,7 +47,7 @@ impl LoginStore {
         while logins.len() >= limits.per_user.max(1) {
             let oldest = logins.iter().min_by_key(|(_, login)| login.refreshed_at).map(|(id, _)| id.clone());
             let removed = oldest.and_then(|oldest| logins.remove_entry(&oldest));
-            ended.extend(removed.and_then(|(own_part, stored)| stored.ended(tag, &own_part)));
+            ended.extend(removed.and_then(|(own_part, stored)| stored.record(tag, &own_part)));
         }
         logins.insert(own_part.to_owned(), StoredLogin { login, generation: 0, refreshed_at: now });
         ended
@@ -68,14 +76,16 @@ impl LoginStore {
         LoginRefresh::Refreshed { user, password, started_at, ends_at, generation: stored.generation }
     }
 
-    pub(super) fn end(&mut self, tag: &str, selection: &LoginSelection) -> Vec<EndedLogin> {
+    pub(super) fn find(&self, tag: &str, selection: &LoginSelection) -> Vec<LoginRecord> {
+        let logins = self.0.get(tag).into_iter().flatten();
+        let selected = logins.filter(|(own_part, stored)| stored.is_selected(tag, own_part, selection));
+        selected.filter_map(|(own_part, stored)| stored.record(tag, own_part)).collect()
+    }
+
+    pub(super) fn end(&mut self, tag: &str, selection: &LoginSelection) -> Vec<LoginRecord> {
         let Some(logins) = self.0.get_mut(tag) else { return Vec::new() };
-        let ended = logins.extract_if(|own_part, StoredLogin { login, .. }| match selection {
-            LoginSelection::One(id) => id.split() == (tag, own_part),
-            LoginSelection::StartedBefore(time) => login.started_at < *time,
-            LoginSelection::OtherPassword(password) => login.password != *password,
-        });
-        let ended = ended.filter_map(|(own_part, stored)| stored.ended(tag, &own_part)).collect();
+        let ended = logins.extract_if(|own_part, stored| stored.is_selected(tag, own_part, selection));
+        let ended = ended.filter_map(|(own_part, stored)| stored.record(tag, &own_part)).collect();
         if logins.is_empty() {
             self.0.remove(tag);
         }

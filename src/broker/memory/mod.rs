@@ -38,8 +38,8 @@ use self::{
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login,
-    LoginLimits, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+    Broker, BrokerError, BrokerFuture, Control, Deliver, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
+    LoginRecord, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
     PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
     SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
@@ -353,7 +353,7 @@ impl Broker for MemoryBroker {
     }
 
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
-        if let Err(error) = self.deliver.add_revocations(revocations) {
+        if let Err(error) = self.deliver.add_revocations_or_none(revocations) {
             return completed(Err(error.into()));
         }
         let deliver = self.deliver.clone();
@@ -391,7 +391,7 @@ impl Broker for MemoryBroker {
         completed(Ok(self.tickets.lock().take(&id, self.clock.monotonic_now())))
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>> {
         completed(Ok(self.logins.lock().start(&id, login, &limits)))
     }
 
@@ -405,7 +405,11 @@ impl Broker for MemoryBroker {
         completed(Ok(self.logins.lock().refresh(&id, generation, now, &limits)))
     }
 
-    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+    fn find_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
+        completed(Ok(self.logins.lock().find(&user_tag, &selection)))
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
         completed(Ok(self.logins.lock().end(&user_tag, &selection)))
     }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     broker::{
-        Broker, BrokerFuture, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
+        Broker, BrokerFuture, Control, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRecord,
         LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent, PresentClient,
         PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
         completed,
@@ -198,7 +198,7 @@ impl Broker for RedisBroker {
         self.measured(Operation::Login, self.spawn(async move |context| tickets::take(&context, &id).await))
     }
 
-    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<EndedLogin>> {
+    fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>> {
         self.measured(
             Operation::Login,
             self.spawn(async move |context| logins::start(&context, &id, &login, &limits).await),
@@ -218,7 +218,14 @@ impl Broker for RedisBroker {
         )
     }
 
-    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<EndedLogin>> {
+    fn find_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
+        self.measured(
+            Operation::Login,
+            self.spawn(async move |context| logins::find(&context, &user_tag, &selection).await),
+        )
+    }
+
+    fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
         self.measured(
             Operation::Login,
             self.spawn(async move |context| logins::end(&context, &user_tag, &selection).await),

@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue};
 
-use super::{RedisContext, scripts};
+use super::{
+    RedisContext,
+    scripts::{self, RedisScript},
+};
 use crate::{
-    broker::{BrokerError, EndedLogin, Login, LoginLimits, LoginRefresh, LoginSelection},
+    broker::{BrokerError, Login, LoginLimits, LoginRecord, LoginRefresh, LoginSelection},
     clock::WallTime,
     revocation::LoginId,
 };
 
-/// A login that a script has ended: the part of its name behind the tag, its latest refresh in milliseconds, and its user.
-type EndedRecord = (String, i64, String);
+/// A login that a script has found or ended: the part of its name behind the tag, its latest refresh in milliseconds, and its user.
+type FoundLogin = (String, i64, String);
 
 /// Stores a login, and ends those of the user that are too many. Returns these.
 pub(super) async fn start(
@@ -21,7 +24,7 @@ pub(super) async fn start(
     id: &LoginId,
     login: &Login,
     limits: &LoginLimits,
-) -> Result<Vec<EndedLogin>, BrokerError> {
+) -> Result<Vec<LoginRecord>, BrokerError> {
     let (tag, own_part) = id.split();
     let Login { user, password, started_at, ends_at } = login;
     let (started, ends) = (started_at.unix_millis(), ends_at.unix_millis());
@@ -29,7 +32,7 @@ pub(super) async fn start(
     let mut call = scripts::LOGIN_START.call(&[&key]);
     call.arg(started).arg(millis(limits.idle)).arg(own_part);
     call.arg(format!("0 {started} {started} {ends} {password} {user}")).arg(ends).arg(limits.per_user);
-    Ok(ended_logins(tag, query(context, &key, &call).await?))
+    Ok(records(tag, query(context, &key, &call).await?))
 }
 
 /// Refreshes a login.
@@ -59,28 +62,47 @@ pub(super) async fn refresh(
     })
 }
 
+/// Returns logins.
+pub(super) async fn find(
+    context: &RedisContext,
+    tag: &str,
+    selection: &LoginSelection,
+) -> Result<Vec<LoginRecord>, BrokerError> {
+    select(context, tag, selection, &scripts::LOGIN_FIND).await
+}
+
 /// Ends logins.
 pub(super) async fn end(
     context: &RedisContext,
     tag: &str,
     selection: &LoginSelection,
-) -> Result<Vec<EndedLogin>, BrokerError> {
+) -> Result<Vec<LoginRecord>, BrokerError> {
+    select(context, tag, selection, &scripts::LOGIN_END).await
+}
+
+/// Runs a script for some logins, and returns them.
+async fn select(
+    context: &RedisContext,
+    tag: &str,
+    selection: &LoginSelection,
+    script: &RedisScript,
+) -> Result<Vec<LoginRecord>, BrokerError> {
     let key = context.names.logins_key(tag);
-    let mut call = scripts::LOGIN_END.call(&[&key]);
+    let mut call = script.call(&[&key]);
     match selection {
         LoginSelection::One(id) => call.arg("login").arg(id.split().1),
         LoginSelection::StartedBefore(time) => call.arg("before").arg(time.unix_millis()),
         LoginSelection::OtherPassword(password) => call.arg("password").arg(password),
     };
-    Ok(ended_logins(tag, query(context, &key, &call).await?))
+    Ok(records(tag, query(context, &key, &call).await?))
 }
 
-fn ended_logins(tag: &str, records: Vec<EndedRecord>) -> Vec<EndedLogin> {
-    let read = |(own_part, refreshed, user): EndedRecord| {
+fn records(tag: &str, found: Vec<FoundLogin>) -> Vec<LoginRecord> {
+    let read = |(own_part, refreshed, user): FoundLogin| {
         let refreshed_at = WallTime::from_unix_millis(refreshed);
-        Some(EndedLogin { id: LoginId::join(tag, &own_part)?, user, refreshed_at })
+        Some(LoginRecord { id: LoginId::join(tag, &own_part)?, user, refreshed_at })
     };
-    records.into_iter().filter_map(read).collect()
+    found.into_iter().filter_map(read).collect()
 }
 
 fn foreign() -> BrokerError {

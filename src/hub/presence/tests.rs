@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     broker::{
-        Broker, Control, EndedLogin, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRefresh,
+        Broker, Control, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits, LoginRecord, LoginRefresh,
         LoginSelection, NodeIdentity, PositionResult, PresenceCount, PublishOptions, PublishReceipt, Retention,
         SharedLimits, SincePosition, SurveyQuestion, SurveyResult,
     },
@@ -102,13 +102,16 @@ impl Broker for RecordingBroker {
     fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
         unreachable!()
     }
-    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<Vec<EndedLogin>> {
+    fn start_login(&self, _: LoginId, _: Login, _: LoginLimits) -> Answer<Vec<LoginRecord>> {
         unreachable!()
     }
     fn refresh_login(&self, _: LoginId, _: u32, _: WallTime, _: LoginLimits) -> Answer<LoginRefresh> {
         unreachable!()
     }
-    fn end_logins(&self, _: String, _: LoginSelection) -> Answer<Vec<EndedLogin>> {
+    fn find_logins(&self, _: String, _: LoginSelection) -> Answer<Vec<LoginRecord>> {
+        unreachable!()
+    }
+    fn end_logins(&self, _: String, _: LoginSelection) -> Answer<Vec<LoginRecord>> {
         unreachable!()
     }
     fn shared_limits(&self) -> Option<Arc<dyn SharedLimits>> {

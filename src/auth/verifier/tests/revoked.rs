@@ -7,6 +7,32 @@ use crate::{
     revocation::{IssuerScope, Revocation, RevocationTarget, Revocations},
 };
 
+/// Whoever has stolen a key can name any user in a token.
+#[test]
+fn a_revoked_token_still_logs_its_user_out_unless_its_key_is_revoked() {
+    let config = config();
+    let revocations = Revocations::new(&config, Clock::default(), Arc::default());
+    let permissions = Permissions::new(&config.channels, &config.namespaces).without_revoked(revocations.clone());
+    let verifier = Verifier::new(&config, Arc::new(permissions), Clock::default()).expect("good keys");
+    let mut claims = payload();
+    claims["jti"] = json!("1");
+    let token = signed(GOOD, claims.to_string(), &secret(SECRET), Algorithm::HS256);
+    let is_revoked = |verifier: &Verifier| verifier.verify_for_logout(&token).map(|token| token.is_revoked);
+    assert_eq!(is_revoked(&verifier), Ok(false));
+    let target = RevocationTarget::Token("1".to_owned(), IssuerScope::Any);
+    let key = verifier.verify(&token).unwrap().token.key.unwrap();
+    revocations.add([Revocation::of_all(target, NEVER)]).expect("room");
+    assert_eq!(verifier.verify(&token), Err(TokenError::Revoked));
+    assert_eq!(is_revoked(&verifier), Ok(true));
+    let of_token = verifier.verify_for_logout(&token).unwrap();
+    assert_eq!((&*of_token.claims.user, of_token.ids.jti.as_deref()), ("ann", Some("1")));
+    revocations.remove_keys(&[key]);
+    assert_eq!(is_revoked(&verifier), Err(TokenError::Revoked));
+    let expired = json!({"sub": "ann", "exp": 1, "jti": "1"}).to_string();
+    let expired = signed(GOOD, expired, &secret(SECRET), Algorithm::HS256);
+    assert_eq!(verifier.verify_for_logout(&expired).map(drop), Err(TokenError::Expired));
+}
+
 /// Returns what the verifier says of a connection token and of a subscription token for `news` when this is revoked.
 fn errors_after(target: RevocationTarget) -> [Option<TokenError>; 2] {
     let config = config();

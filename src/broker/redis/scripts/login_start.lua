@@ -17,7 +17,7 @@ end)
 local ended = {}
 for index = 1, #alive - math.max(tonumber(ARGV[6]), 1) + 1 do
     dropped[#dropped + 1] = alive[index].id
-    ended[#ended + 1] = ended_login(alive[index].id, alive[index].login)
+    ended[#ended + 1] = login_record(alive[index].id, alive[index].login)
 end
 for _, id in ipairs(dropped) do
     redis.call('HDEL', KEYS[1], id)

@@ -30,8 +30,22 @@ local function each_login(visit)
     until cursor == '0'
 end
 
-local function ended_login(id, login)
+local function login_record(id, login)
     return { id, string.format('%.0f', login and login.refreshed or 0), login and login.user or '' }
+end
+
+-- Returns the logins that are selected as login_end.lua says.
+local function selected_logins(kind, value)
+    local selected = {}
+    each_login(function(id, login)
+        local is_selected = kind == 'login' and id == value
+            or login and kind == 'before' and login.started < tonumber(value)
+            or login and kind == 'password' and login.password ~= value
+        if is_selected then
+            selected[#selected + 1] = login_record(id, login)
+        end
+    end)
+    return selected
 end
 
 -- Lets the hash live as long as the login may.

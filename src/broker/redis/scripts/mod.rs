@@ -46,6 +46,8 @@ scripts! {
     LOGIN_START = "logins.lua", "login_start.lua";
     /// Refreshes a login.
     LOGIN_REFRESH = "logins.lua", "login_refresh.lua";
+    /// Returns logins.
+    LOGIN_FIND = "logins.lua", "login_find.lua";
     /// Ends logins.
     LOGIN_END = "logins.lua", "login_end.lua";
     /// Starts a login attempt, unless earlier failures delay it.
