@@ -225,6 +225,10 @@ impl Broker for WriteRecorder {
         self.record("put_ticket", ())
     }
 
+    fn read_ticket(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
+        ready(Ok(None)).boxed()
+    }
+
     fn take_ticket(&self, _: String) -> BoxFuture<'static, Result<Option<Bytes>, BrokerError>> {
         self.record("take_ticket", None)
     }

@@ -115,3 +115,23 @@ async fn handshake_that_takes_too_long_is_recorded() {
     redis.resume();
     assert_eq!(hub.metric("wardcast_handshakes_refused_total{reason=\"timeout\"}").await, 1.0);
 }
+
+#[actix_rt::test]
+async fn ticket_that_redis_takes_after_the_handshake_has_timed_out_is_recorded() {
+    let redis = RedisServer::start().await;
+    let audited = AuditedHub::start(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+        config.broker.redis.timeout = std::time::Duration::from_secs(60);
+        config.limits.connections_per_user = 0;
+    })
+    .await;
+    let hub = &audited.hub;
+    hub.wait_for_broker(true).await;
+    let ticket = request_ticket(hub, &hub.token("ann")).await;
+    redis.run::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    assert_eq!(hub.try_handshake(&format!("/socket?ticket={ticket}"), &[]).await.status, 503);
+    assert!(!audited.text().contains("ticket_used"), "{}", audited.text());
+    redis.run::<()>(&["CLIENT", "UNPAUSE"]).await;
+    assert_fields(&audited.wait_for("ticket_used", 1).await, json!({"user": "ann", "door": "ticket"}));
+}

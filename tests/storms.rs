@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::config::Config;
 
-use crate::support::{Client, PATIENCE, TestHub, start_hub_with};
+use crate::{
+    support::{Client, PATIENCE, TestHub, mark_secret, start_hub_with},
+    tickets::ticket_request,
+};
 
 /// A hub of one worker, on which one client at a time is verified and one waits.
 fn narrow(config: &mut Config) {
@@ -49,6 +52,38 @@ async fn handshakes_above_the_queue_are_503_with_a_spread_retry_after_and_accept
     assert!(refused(&hub).await > 0.0);
     assert_eq!(hub.metric("wardcast_handshakes_refused_total{reason=\"overload\"}").await, refused(&hub).await);
     hub.connect("ann").await.subscribe("news").await;
+}
+
+#[actix_rt::test]
+async fn ticket_of_an_overloaded_handshake_is_accepted_later() {
+    let hub = start_hub_with(|config| {
+        narrow(config);
+        (config.limits.tickets_per_second, config.limits.connections_per_user) = (1000, 1000);
+        config.auth.ticket_ttl = Duration::from_secs(600);
+    })
+    .await;
+    let mut paths = Vec::new();
+    while paths.len() < 100 {
+        let response = ticket_request(&hub, &hub.token("ann")).send().await;
+        if response.status == 200 {
+            paths.push(format!("/socket?ticket={}", mark_secret(response.json()["ticket"].as_str().unwrap())));
+        }
+    }
+    let mut refused = 0;
+    while !paths.is_empty() {
+        let answers = join_all(paths.iter().map(|path| hub.try_handshake(path, &[]))).await;
+        let mut left = Vec::new();
+        for (path, answer) in paths.into_iter().zip(answers) {
+            match answer.status {
+                101 => {}
+                503 => left.push(path),
+                status => panic!("{status}: {answer:?}"),
+            }
+        }
+        refused += left.len();
+        paths = left;
+    }
+    assert!(refused > 0);
 }
 
 /// Connects without a token, and sends the first message at the same time as the others.

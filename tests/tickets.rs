@@ -4,9 +4,21 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use wardcast::config::{Door, TicketBinding};
+use wardcast::config::{AllowSubscribe, Config, Door, Namespace, RejectMode, Secret, TicketBinding};
 
-use crate::support::{Client, TestHub, http, mark_secret, start_hub, start_hub_with};
+use crate::{
+    audit::{AuditedHub, assert_fields},
+    support::{
+        Client, PATIENCE, TestHub,
+        backend::Backend,
+        deflate::EXTENSIONS,
+        http, mark_secret, poll_until,
+        proxy::{Proxy, ProxyMode},
+        redis::{PrefixedRedis, RedisForm},
+        start_hub, start_hub_over, start_hub_with,
+        stream::get,
+    },
+};
 
 pub fn ticket_request(hub: &TestHub, token: &str) -> http::Request {
     http::post(hub.address, "/auth/ticket").header("Authorization", &format!("Bearer {token}"))
@@ -213,4 +225,177 @@ async fn ticket_of_a_token_that_is_revoked_meanwhile_opens_no_connection() {
     let path = format!("/socket?ticket={}", request_ticket(&hub, &token).await);
     assert_eq!(hub.call_api("revoke_token", json!({"jti": "1"})).await, json!({"result": {}}));
     assert_eq!(hub.try_handshake(&path, &[]).await.status, 401);
+}
+
+#[actix_rt::test]
+async fn handshake_over_the_limit_of_its_user_leaves_its_ticket_unused() {
+    let audited = AuditedHub::start(|config| config.limits.connections_per_user = 1).await;
+    let hub = &audited.hub;
+    let ann = hub.connect("ann").await;
+    let path = format!("/socket?ticket={}", request_ticket(hub, &hub.token("ann")).await);
+    let refused = hub.try_handshake(&path, &[]).await;
+    assert_eq!((refused.status, refused.header("retry-after").is_some()), (429, true), "{refused:?}");
+    drop(ann);
+    hub.wait_for_connections(0).await;
+    let mut status = 429;
+    poll_until("ann may connect", async || {
+        status = hub.try_handshake(&path, &[]).await.status;
+        status != 429
+    })
+    .await;
+    assert_eq!(status, 101);
+    hub.wait_for_connections(0).await;
+    assert_eq!(hub.try_handshake(&path, &[]).await.status, 401, "used up");
+    assert_fields(&audited.wait_for("ticket_used", 1).await, json!({"user": "ann", "door": "ticket"}));
+    assert_eq!(audited.text().matches("ticket_used").count(), 1);
+}
+
+/// Each is refused after its ticket is read, so the audit log has the use of the ticket before the refusal.
+#[actix_rt::test]
+async fn handshake_that_is_refused_for_good_uses_its_ticket_up() {
+    let audited = AuditedHub::start(|config| {
+        config.server.compression.enabled = true;
+        config.channels.allow_subscribe = AllowSubscribe::None;
+        config.auth.ticket_bind = vec![TicketBinding::Origin];
+        config.origins.allowed = vec!["https://a.example.com".to_owned()];
+    })
+    .await;
+    let hub = &audited.hub;
+    let revoked = hub.token_with_claims(json!({"sub": "ann", "exp": 60, "jti": "1"}));
+    let refusals = [
+        (hub.token("ann"), "/socket", (EXTENSIONS, "permessage-deflate; ="), 400, "ann"),
+        (hub.token("bob"), "/v1/channels/news/events", ("Accept", "*/*"), 403, "bob"),
+        (hub.token("cho"), "/socket", ("Origin", "https://a.example.com"), 401, ""),
+        (revoked, "/socket", ("Accept", "*/*"), 401, ""),
+    ];
+    for (number, (token, path, header, status, user)) in refusals.into_iter().enumerate() {
+        let path = format!("{path}?ticket={}", request_ticket(hub, &token).await);
+        if number == 3 {
+            assert_eq!(hub.call_api("revoke_token", json!({"jti": "1"})).await, json!({"result": {}}));
+        }
+        let answer = http::exchange(hub.address, handshake_or_get(hub, &path, &[header]).as_bytes()).await;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        let line = audited.wait_for("ticket_used", number + 1).await;
+        assert_fields(&line, json!({"door": "ticket", "address": "127.0.0.1"}));
+        assert_eq!(line["user"].as_str().unwrap_or_default(), user, "{line}");
+        let again = http::exchange(hub.address, handshake_or_get(hub, &path, &[]).as_bytes()).await;
+        assert_eq!(again.status, 401, "{path} is used up: {again:?}");
+    }
+    assert_eq!(audited.text().matches("ticket_used").count(), 4);
+}
+
+/// Returns a handshake, or a request for events.
+fn handshake_or_get(hub: &TestHub, path: &str, headers: &[(&str, &str)]) -> String {
+    match path.starts_with("/socket") {
+        true => crate::support::raw::handshake_with(hub.address, path, headers),
+        false => get(hub.address, path, headers),
+    }
+}
+
+#[actix_rt::test]
+async fn subscribe_hook_is_asked_once_for_a_ticket_and_not_above_the_limit_of_its_user() {
+    let backend = Backend::start().await;
+    let hub = start_hub_with(|config| {
+        backend.configure(&mut config.hooks.subscribe, "/subscribe");
+        let mut channels = config.channels.clone();
+        (channels.subscribe_hook, channels.allow_subscribe) = (true, AllowSubscribe::None);
+        config.namespaces.push(Namespace { name: "ask".to_owned(), channels });
+        config.limits.connections_per_user = 1;
+    })
+    .await;
+    backend.answer_json("/subscribe", json!({"error": {"code": 1000, "message": "later", "temporary": true}}));
+    let path = format!("/v1/channels/ask:1/events?ticket={}", request_ticket(&hub, &hub.token("ann")).await);
+    let request = async || http::exchange(hub.address, get(hub.address, &path, &[]).as_bytes()).await.status;
+    let ann = hub.connect("ann").await;
+    assert_eq!((request().await, backend.calls("/subscribe").len()), (429, 0));
+    drop(ann);
+    hub.wait_for_connections(0).await;
+    let mut status = 429;
+    poll_until("ann may connect", async || {
+        status = request().await;
+        status != 429
+    })
+    .await;
+    assert_eq!((status, backend.calls("/subscribe").len()), (503, 1));
+    assert_eq!((request().await, backend.calls("/subscribe").len()), (401, 1), "used up before the hook was asked");
+}
+
+/// Two hubs over a Redis that is far away: handshakes that begin together have all read their ticket before one uses it up.
+struct HubsOverSlowRedis {
+    redis: PrefixedRedis,
+    hubs: [TestHub; 2],
+    proxy: Proxy,
+}
+
+/// What comes of one use of a ticket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TicketUse {
+    Accepted,
+    Refused,
+    /// 503: the machine is busy.
+    Late,
+}
+
+impl HubsOverSlowRedis {
+    async fn start(reject: RejectMode) -> Self {
+        let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+        let proxy = Proxy::start(redis.form.masters()[0].port()).await;
+        let change = |config: &mut Config| {
+            config.broker.redis.url = Secret::new(proxy.url());
+            config.broker.redis.timeout = PATIENCE;
+            config.limits.connections_per_user = 0;
+            config.auth.reject = reject;
+        };
+        let hubs = [start_hub_over(&redis, change).await, start_hub_over(&redis, change).await];
+        Self { redis, hubs, proxy }
+    }
+
+    /// Uses a ticket twenty times at once, and asserts that one use is accepted. Repeats that, with a slower Redis, until at least
+    /// fifteen of the uses have read the ticket before one has used it up.
+    async fn assert_one_is_accepted(&self, connect: impl AsyncFn(&TestHub, String) -> TicketUse) {
+        let [one, two] = &self.hubs;
+        for delay in [100, 200, 400, 800, 1200] {
+            self.proxy.set(ProxyMode::Pass);
+            let path = format!("/socket?ticket={}", request_ticket(one, &one.token("ann")).await);
+            self.proxy.set(ProxyMode::Delay(Duration::from_millis(delay)));
+            let taken_before = self.redis.calls("getdel").await;
+            let uses = join_all((0..20).map(|number| connect([one, two][number % 2], path.clone()))).await;
+            let count = |kind| uses.iter().filter(|outcome| **outcome == kind).count();
+            assert!(count(TicketUse::Accepted) <= 1, "{} connections", count(TicketUse::Accepted));
+            if count(TicketUse::Late) == 0 && self.redis.calls("getdel").await >= taken_before + 15 {
+                assert_eq!(count(TicketUse::Accepted), 1);
+                return;
+            }
+        }
+        panic!("the machine is too busy for handshakes at the same time");
+    }
+}
+
+#[actix_rt::test]
+async fn handshakes_that_have_read_one_ticket_at_the_same_time_open_one_connection() {
+    let hubs = HubsOverSlowRedis::start(RejectMode::Http).await;
+    let connect = async |hub: &TestHub, path: String| match hub.try_handshake(&path, &[]).await.status {
+        101 => TicketUse::Accepted,
+        401 => TicketUse::Refused,
+        503 => TicketUse::Late,
+        status => panic!("{status}"),
+    };
+    hubs.assert_one_is_accepted(connect).await;
+}
+
+#[actix_rt::test]
+async fn connection_that_loses_the_race_for_a_ticket_is_closed_where_refusals_are_closed() {
+    let hubs = HubsOverSlowRedis::start(RejectMode::Close).await;
+    let connect = async |hub: &TestHub, path: String| {
+        let Ok(mut client) = Client::connect(hub.address, &path).await else { return TicketUse::Late };
+        match client.next().await {
+            Ok(push) if push.contains("\"connect\"") => TicketUse::Accepted,
+            Ok(push) => panic!("{push}"),
+            Err(end) => {
+                assert_eq!(end.code, Some(3500));
+                TicketUse::Refused
+            }
+        }
+    };
+    hubs.assert_one_is_accepted(connect).await;
 }

@@ -79,7 +79,7 @@ audit_events! {
     RefreshTokenReused = "refresh_token_reused", Address;
     /// A ticket was issued for a token.
     TicketIssued = "ticket_issued", None;
-    /// A ticket was exchanged for its token. If the token is still valid, `connected` follows.
+    /// A ticket was used up: its client is let in (`connected` follows) or refused (`refused` follows).
     TicketUsed = "ticket_used", None;
     /// Tokens were revoked: those of the given `jti`, `sid` or `user`; `by` says who revoked them. With `reason` the revocation failed: it is in
     /// force on this node only, until the broker is back, or nowhere if the list is full. `count` is the number of nodes that have not confirmed it.

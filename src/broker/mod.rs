@@ -194,6 +194,9 @@ pub trait Broker: Send + Sync {
     /// Above `limits.tickets` it may fail with [`BrokerError::Busy`]. Completes when the ticket can be taken.
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()>;
 
+    /// Returns the value that any instance has stored under `id`, and leaves it there.
+    fn read_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
+
     /// Takes the value that any instance has stored under `id`. If several callers ask, exactly one receives it, once. There
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;

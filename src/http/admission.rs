@@ -5,47 +5,45 @@
 use std::{
     borrow::Cow,
     net::IpAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use actix_web::{
-    HttpRequest,
-    http::header::{AUTHORIZATION, COOKIE},
-};
+use actix_web::HttpRequest;
 use bytes::Bytes;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    HttpContext, HttpError, StopPhase, admin, forwarded,
+    HttpContext, HttpError, StopPhase, admin,
+    authentication::{Authentication, Handshake, authenticate_handshake, find_credentials, reject_token},
+    forwarded,
     handshake::{HandshakeRefusal, refuse},
     login_tokens::refresh_cookie,
     origin_policy::{OriginCheck, record_refusal as record_origin_refusal},
     request_id::id_of,
     stream::SEC_FETCH_SITE,
-    ticket::redeem_ticket,
+    ticket::UnusedTicket,
 };
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
         Admission, CONNECT_HOOK, Claims, CommandSource, ConnectGrant, HandshakeAuth, TokenError, ask_connect_hook,
-        credentials::{self, Credential, CredentialError, HandshakeCredentials},
+        credentials,
         refusal_log::{OriginRefusal, Refusal},
     },
     broker::UserPermit,
     channel::Channel,
-    config::{Door, RejectMode},
+    config::Door,
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRefusal, HookRequest, SubscribeApproval},
     hub::RefusedAttempt,
-    protocol::{Disconnect, Format},
+    protocol::Format,
     revocation::TokenIds,
 };
 
-/// Time within which a client is decided on. It waits for the turn of its verification, and for the broker, to redeem a ticket and to
-/// count the connections of a user. The hooks that are asked have timeouts of their own.
+/// Time within which a client is decided on. It waits for the turn of its verification, and for the broker, to read and use up a
+/// ticket and to count the connections of a user. The hooks that are asked have timeouts of their own.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client that may become a session: it is within the limits, its page may connect, and its credential, if it has sent one, is
@@ -61,8 +59,11 @@ pub(super) struct Candidate<'a> {
     time_left: Duration,
     /// The way in which the client has sent the token with which it is authenticated.
     credential: Option<Door>,
+    /// The ticket with which it is authenticated, until that is used up.
+    ticket: Option<UnusedTicket>,
     permit: Permit,
     address_permit: KeyedPermit<ClientAddress>,
+    user_permit: Option<UserPermit>,
     unauthenticated_permits: Option<(Permit, KeyedPermit<ClientAddress>)>,
     hook_headers: ForwardedHeaders,
     ids: TokenIds,
@@ -123,7 +124,8 @@ impl<'a> Candidate<'a> {
         let source = AuditFields { door: credentials.door, ..source };
         let hook_headers = collect_hook_headers(request, origin_check, context)?;
         let handshake = Handshake { client, request, source: &source, context };
-        let (auth, ids) = authenticate_handshake(&credentials, origin_check, handshake).await?;
+        let Authentication { auth, ids, ticket } =
+            authenticate_handshake(&credentials, origin_check, handshake).await?;
         Ok(Self {
             context,
             client,
@@ -132,8 +134,10 @@ impl<'a> Candidate<'a> {
             door: credentials.door,
             time_left: ADMISSION_TIMEOUT,
             credential: credentials.door.filter(|_| matches!(auth, HandshakeAuth::Authenticated(_))),
+            ticket,
             permit,
             address_permit,
+            user_permit: None,
             unauthenticated_permits: None,
             hook_headers,
             ids,
@@ -169,17 +173,19 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Asks the subscribe hook about the channel of a client that sends no commands.
+    /// Asks the subscribe hook about the channel of a client that sends no commands, after [`Self::use_credential`]: the backend is
+    /// not asked twice for one ticket. Returns `None` for a client that is not authenticated any more.
     pub(super) async fn ask_subscribe_hook(
-        &self,
+        &mut self,
         channel: &Channel,
-        claims: &Claims,
-    ) -> Result<SubscribeApproval, HandshakeRefusal> {
+    ) -> Result<Option<SubscribeApproval>, HandshakeRefusal> {
+        self.use_credential().await?;
+        let HandshakeAuth::Authenticated(claims) = &self.auth else { return Ok(None) };
         let hook = self.context.hooks.subscribe.clone().ok_or_else(|| refuse("hook", HttpError::internal()))?;
         let (channel, meta) = (Some(channel.as_str()), claims.meta());
         let request = HookRequest { user: Some(&claims.user), channel, meta, ..self.hook_request() };
         let asked = hook.ask(request.encode(), self.hook_headers.clone()).await;
-        asked.map_err(|refusal| match refusal {
+        asked.map(Some).map_err(|refusal| match refusal {
             HookRefusal::Error(error) => refuse("hook", HttpError::of_hook_error(&error)),
             HookRefusal::Disconnect(disconnect) => refuse("hook", HttpError::forbidden(disconnect.reason().to_owned())),
         })
@@ -195,22 +201,64 @@ impl<'a> Candidate<'a> {
         self.context.refusals.record_from(Refusal::ConnectHook(code), &source);
     }
 
-    /// Lets the client in. It counts for its user, or as unauthenticated.
-    pub(super) async fn admit(self) -> Result<Admission, HandshakeRefusal> {
-        timeout(self.time_left, self.admit_without_limit()).await.unwrap_or_else(|_| Err(timeout_refusal()))
+    /// Counts an authenticated client for its user, and then uses up its ticket, so that a client over the limit of its user can try
+    /// again with it. The token of a ticket that another handshake has used up meanwhile is refused. Does nothing the second time.
+    async fn use_credential(&mut self) -> Result<(), HandshakeRefusal> {
+        timeout(self.time_left, self.use_credential_without_limit()).await.unwrap_or_else(|_| Err(timeout_refusal()))
     }
 
-    async fn admit_without_limit(self) -> Result<Admission, HandshakeRefusal> {
+    async fn use_credential_without_limit(&mut self) -> Result<(), HandshakeRefusal> {
+        let HandshakeAuth::Authenticated(claims) = &self.auth else { return Ok(()) };
+        if self.user_permit.is_none() {
+            let permit = acquire_user_permit(self.client, claims, &self.ids, &self.source(), self.context).await?;
+            self.user_permit = permit;
+        }
+        if !self.use_ticket().await? {
+            self.auth = reject_token(TokenError::UnknownTicket, &self.source(), self.context)?;
+            (self.credential, self.user_permit) = (None, None);
+        }
+        Ok(())
+    }
+
+    /// Uses up the ticket of the client, if it has one. Returns `false` if another handshake has used it up meanwhile.
+    async fn use_ticket(&mut self) -> Result<bool, HandshakeRefusal> {
+        let Some(ticket) = self.ticket.take() else { return Ok(true) };
+        let owner = match &self.auth {
+            HandshakeAuth::Authenticated(claims) => Some((claims.clone(), self.ids.clone())),
+            HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => None,
+        };
+        ticket.use_up(owner, self.context).await.map_err(|error| refuse("broker", error))
+    }
+
+    /// Returns a refusal of this client after its authentication. Uses up its ticket, unless the refusal is temporary.
+    pub(super) async fn refuse(mut self, refusal: impl Into<HandshakeRefusal>) -> HandshakeRefusal {
+        let refusal = refusal.into();
+        if refusal.is_temporary() {
+            return refusal;
+        }
+        match timeout(self.time_left, self.use_ticket()).await {
+            Ok(Ok(_)) => refusal,
+            Ok(Err(unavailable)) => unavailable,
+            Err(_) => timeout_refusal(),
+        }
+    }
+
+    /// Returns the fields that each line of the audit log about this client has.
+    fn source(&self) -> AuditFields<'a> {
+        let (address, door, request) = (Some(self.ip), self.door, self.request_id);
+        AuditFields { address, door, request, ..AuditFields::default() }
+    }
+
+    /// Lets the client in. It counts for its user, or as unauthenticated.
+    pub(super) async fn admit(mut self) -> Result<Admission, HandshakeRefusal> {
+        self.use_credential().await?;
+        let source = self.source();
         let Self { context, client, ip, auth, ids, .. } = self;
-        let (address, door, request) = (Some(ip), self.door, self.request_id);
-        let source = AuditFields { address, door, request, ..AuditFields::default() };
-        let (user_permit, unauthenticated_permits) = match &auth {
-            HandshakeAuth::Authenticated(claims) => {
-                (acquire_user_permit(client, claims, &ids, &source, context).await?, None)
-            }
+        let unauthenticated_permits = match &auth {
+            HandshakeAuth::Authenticated(_) => None,
             HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
                 let acquired = self.unauthenticated_permits;
-                (None, Some(acquired.map_or_else(|| acquire_unauthenticated_permits(&ip.into(), context), Ok)?))
+                Some(acquired.map_or_else(|| acquire_unauthenticated_permits(&ip.into(), context), Ok)?)
             }
         };
         if let HandshakeAuth::Authenticated(claims) = &auth {
@@ -221,7 +269,7 @@ impl<'a> Candidate<'a> {
         Ok(Admission {
             client,
             ip,
-            request_id: request.map(Box::from),
+            request_id: self.request_id.map(Box::from),
             auth,
             credential: self.credential,
             format: self.format,
@@ -232,7 +280,7 @@ impl<'a> Candidate<'a> {
             has_native_pings: false,
             permit: self.permit,
             address_permit: self.address_permit,
-            user_permit,
+            user_permit: self.user_permit,
             unauthenticated_permits,
         })
     }
@@ -277,39 +325,6 @@ fn collect_hook_headers(
     };
     let collected = context.hooks.collect_headers(values);
     collected.map_err(|error| HttpError::bad_request(error.to_string()).into())
-}
-
-/// What is known of a handshake whose credential is checked.
-#[derive(Clone, Copy)]
-struct Handshake<'a> {
-    client: Uuid,
-    request: &'a HttpRequest,
-    source: &'a AuditFields<'a>,
-    context: &'a HttpContext,
-}
-
-/// Authenticates a handshake with the credential that it carries. A cookie counts only from a listed origin.
-async fn authenticate_handshake(
-    credentials: &HandshakeCredentials<'_>,
-    origin_check: OriginCheck,
-    handshake: Handshake<'_>,
-) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
-    let Handshake { request, context, .. } = handshake;
-    match &credentials.credential {
-        // Without an Origin it is no current browser, or one that hides which page it is for.
-        Some(Credential::Cookie(_)) if origin_check == OriginCheck::NoOrigin => {
-            let refusal = OriginRefusal::CookieWithoutOrigin;
-            record_origin_refusal(context, refusal, request.head());
-            Err(refuse("origin", HttpError::forbidden(refusal.to_string())).recorded())
-        }
-        // The browser sends the cookie for any page: without a listed origin the client must send a token explicitly.
-        Some(Credential::Cookie(_)) if origin_check != OriginCheck::Listed => {
-            record_origin_refusal(context, OriginRefusal::CookieOfUnlistedOrigin, request.head());
-            Ok((HandshakeAuth::Unauthenticated, TokenIds::default()))
-        }
-        Some(credential) => authenticate(credential, handshake).await,
-        None => Ok((HandshakeAuth::Unauthenticated, TokenIds::default())),
-    }
 }
 
 fn origin_refusal(origin_check: OriginCheck, error: HttpError) -> HandshakeRefusal {
@@ -358,93 +373,4 @@ fn acquire_unauthenticated_permits(
     let permit =
         permit.ok_or_else(|| refuse("full", HttpError::at_capacity("too many connections wait for a token")))?;
     Ok((permit, address_permit))
-}
-
-fn find_credentials<'a>(
-    request: &'a HttpRequest,
-    protocols: &[&'a str],
-    source: &AuditFields<'_>,
-    context: &HttpContext,
-) -> Result<HandshakeCredentials<'a>, HandshakeRefusal> {
-    let all = |name| request.headers().get_all(name).map(|value| value.as_bytes()).collect::<Vec<_>>();
-    let (authorization, cookies) = (all(AUTHORIZATION), all(COOKIE));
-    let config = context.config.current();
-    let auth = &config.auth;
-    let query = request.query_string();
-    let sources = credentials::CredentialSources { query, protocols, authorization: &authorization, cookies: &cookies };
-    let found = credentials::find_credentials(sources, &auth.doors, &auth.cookie).map_err(|error| {
-        context.refusals.record_from(Refusal::Credentials(error), source);
-        let reason = if error == CredentialError::AuthorizationHeader { "token" } else { "malformed" };
-        refuse(reason, error.into()).recorded()
-    })?;
-    if found.credential.is_none()
-        && let Some(door) = credentials::disabled_door(sources, &auth.doors, &auth.cookie)
-    {
-        context.refusals.record_from(Refusal::DisabledDoor(door), source);
-    }
-    Ok(found)
-}
-
-async fn authenticate(
-    credential: &Credential<'_>,
-    handshake: Handshake<'_>,
-) -> Result<(HandshakeAuth, TokenIds), HandshakeRefusal> {
-    let Handshake { request, source, context, .. } = handshake;
-    let verified = match credential {
-        Credential::Token(token) => verify(token, handshake).await?,
-        Credential::Cookie(token) => verify(token, handshake).await?,
-        // The token is verified again: it may have expired or been revoked since the ticket was issued.
-        Credential::Ticket(ticket) => {
-            match redeem_ticket(ticket, request, context).await.map_err(|error| refuse("broker", error))? {
-                Some(token) => {
-                    let verified = verify(&token, handshake).await?;
-                    let fields = match &verified {
-                        Ok((claims, ids)) => source.with_token(&claims.user, ids, claims.expires_at),
-                        Err(_) => *source,
-                    };
-                    context.audit.record(AuditEvent::TicketUsed, fields);
-                    verified
-                }
-                None => Err(TokenError::UnknownTicket),
-            }
-        }
-    };
-    let authenticated = verified.map(|(claims, ids)| (HandshakeAuth::Authenticated(Arc::new(claims)), ids));
-    authenticated.or_else(|refusal| {
-        context.refusals.record_from(Refusal::Token(refusal), source);
-        match context.config.current().auth.reject {
-            _ if refusal.is_temporary() => Err(refuse("keys", refusal.into()).recorded()),
-            RejectMode::Close if refusal.needs_new_token() => {
-                Ok((HandshakeAuth::Rejected(Disconnect::EXPIRED_TOKEN), TokenIds::default()))
-            }
-            RejectMode::Close => Ok((HandshakeAuth::Rejected(Disconnect::INVALID_TOKEN), TokenIds::default())),
-            RejectMode::Http => Err(refuse("token", refusal.into()).recorded()),
-        }
-    })
-}
-
-/// Verifies a token when it is the client's turn. Reads its ids only for an audit log, and the user of a refused token only for
-/// explanations. Both cost time, so they are part of the turn.
-async fn verify(
-    token: &str,
-    handshake: Handshake<'_>,
-) -> Result<Result<(Claims, TokenIds), TokenError>, HandshakeRefusal> {
-    let Handshake { client, request, context, .. } = handshake;
-    let address = forwarded::client_address(request.head(), &context.config.current().server);
-    let HttpContext { verifier, audit, clock, hubs, .. } = context;
-    let verified = context.verifications.verify(address.into(), || {
-        let verified = match audit.is_enabled() {
-            true => verifier.verify_with_ids(token),
-            false => verifier.verify(token).map(|claims| (claims, TokenIds::default())),
-        };
-        if let Err(error) = &verified
-            && hubs.refused_attempts().is_enabled()
-            && let Some(user) = verifier.user_of_refused(token)
-        {
-            let (at, is_signed, reason) = (clock.now(), error.is_of_signed_token(), error.to_string().into());
-            hubs.refused_attempts().note(RefusedAttempt { at, client, user, is_signed, code: None, reason });
-        }
-        verified
-    });
-    verified.await.map_err(|overloaded| refuse("overload", overloaded.into()))
 }

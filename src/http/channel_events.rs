@@ -49,7 +49,10 @@ async fn open(request: &HttpRequest, channel: &str, context: &HttpContext) -> Re
     }
     let mut candidate = Candidate::examine(request, stream_origin(request, context), &[], context).await?;
     candidate.format = Format::ChannelEvents;
-    let approval = check_permission(&mut candidate, &channel, context).await?;
+    let approval = match check_permission(&mut candidate, &channel, context).await {
+        Ok(approval) => approval,
+        Err(refusal) => return Err(candidate.refuse(refusal).await),
+    };
     let mut admission = candidate.admit().await?;
     let since = requested_position(request);
     admission.head = reconnection_time(&admission).into();
@@ -77,7 +80,7 @@ async fn check_permission(
     }
     let HandshakeAuth::Authenticated(claims) = &candidate.auth else { return Ok(None) };
     if context.permissions.asks_subscribe_hook(claims, channel) {
-        return candidate.ask_subscribe_hook(channel, claims).await.map(Some);
+        return candidate.ask_subscribe_hook(channel).await;
     }
     let allowed = context.permissions.may_subscribe(claims, channel, None);
     allowed.map(|()| None).map_err(|error| refuse("permission", HttpError::of_wire_error(&WireError::from(error))))

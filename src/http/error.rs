@@ -161,6 +161,11 @@ impl HttpError {
         Self { headers: supported, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
     }
 
+    /// Returns whether the caller may repeat the request as it is, after the `Retry-After`: 429 and 503.
+    pub fn is_temporary(&self) -> bool {
+        self.retry_after.is_some()
+    }
+
     /// The message for the caller.
     pub fn message(&self) -> &str {
         &self.message
@@ -291,7 +296,9 @@ mod tests {
         ] {
             let response = error.error_response();
             assert_eq!(response.headers().get(RETRY_AFTER).unwrap(), seconds, "{error}");
+            assert!(error.is_temporary(), "{error}");
         }
         assert!(HttpError::bad_request("").error_response().headers().get(RETRY_AFTER).is_none());
+        assert!(!HttpError::bad_request("").is_temporary());
     }
 }

@@ -39,6 +39,11 @@ impl HandshakeRefusal {
     pub(super) fn recorded(self) -> Self {
         Self { is_recorded: true, ..self }
     }
+
+    /// Returns whether the client may repeat the request as it is.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.error.is_temporary()
+    }
 }
 
 impl From<HttpError> for HandshakeRefusal {
@@ -87,7 +92,10 @@ async fn accept_handshake(request: &HttpRequest, context: &HttpContext) -> Resul
     let origin_check = context.origin_policy.check(request.head());
     let protocols = offered_protocols(request)?;
     let mut candidate = Candidate::examine(request, origin_check, &protocols, context).await?;
-    let compression = negotiate_compression(request, context)?;
+    let compression = match negotiate_compression(request, context) {
+        Ok(compression) => compression,
+        Err(error) => return Err(candidate.refuse(error).await),
+    };
     let subprotocol = candidate.subprotocol;
     candidate.format = negotiate_format(request.query_string(), subprotocol);
     if let Some((options, _)) = &compression {

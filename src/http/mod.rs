@@ -3,6 +3,7 @@
 
 pub mod admin;
 mod admission;
+mod authentication;
 mod backchannel_logout;
 mod body;
 mod channel_events;

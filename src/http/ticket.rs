@@ -1,6 +1,8 @@
 //! `POST /auth/ticket`: exchanges a token for a ticket, which opens one connection within `auth.ticket_ttl`. The URL of
 //! a WebSocket is logged on its way, with the credentials in it; a ticket from a log is expired or already used.
 
+use std::{net::IpAddr, sync::Arc};
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
@@ -17,10 +19,11 @@ use super::{HttpContext, HttpError, forwarded, request_source::RequestSource};
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
-    auth::{credentials, refusal_log::Refusal},
+    auth::{Claims, credentials, refusal_log::Refusal},
     broker::BrokerError,
     config::{Door, TicketBinding},
     protocol::ErrorCode,
+    revocation::TokenIds,
 };
 
 /// Random bytes of a ticket: too many to guess one.
@@ -91,23 +94,71 @@ fn ticket_binding(request: &HttpRequest, context: &HttpContext) -> String {
     binding
 }
 
-/// Redeems a ticket for its token. `None`: the ticket is unknown, expired, already used, or bound to something else; it is used up
-/// then, too.
-pub(super) async fn redeem_ticket(
+/// A ticket whose token is known. It can open a connection until [`Self::use_up`]; dropped, it is good for another attempt.
+pub(super) struct UnusedTicket {
+    id: String,
+    address: Option<IpAddr>,
+    door: Option<Door>,
+    request: Option<String>,
+}
+
+impl UnusedTicket {
+    /// Uses the ticket up, also if the client disconnects or the handshake times out meanwhile, and records the use in the audit log.
+    /// `owner` is the owner of its token, once that is verified. Returns `false` if the ticket has expired, or another handshake has
+    /// used it up: of several handshakes with one ticket, one gets `true`.
+    ///
+    /// # Errors
+    /// 503: the broker has failed, and may have used the ticket up or not.
+    pub(super) async fn use_up(
+        self,
+        owner: Option<(Arc<Claims>, TokenIds)>,
+        context: &HttpContext,
+    ) -> Result<bool, HttpError> {
+        let Self { id, address, door, request } = self;
+        let (taken, audit) = (context.broker.take_ticket(id), context.audit.clone());
+        // A task of its own: the broker may use the ticket up after the handshake has ended, and the audit log has each use.
+        let used = actix_rt::spawn(async move {
+            let is_used = taken.await.map_err(ticket_store_unavailable)?.is_some();
+            if is_used {
+                let fields = AuditFields { address, door, request: request.as_deref(), ..AuditFields::default() };
+                let fields = match &owner {
+                    Some((claims, ids)) => fields.with_token(&claims.user, ids, claims.expires_at),
+                    None => fields,
+                };
+                audit.record(AuditEvent::TicketUsed, fields);
+            }
+            Ok(is_used)
+        });
+        used.await.unwrap_or_else(|_| Err(HttpError::internal()))
+    }
+}
+
+/// Reads the token of a ticket, which stays unused. `None`: the ticket is unknown, expired, used up, or bound to another address or
+/// page, which uses it up.
+///
+/// # Errors
+/// 503: the broker has failed.
+pub(super) async fn read_ticket(
     ticket: &str,
     request: &HttpRequest,
+    source: &AuditFields<'_>,
     context: &HttpContext,
-) -> Result<Option<String>, HttpError> {
+) -> Result<Option<(UnusedTicket, String)>, HttpError> {
     let is_ticket = ticket.len() == TICKET_CHARACTERS
         && ticket.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if !is_ticket {
         return Ok(None);
     }
-    let token = context.broker.take_ticket(ticket.to_owned()).await.map_err(ticket_store_unavailable)?;
-    let stored = token.and_then(|token| String::from_utf8(token.into()).ok());
-    let Some(stored) = stored else { return Ok(None) };
+    let stored = context.broker.read_ticket(ticket.to_owned()).await.map_err(ticket_store_unavailable)?;
+    let Some(stored) = stored.and_then(|stored| String::from_utf8(stored.into()).ok()) else { return Ok(None) };
+    let (address, door, request_id) = (source.address, source.door, source.request.map(str::to_owned));
+    let unused = UnusedTicket { id: ticket.to_owned(), address, door, request: request_id };
     let (token, binding) = stored.split_at(stored.find('\n').unwrap_or(stored.len()));
-    Ok((binding == ticket_binding(request, context)).then(|| token.to_owned()))
+    if binding != ticket_binding(request, context) {
+        unused.use_up(None, context).await?;
+        return Ok(None);
+    }
+    Ok(Some((unused, token.to_owned())))
 }
 
 fn ticket_store_unavailable(error: BrokerError) -> HttpError {

@@ -286,6 +286,7 @@ async fn every_call_on_a_frozen_redis_fails_within_the_timeout() {
             ("publish", broker().publish(publication("news", "1"), Default::default()).map(|r| r.is_err()).boxed()),
             ("control", broker().send_control(disconnect_user("ann")).map(|result| result.is_err()).boxed()),
             ("put", broker().put_ticket("id".to_owned(), ticket.clone(), TIMEOUT).map(|r| r.is_err()).boxed()),
+            ("read", broker().read_ticket("id".to_owned()).map(|result| result.is_err()).boxed()),
             ("take", broker().take_ticket("id".to_owned()).map(|result| result.is_err()).boxed()),
             ("survey", broker().survey(SurveyQuestion::Info, TIMEOUT).map(|result| names_one_node(&result)).boxed()),
             ("ready", broker().check_ready().map(|result| result.is_err()).boxed()),

@@ -22,6 +22,10 @@ impl Instance {
         self.broker.put_ticket(id.to_owned(), Bytes::copy_from_slice(value), ttl).await
     }
 
+    async fn read(&self, id: &str) -> Option<Bytes> {
+        self.broker.read_ticket(id.to_owned()).await.unwrap()
+    }
+
     async fn take(&self, id: &str) -> Option<Bytes> {
         self.broker.take_ticket(id.to_owned()).await.unwrap()
     }
@@ -31,8 +35,11 @@ pub async fn ticket_is_taken_once(instance: Instance) {
     assert_eq!(instance.take("a").await, None);
     instance.put("a", VALUE, LONG).await.unwrap();
     instance.put("b-_9", b"", LONG).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(instance.read("a").await.as_deref(), Some(VALUE), "reading leaves it");
+    }
     assert_eq!(instance.take("a").await.as_deref(), Some(VALUE));
-    assert_eq!(instance.take("a").await, None);
+    assert_eq!((instance.take("a").await, instance.read("a").await), (None, None));
     assert_eq!(instance.take("b-_9").await.as_deref(), Some(&b""[..]));
     assert_eq!(instance.take("A").await, None);
 }
@@ -52,6 +59,7 @@ pub async fn expired_ticket_is_not_found(instance: Instance) {
     instance.put("long", VALUE, LONG).await.unwrap();
     // No event reports an expiry, and no clock of the test controls it: the time has to pass.
     tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!((instance.read("short").await, instance.read("none").await), (None, None));
     assert_eq!((instance.take("short").await, instance.take("none").await), (None, None));
     assert_eq!(instance.take("long").await.as_deref(), Some(VALUE));
 }
@@ -66,7 +74,7 @@ pub async fn second_put_replaces_the_ticket(instance: Instance) {
 pub async fn invalid_ticket_ids_are_not_found(instance: Instance) {
     let long = "x".repeat(65);
     for id in ["", "a b", "a:b", "{a}", "../a", "a\0", "a\r\nFLUSHALL", "é", "*", &long] {
-        assert_eq!(instance.take(id).await, None, "{id:?}");
+        assert_eq!((instance.read(id).await, instance.take(id).await), (None, None), "{id:?}");
         assert!(instance.put(id, VALUE, LONG).await.is_err(), "{id:?}");
     }
     let longest = "x".repeat(64);

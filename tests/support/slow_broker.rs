@@ -258,6 +258,10 @@ impl Broker for SlowBroker {
         self.inner.put_ticket(id, value, ttl)
     }
 
+    fn read_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
+        self.inner.read_ticket(id)
+    }
+
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         self.inner.take_ticket(id)
     }

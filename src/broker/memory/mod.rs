@@ -387,6 +387,10 @@ impl Broker for MemoryBroker {
         completed(if is_valid { self.tickets.lock().put(id, value, ttl, now) } else { Err(invalid_ticket_id()) })
     }
 
+    fn read_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
+        completed(Ok(self.tickets.lock().read(&id, self.clock.monotonic_now())))
+    }
+
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         completed(Ok(self.tickets.lock().take(&id, self.clock.monotonic_now())))
     }

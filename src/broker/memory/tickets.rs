@@ -44,6 +44,11 @@ impl TicketStore {
         Ok(())
     }
 
+    pub(super) fn read(&self, id: &str, now: MonotonicTime) -> Option<Bytes> {
+        let ticket = self.tickets.get(id)?;
+        (now < ticket.expires_at).then(|| ticket.value.clone())
+    }
+
     pub(super) fn take(&mut self, id: &str, now: MonotonicTime) -> Option<Bytes> {
         let ticket = self.tickets.remove(id)?;
         (now < ticket.expires_at).then_some(ticket.value)

@@ -194,6 +194,10 @@ impl Broker for RedisBroker {
         self.measured(Operation::Login, self.spawn(async move |context| tickets::put(&context, &id, &value, ttl).await))
     }
 
+    fn read_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
+        self.measured(Operation::Login, self.spawn(async move |context| tickets::read(&context, &id).await))
+    }
+
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
         self.measured(Operation::Login, self.spawn(async move |context| tickets::take(&context, &id).await))
     }

@@ -22,15 +22,24 @@ pub(super) async fn put(context: &RedisContext, id: &str, value: &Bytes, ttl: Du
     query(context, &key, &set).await
 }
 
+/// Returns the value that is stored under `id`.
+pub(super) async fn read(context: &RedisContext, id: &str) -> Result<Option<Bytes>, BrokerError> {
+    query_value(context, id, "GET").await
+}
+
 /// Takes the value that is stored under `id`.
 pub(super) async fn take(context: &RedisContext, id: &str) -> Result<Option<Bytes>, BrokerError> {
+    query_value(context, id, "GETDEL").await
+}
+
+async fn query_value(context: &RedisContext, id: &str, command: &str) -> Result<Option<Bytes>, BrokerError> {
     if !is_valid_ticket_id(id) {
         return Ok(None);
     }
-    let mut take = redis::cmd("GETDEL");
     let key = context.names.ticket_key(id);
-    take.arg(&key);
-    let value: Option<Vec<u8>> = query(context, &key, &take).await?;
+    let mut call = redis::cmd(command);
+    call.arg(&key);
+    let value: Option<Vec<u8>> = query(context, &key, &call).await?;
     Ok(value.map(Bytes::from))
 }
 

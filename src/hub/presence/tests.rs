@@ -99,6 +99,9 @@ impl Broker for RecordingBroker {
     fn put_ticket(&self, _: String, _: Bytes, _: Duration) -> Answer<()> {
         unreachable!()
     }
+    fn read_ticket(&self, _: String) -> Answer<Option<Bytes>> {
+        unreachable!()
+    }
     fn take_ticket(&self, _: String) -> Answer<Option<Bytes>> {
         unreachable!()
     }
