@@ -1,6 +1,7 @@
 //! Users in a file, for small systems and for trying the hub: names, argon2id hashes and the claims of their tokens. Hashing is
 //! slow on purpose, so callers run [`Users::verify`] outside the worker threads.
 
+mod decoys;
 mod file;
 
 use std::{
@@ -11,13 +12,19 @@ use std::{
 
 use arc_swap::ArcSwap;
 use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    hmac,
+};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use self::file::{MAX_CLAIMS_BYTES, UsersSource};
+use self::{
+    decoys::Decoys,
+    file::{MAX_CLAIMS_BYTES, UsersSource},
+};
 use super::{Permissions, TokenError};
 use crate::{
     config::{Config, UserPrefixes},
@@ -61,9 +68,16 @@ impl Users {
 
 struct UserList {
     by_name: HashMap<String, Arc<User>>,
-    /// Verified for unknown names, so that they take as long as known ones. It is the hash of the first user, since hashes from
-    /// elsewhere may take longer than the hub's own.
-    decoy: String,
+    /// Verified for unknown names.
+    decoys: Decoys,
+}
+
+impl UserList {
+    fn new(by_name: HashMap<String, Arc<User>>, decoy_key: &hmac::Key) -> Result<Self, UsersFileError> {
+        let hashes = by_name.values().map(|user| user.password_hash.clone());
+        let decoys = Decoys::new(hashes, decoy_key.clone())?;
+        Ok(Self { by_name, decoys })
+    }
 }
 
 /// One user. It has no `Debug`, so that nothing can print the hash.
@@ -181,13 +195,13 @@ impl Users {
         // The lightest hash: it is never stored on disk. The 19 MiB of a real one would stay with the process, and distort every
         // measurement of a hub in development.
         let light = Argon2::from(Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| UsersFileError::Hashing)?);
-        let decoy = hash_with(&light, password)?;
+        let hash = hash_with(&light, password)?;
         let prefix = config.auth.rules(None).user_prefix;
         let (name, claims) = (format!("{prefix}{DEMO_USER}"), UserClaims::default());
-        let user = User::new(DEMO_USER.to_owned(), name, decoy.clone(), claims);
+        let user = User::new(DEMO_USER.to_owned(), name, hash, claims);
         let by_name = HashMap::from([(DEMO_USER.to_owned(), Arc::new(user))]);
         Ok(Self {
-            current: ArcSwap::from_pointee(UserList { by_name, decoy }),
+            current: ArcSwap::from_pointee(UserList::new(by_name, &Decoys::key(config))?),
             prefix,
             source: None,
             reloading: Mutex::default(),
@@ -262,7 +276,9 @@ impl Users {
     pub fn verify(&self, name: &str, password: &str) -> Option<Arc<User>> {
         let list = self.current.load_full();
         let user = list.by_name.get(name);
-        let hash = user.map_or(list.decoy.as_str(), |user| user.password_hash.as_str());
+        // Chosen for known names, too, so that both take the same steps.
+        let decoy = list.decoys.of(name);
+        let hash = user.map_or(decoy, |user| user.password_hash.as_str());
         let is_right = Argon2::default().verify_password(password.as_bytes(), hash).is_ok();
         user.filter(|_| is_right).cloned()
     }
@@ -342,8 +358,8 @@ mod tests {
         assert_eq!(ann.claims.info.as_ref().unwrap().get(), r#"{"name":"Ann"}"#);
         assert!(users.verify("ann", "wrong").is_none());
         assert!(users.verify("bob", "right horse").is_none(), "the decoy is the hash of ann, but no user");
-        assert_eq!(users.current.load().decoy, hash);
-        assert!(read("").unwrap().verify("bob", file::DECOY_PASSWORD).is_none());
+        assert_eq!(users.current.load().decoys.of("bob"), hash);
+        assert!(read("").unwrap().verify("bob", decoys::DECOY_PASSWORD).is_none());
     }
 
     #[test]

@@ -11,9 +11,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use argon2::{Params, password_hash::phc::PasswordHash};
+use aws_lc_rs::hmac;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{User, UserClaims, UserClaimsError, UserList, UsersFileError, check_name, hash_password};
+use super::{User, UserClaims, UserClaimsError, UserList, UsersFileError, check_name, decoys::Decoys};
 use crate::{
     auth::{
         Permissions, TokenError,
@@ -27,9 +28,6 @@ use crate::{
 /// Maximum length of `info`, `channels` and `caps` of one user together. A token with them stays below the verifier's limit.
 pub(super) const MAX_CLAIMS_BYTES: usize = 4608;
 
-/// The password of the decoy hash if the file has no users.
-pub(super) const DECOY_PASSWORD: &str = "a password that no user has";
-
 /// The file, and what its users are checked against.
 pub(super) struct UsersSource {
     path: PathBuf,
@@ -38,6 +36,8 @@ pub(super) struct UsersSource {
     /// Those of the login's tokens.
     rules: KeyRules,
     prefixes: ArcSwap<UserPrefixes>,
+    /// Chooses the decoys of unknown names. It stays the same until the process ends, also if the secret of the login changes.
+    decoy_key: hmac::Key,
 }
 
 /// What decides whether a user may be in the file.
@@ -48,8 +48,8 @@ struct UserChecks<'a> {
     prefixes: &'a UserPrefixes,
 }
 
-/// The users of a file, and the hash of the first one.
-type ReadUsers = (HashMap<String, Arc<User>>, Option<String>);
+/// The users of a file, by name.
+type UsersByName = HashMap<String, Arc<User>>;
 
 impl UsersSource {
     /// Creates a file that is not read yet.
@@ -60,6 +60,7 @@ impl UsersSource {
             channels_per_session: AtomicUsize::new(config.limits.channels_per_session),
             rules: config.auth.rules(None),
             prefixes: ArcSwap::from_pointee(UserPrefixes::new(&config.auth)),
+            decoy_key: Decoys::key(config),
         }
     }
 
@@ -81,9 +82,7 @@ impl UsersSource {
     /// # Errors
     /// [`UsersFileError`].
     pub(super) fn read(&self) -> Result<UserList, UsersFileError> {
-        let (by_name, first) = self.read_users_in_force()?;
-        let decoy = first.map_or_else(|| hash_password(DECOY_PASSWORD), Ok)?;
-        Ok(UserList { by_name, decoy })
+        UserList::new(self.read_users_in_force()?, &self.decoy_key)
     }
 
     /// Checks the users of the file for a configuration that may replace the one in force.
@@ -102,7 +101,7 @@ impl UsersSource {
         }
     }
 
-    fn read_users_in_force(&self) -> Result<ReadUsers, UsersFileError> {
+    fn read_users_in_force(&self) -> Result<UsersByName, UsersFileError> {
         self.read_users(UserChecks {
             permissions: &self.permissions,
             channels_per_session: self.channels_per_session.load(Ordering::Relaxed),
@@ -110,11 +109,10 @@ impl UsersSource {
         })
     }
 
-    fn read_users(&self, checks: UserChecks<'_>) -> Result<ReadUsers, UsersFileError> {
+    fn read_users(&self, checks: UserChecks<'_>) -> Result<UsersByName, UsersFileError> {
         let read = std::fs::read_to_string(&self.path);
         let text = read.map_err(|error| UsersFileError::Read { path: self.path.clone(), error })?;
         let entries = parse_file(&text)?;
-        let first = entries.first().map(|entry| entry.password.clone());
         let mut by_name = HashMap::new();
         for entry in entries {
             let (name, password_hash) = (entry.name.clone(), entry.password.clone());
@@ -132,7 +130,7 @@ impl UsersSource {
                 return Err(UsersFileError::DuplicateName(name));
             }
         }
-        Ok((by_name, first))
+        Ok(by_name)
     }
 }
 
