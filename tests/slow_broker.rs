@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use wardcast::{
-    broker::{Broker, BrokerError, Control, ControlAction, Deliver, Retention},
+    broker::{BrokerError, Control, ControlAction, Deliver, Retention},
     channel::Channel,
+    config::{ChannelAccess, Config},
     hub::{
         CheckHealth, Subscribe, SubscribeError, Subscription, SubscriptionOptions, SubscriptionSource, Unregister,
         Unsubscribe, Visibility,
@@ -290,10 +291,7 @@ async fn history_is_read_if_the_position_of_a_channel_is_lost_while_the_broker_i
 async fn request_that_fails_leaves_no_presence() {
     let worker = Worker::start(|_| ());
     let (key, _client) = worker.register().await;
-    let present = async |channel: &str| {
-        let present = worker.broker.presence(Channel::new(channel).unwrap(), usize::MAX).await.unwrap();
-        present.into_iter().map(|client| client.client.clone()).collect::<Vec<_>>()
-    };
+    let present = async |channel: &str| worker.broker.present(channel).await;
     let request = |channel: &str| {
         let info = ClientInfo { user: "ann".into(), client: "c".into(), conn_info: None, chan_info: None };
         let visibility = Visibility { info: info.into(), in_presence: true, sends_join_leave: false };
@@ -345,4 +343,30 @@ async fn command_behind_one_that_waits_for_the_broker_is_not_executed_after_expi
     assert_eq!(client.wait_for_close().await, 3005);
     let retention = Retention::from_options(&worker.config().channels).unwrap();
     assert!(worker.broker.stored(&Channel::new("other").unwrap(), retention).await.is_empty());
+}
+
+#[actix_rt::test]
+async fn presence_that_was_read_before_a_reload_denied_it_is_not_sent() {
+    let allow = |config: &mut Config| {
+        (config.channels.presence, config.channels.allow_presence) = (true, ChannelAccess::User);
+    };
+    let worker = Worker::start(allow);
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let mut calls = Vec::new();
+    for (method, call) in [("presence", "presence"), ("presence_stats", "count_presence")] {
+        for is_denied in [false, true] {
+            client.send(&[json!({"id": 1, (method): {"channel": "news"}})]).await;
+            calls.push(call);
+            worker.broker.wait_for_calls(&calls).await;
+            if is_denied {
+                worker.reload_channels(|config| config.channels.allow_presence = ChannelAccess::None);
+            }
+            worker.broker.answer(1);
+            let reply = client.receive().await;
+            let outcome = (reply[method].is_object(), reply["error"]["code"].as_u64());
+            assert_eq!(outcome, if is_denied { (false, Some(103)) } else { (true, None) }, "{reply}");
+            worker.reload_channels(allow);
+        }
+    }
 }

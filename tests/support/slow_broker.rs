@@ -52,7 +52,7 @@ use wardcast::{
 pub use super::worker_client::Client;
 use super::{PATIENCE, SECRET, config, mark_secret};
 
-/// A memory broker that answers each `subscribe` and `read_history` only when the test lets it.
+/// A memory broker that answers each `subscribe`, `read_history`, `presence` and `count_presence` only when the test lets it.
 pub struct SlowBroker {
     inner: Arc<MemoryBroker>,
     answers: Arc<Semaphore>,
@@ -111,6 +111,12 @@ impl SlowBroker {
     pub async fn stored(&self, channel: &Channel, retention: Retention) -> Vec<Publication> {
         let request = HistoryRequest { limit: usize::MAX, ..HistoryRequest::default() };
         self.inner.read_history(channel.clone(), request, retention).await.unwrap().publications
+    }
+
+    /// The ids of the clients in the presence of a channel.
+    pub async fn present(&self, channel: &str) -> Vec<String> {
+        let present = self.inner.presence(Channel::new(channel).unwrap(), usize::MAX).await.unwrap();
+        present.iter().map(|client| client.client.clone()).collect()
     }
 
     fn fails(&self) -> bool {
@@ -209,11 +215,11 @@ impl Broker for SlowBroker {
     }
 
     fn presence(&self, channel: Channel, max_bytes: usize) -> BrokerFuture<Vec<Arc<ClientInfo>>> {
-        self.inner.presence(channel, max_bytes)
+        self.answer_later("presence", self.inner.presence(channel, max_bytes))
     }
 
     fn count_presence(&self, channel: Channel) -> BrokerFuture<PresenceCount> {
-        self.inner.count_presence(channel)
+        self.answer_later("count_presence", self.inner.count_presence(channel))
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
@@ -376,6 +382,13 @@ impl Worker {
 
     pub fn config(&self) -> Arc<Config> {
         self.services.config.snapshot()
+    }
+
+    /// Replaces the rules of the channels, as a reload of the configuration does.
+    pub fn reload_channels(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = Config::clone(&self.config());
+        change(&mut config);
+        self.services.permissions.replace_rules(&config.channels, &config.namespaces);
     }
 
     /// A token with these claims for user ann; a number for a date counts from now.
