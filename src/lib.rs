@@ -19,6 +19,8 @@
 
 // Basic types. Every module may import them.
 
+// Strict reading of JSON.
+mod json;
 // Channel names and the patterns that match them.
 pub mod channel;
 // A publication.
@@ -45,6 +47,8 @@ pub mod rate_limit;
 pub mod log_throttle;
 // Certificates and keys in PEM files.
 pub mod certificate;
+// Requests that the hub sends to other servers.
+mod http_client;
 // The audit log: who was let in, refused or revoked, and by whom.
 pub mod audit;
 // Revoked tokens: the list, shared by verifier, hubs and broker.

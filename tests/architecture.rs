@@ -14,8 +14,9 @@ const MAX_FILE_LINES: usize = 400;
 /// Lists the attacks and, for each of them, the tests that hold against it, as `module::test`.
 const THREAT_MODEL: &str = "docs/threats.md";
 
-/// The modules that every module may import: shared types, time, limits, counters, certificates, configuration. They import only each other.
-const SHARED_MODULES: [&str; 19] = [
+/// The modules that every module may import: strict JSON, shared types, time, limits, counters, certificates, outgoing HTTP, configuration. They import only each other.
+const SHARED_MODULES: [&str; 21] = [
+    "json",
     "channel",
     "publication",
     "position",
@@ -29,6 +30,7 @@ const SHARED_MODULES: [&str; 19] = [
     "rate_limit",
     "log_throttle",
     "certificate",
+    "http_client",
     "audit",
     "revocation",
     "emulation",

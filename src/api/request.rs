@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, Error},
-};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
@@ -15,7 +12,14 @@ use super::{
     description::{ApiResult, Field, JsonType, request_fields},
 };
 use crate::protocol::{ErrorCode, WireError};
-use crate::{channel::Channel, config::ChannelOptions, http::HttpError, protocol, publication::is_valid_user};
+use crate::{
+    channel::Channel,
+    config::ChannelOptions,
+    http::HttpError,
+    json::{self, JsonObject},
+    protocol,
+    publication::is_valid_user,
+};
 
 /// Maximum characters of the parser's message that are sent to the caller. The message quotes the unexpected part of the body,
 /// which may be all of it.
@@ -41,9 +45,9 @@ request_fields! {
     }
 }
 
-/// Parses a body that must be a JSON object. Without the check serde would accept an array for a struct, too.
+/// Parses a body that must be a JSON object.
 pub(super) fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, HttpError> {
-    if body.trim_ascii_start().first() == Some(&b'{') {
+    if json::is_object(body) {
         parse_json(body)
     } else {
         Err(HttpError::bad_request("the request body must be a JSON object"))
@@ -83,15 +87,11 @@ pub(super) fn deserialize_present<'de, D: Deserializer<'de>>(
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Deserializes an optional field that must be an object or `null`. Without this serde would accept an array for a struct, too.
-pub(super) fn deserialize_object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+/// Deserializes an optional field that must be an object or `null`.
+pub(super) fn deserialize_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    let Some(raw) = Option::<&RawValue>::deserialize(deserializer)? else { return Ok(None) };
-    if !raw.get().starts_with('{') {
-        return Err(D::Error::custom("expected an object"));
-    }
-    serde_json::from_str(raw.get()).map(Some).map_err(D::Error::custom)
+    Ok(Option::deserialize(deserializer)?.map(|JsonObject(object)| object))
 }
 
 /// Returns JSON that a request has in place or in Base64, without line breaks. Base64 takes precedence; some clients of the API

@@ -9,12 +9,12 @@ use serde_json::value::RawValue;
 use super::{
     Capability, Grants, Permissions, ServerSideSubscription, TokenError,
     claims::NumericDate,
-    json::{JsonMembers, JsonObject, not_null},
     subscription_options::{RawSubscriptionOptions, SubscriptionOptions},
 };
 use crate::{
     channel::{Channel, Pattern, PatternError},
     clock::{NEVER, WallTime},
+    json::{JsonMembers, JsonObject, not_null},
 };
 
 /// Maximum number of rules in `caps`. Each publish and subscribe may have to look through all of them.

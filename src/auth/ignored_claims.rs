@@ -3,11 +3,8 @@
 
 use serde_json::Value;
 
-use super::{
-    grants::SubscriptionEntry, json::member_names, payload::Payload, subscription_options::Overrides,
-    verifier::HEADER_MEMBERS,
-};
-use crate::config::TokenKind;
+use super::{grants::SubscriptionEntry, payload::Payload, subscription_options::Overrides, verifier::HEADER_MEMBERS};
+use crate::{config::TokenKind, json::member_names};
 
 /// Claims that have a meaning in subscription tokens only.
 const SUBSCRIPTION_CLAIMS: [&str; 4] = ["channel", "data", "b64data", "override"];

@@ -9,12 +9,12 @@ use serde_json::value::RawValue;
 use super::{
     TokenError,
     claims::NumericDate,
-    json::{JsonMembers, JsonObject, is_too_deep, not_null},
     payload::{Audience, check_issuer},
 };
 use crate::{
     clock::WallTime,
     config::{KeyRules, UserPrefixes},
+    json::{self, JsonMembers, JsonObject, is_too_deep, not_null},
     revocation::{IssueTimes, IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
 };
 
@@ -169,8 +169,7 @@ impl LogoutPayload<'_> {
     fn has_logout_event(&self) -> bool {
         let Some(JsonMembers(events)) = self.events.and_then(read_events) else { return false };
         let mut of_logout = events.iter().filter(|(name, _)| name == LOGOUT_EVENT);
-        let is_object = |value: &RawValue| value.get().starts_with('{');
-        matches!((of_logout.next(), of_logout.next()), (Some((_, value)), None) if is_object(value))
+        matches!((of_logout.next(), of_logout.next()), (Some((_, value)), None) if json::is_object(value.get().as_bytes()))
     }
 
     /// Returns `iat`, and until when the token is accepted.

@@ -8,7 +8,6 @@ mod connect_hook;
 pub mod credentials;
 mod grants;
 mod ignored_claims;
-mod json;
 mod key;
 mod key_sets;
 pub mod login_backoff;
@@ -48,7 +47,7 @@ pub use claims::{Capability, Claims, Grants, HookClaims, ServerSideSubscription,
 pub use connect_hook::{CONNECT_HOOK, ConnectGrant, ask_connect_hook};
 pub use ignored_claims::ignored_members;
 pub use key::{KeyChange, KeyError};
-pub use key_sets::{FetchError, KeySets};
+pub use key_sets::KeySets;
 pub use login_keys::LoginKeys;
 pub use logout_token::LogoutToken;
 pub use permission::{ChannelRight, PermissionError, Permissions};

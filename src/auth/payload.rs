@@ -8,7 +8,6 @@ use super::{
     Claims, Permissions, SubscriptionClaims, TokenError,
     claims::NumericDate,
     grants::{GrantContext, RawGrants},
-    json::{JsonObject, is_too_deep, not_null},
     logout_token::is_event_token,
     subscription_options::{RawSubscriptionOptions, SubscriptionOptions, json_claim},
 };
@@ -16,6 +15,7 @@ use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
     config::{self, AnonymousAccess, KeyRules, RequiredClaim, TokenKind, UserPrefixes},
+    json::{JsonObject, is_too_deep, not_null},
     revocation::{TokenIdentity, TokenIds},
 };
 

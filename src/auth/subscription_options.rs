@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{
-    TokenError,
+use super::TokenError;
+use crate::{
+    config::OptionOverrides,
     json::{JsonObject, is_too_deep, single_line},
+    publication::MAX_INFO_BYTES,
 };
-use crate::{config::OptionOverrides, publication::MAX_INFO_BYTES};
 
 /// The options, not yet parsed.
 #[derive(Clone, Copy, Default)]
@@ -53,13 +54,16 @@ pub(super) fn json_claim(
 ) -> Result<Option<Bytes>, TokenError> {
     let encoded = base64.map(|text| serde_json::from_str::<String>(text.get())).transpose();
     let encoded = encoded.map_err(|_| TokenError::InvalidBase64)?.filter(|encoded| !encoded.is_empty());
+    let line = |json: &RawValue| {
+        if json.get().len() > MAX_INFO_BYTES { Err(too_long) } else { Ok(Bytes::from(single_line(json).into_owned())) }
+    };
     let Some(encoded) = encoded else {
-        return json.map(|json| single_line(json, MAX_INFO_BYTES).ok_or(too_long)).transpose();
+        return json.map(line).transpose();
     };
     let decoded = BASE64_STANDARD.decode(encoded).map_err(|_| TokenError::InvalidBase64)?;
     let text = std::str::from_utf8(&decoded).ok().filter(|text| !is_too_deep(text.as_bytes()));
     let json = text.and_then(|text| serde_json::from_str::<&RawValue>(text.trim()).ok());
-    single_line(json.ok_or(TokenError::InvalidBase64)?, MAX_INFO_BYTES).ok_or(too_long).map(Some)
+    line(json.ok_or(TokenError::InvalidBase64)?).map(Some)
 }
 
 /// `override`: an object of options, each with its value in an object: `{"presence":{"value":false}}`.

@@ -4,12 +4,12 @@ use serde_json::json;
 
 use super::{
     grants::{MAX_PATTERNS, MAX_REGEXES, MAX_RULES},
-    json::MAX_DEPTH,
     logout_token::MAX_LOGOUT_TOKEN_AGE,
 };
 use crate::{
     channel::{ChannelNameError, PatternError},
     config::{MAX_KEY_ID_BYTES, RequiredClaim},
+    json::MAX_DEPTH,
     publication::{MAX_INFO_BYTES, MAX_USER_BYTES},
     revocation::MAX_TOKEN_ID_BYTES,
 };

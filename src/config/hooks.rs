@@ -2,13 +2,13 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use hyper::Uri;
 use serde::{Deserialize, Deserializer, de::Error};
 
 use super::{
     EventsConfig,
     value::{self, Secret},
 };
+use crate::http_client::{HttpUrl, UrlError};
 
 /// `[hooks]`: what applies to each hook, and the hooks.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -74,63 +74,33 @@ impl HooksConfig {
     }
 }
 
-/// The URL of a hook.
+/// The URL of a hook, of http or https.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HookEndpoint {
-    /// Whether it begins with `https`.
-    pub is_https: bool,
-    /// The host, an IPv6 address without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// The path with the query.
-    pub path: String,
-}
+pub struct HookEndpoint(HttpUrl);
 
 impl HookEndpoint {
-    /// Parses a URL of http or https.
+    /// Parses a URL.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let malformed = || "is not a URL like http://backend:3000/centrifugo/rpc".to_owned();
-        let uri: Uri = text.parse().map_err(|_| malformed())?;
-        let is_https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(malformed()),
-        };
-        let authority = uri.authority().ok_or_else(malformed)?;
-        if authority.as_str().contains('@') {
-            return Err("contains a user name or password; sign the calls with hooks.secret instead".to_owned());
-        }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
-            None if is_https => 443,
-            None => 80,
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(malformed)?,
-        };
-        if host.is_empty() {
-            return Err(malformed());
-        }
-        Ok(Self { is_https, host, port, path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned() })
+        HttpUrl::parse(text).map(Self).map_err(|error| match error {
+            UrlError::Malformed => "is not a URL like http://backend:3000/centrifugo/rpc".to_owned(),
+            UrlError::HasCredentials => {
+                "contains a user name or password; sign the calls with hooks.secret instead".to_owned()
+            }
+        })
     }
 
-    /// Returns the value of the header `Host`: without the port if it is that of the scheme.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        match (self.is_https, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
+    pub(crate) fn url(&self) -> &HttpUrl {
+        &self.0
     }
 }
 
 /// For logs: without the query, which may contain a secret.
 impl fmt::Display for HookEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_https { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority(), self.path.split('?').next().unwrap_or_default())
+        self.0.fmt(f)
     }
 }
 
@@ -138,35 +108,4 @@ impl fmt::Display for HookEndpoint {
 pub(super) fn optional_endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HookEndpoint>, D::Error> {
     let text = value::optional_text(deserializer)?;
     text.map(|text| HookEndpoint::parse(&text).map_err(D::Error::custom)).transpose()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoints_are_http_or_https_urls_without_credentials() {
-        for (text, authority, shown) in [
-            ("http://backend:3000/rpc", "backend:3000", "http://backend:3000/rpc"),
-            ("http://backend", "backend", "http://backend/"),
-            ("https://a.example.com/x?key=secret", "a.example.com", "https://a.example.com/x"),
-            ("https://a.example.com:80/x", "a.example.com:80", "https://a.example.com:80/x"),
-            ("http://[::1]:3000/x", "[::1]:3000", "http://[::1]:3000/x"),
-        ] {
-            let endpoint = HookEndpoint::parse(text).unwrap();
-            assert_eq!((endpoint.authority().as_str(), endpoint.to_string().as_str()), (authority, shown), "{text}");
-        }
-        for wrong in [
-            "backend:3000",
-            "/rpc",
-            "grpc://backend:3000",
-            "http://",
-            "http://user:pw@backend/",
-            "http://backend:0/",
-            "http://backend:99999/",
-            "http://backend/\r\nX: y",
-        ] {
-            assert!(HookEndpoint::parse(wrong).is_err(), "{wrong}");
-        }
-    }
 }

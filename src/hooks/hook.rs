@@ -154,7 +154,7 @@ impl Hook {
         answer.unwrap_or_else(|_| {
             // If most of the time went by before the backend was asked, that says nothing about the backend.
             let had_time = asked_at.get().is_some_and(|at| at.elapsed() >= self.timeout / 2);
-            Err(if had_time { HookError::TimedOut } else { HookError::Busy })
+            Err(if had_time { HookError::TIMED_OUT } else { HookError::Busy })
         })
     }
 

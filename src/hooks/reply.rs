@@ -12,6 +12,7 @@ use super::hook::HookRefusal;
 use crate::{
     clock::{FIRST_MILLISECONDS, NEVER, WallTime},
     config::OptionOverrides,
+    json,
     protocol::{Disconnect, ErrorCode, WireError},
     publication::MAX_INFO_BYTES,
 };
@@ -135,8 +136,7 @@ struct FlagJson {
 /// # Errors
 /// What is wrong with it. A reply without `result`, `error` and `disconnect` allows nothing.
 pub(super) fn parse_reply<R: HookResult>(body: &[u8]) -> Result<Result<R, HookRefusal>, String> {
-    // serde would accept an array for a struct, too.
-    if body.trim_ascii_start().first() != Some(&b'{') {
+    if !json::is_object(body) {
         return Err("it is not a JSON object".to_owned());
     }
     let reply: ReplyJson<R::Json> = serde_json::from_slice(body).map_err(|error| describe(&error))?;
@@ -164,14 +164,13 @@ fn describe(error: &serde_json::Error) -> String {
 
 /// Returns JSON that may be there as it is or in Base64, on one line. The Base64 takes precedence unless it is empty.
 pub(super) fn single_line(json: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, String> {
-    let replace =
-        |text: &str| text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }).collect();
+    let replace = |json: &RawValue| Bytes::from(json::single_line(json).into_owned());
     let Some(encoded) = base64.filter(|encoded| !encoded.is_empty()) else {
-        return Ok(json.map(|json| replace(json.get())));
+        return Ok(json.map(|json| replace(&json)));
     };
     let decoded = BASE64_STANDARD.decode(encoded).map_err(|error| format!("Base64: {error}"))?;
     let json: &RawValue = serde_json::from_slice(&decoded).map_err(|error| format!("the decoded Base64: {error}"))?;
-    Ok(Some(replace(json.get())))
+    Ok(Some(replace(json)))
 }
 
 /// Returns the time of an `expire_at`. 0 is that of an answer without one.

@@ -23,6 +23,7 @@ use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{Admin, AdminSession, AdminSessions, credentials, refusal_log::Refusal, users::MAX_PASSWORD_BYTES},
     broker::{RevokeError, revoke_everywhere},
+    json,
 };
 
 /// The header of every request of the page. A page of another origin may not send it without a CORS preflight, which the hub refuses.
@@ -234,11 +235,9 @@ fn set_cookie(text: &str, max_age: u64, scheme: &str) -> String {
     format!("{}={text}; HttpOnly;{secure} SameSite=Strict; Path=/; Max-Age={max_age}", cookie_name(scheme))
 }
 
-/// Parses the body of a login. serde's error messages would quote the password.
+/// Parses the body of a login.
 fn parse_login(body: &[u8]) -> Result<AdminCredential, HttpError> {
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let parsed: Option<AdminLogin> = is_object.then(|| serde_json::from_slice(body).ok()).flatten();
-    match parsed {
+    match json::parse_object(body) {
         Some(AdminLogin { username: Some(username), password: Some(password), api_key: None }) => {
             Ok(AdminCredential::Password { username, password })
         }

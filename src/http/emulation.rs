@@ -20,6 +20,7 @@ use super::{HttpContext, HttpError, RequestBody, forwarded, origin_policy, strea
 use crate::{
     address::ClientAddress,
     emulation::SendCommandsError,
+    json,
     protocol::{ErrorCode, ExceededLimit, schema},
 };
 
@@ -48,12 +49,12 @@ pub struct CommandsRequest {
 }
 
 impl CommandsRequest {
-    /// Parses a JSON object. serde alone would also accept a list.
+    /// Parses a JSON object.
     ///
     /// # Errors
     /// 400: what is wrong with the body.
     pub fn parse_json(body: &[u8]) -> Result<Self, HttpError> {
-        if !body.trim_ascii_start().starts_with(b"{") {
+        if !json::is_object(body) {
             return Err(HttpError::bad_request("invalid request body: not a JSON object"));
         }
         let parsed: JsonRequest<'_> = serde_json::from_slice(body)

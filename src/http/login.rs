@@ -22,6 +22,7 @@ use crate::{
     },
     broker::{Login, LoginRecord, LoginSelection, revoke_until_stored},
     clock::{Clock, WallTime},
+    json,
     protocol::ErrorCode,
     revocation::{LoginId, Revocation, TokenIdentity, TokenIds},
 };
@@ -256,11 +257,9 @@ fn revoke_replaced_logins(replaced: &[LoginRecord], source: &RequestSource, cont
     });
 }
 
-/// Parses the body of a login. serde alone would also accept a list, and its error messages would quote the password.
+/// Parses the body of a login.
 fn parse_login(body: &[u8]) -> Result<LoginRequest, HttpError> {
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let credentials = is_object.then(|| serde_json::from_slice(body).ok()).flatten();
-    credentials.ok_or_else(|| {
+    json::parse_object(body).ok_or_else(|| {
         HttpError::bad_request("the body must be {\"username\":…,\"password\":…}, with \"cookie\":true to get a cookie")
     })
 }

@@ -29,6 +29,7 @@ use crate::{
     broker::{
         BrokerError, LoginRecord, LoginSelection, RevokeError, has_logins_of, revocation_of_login, revoke_with_logins,
     },
+    json,
     protocol::ErrorCode,
     revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget},
 };
@@ -170,11 +171,7 @@ fn all_of_user(user: String, context: &HttpContext) -> Revocation {
 
 fn parse_logout(body: &[u8]) -> Result<LogoutRequest, HttpError> {
     let body = body.trim_ascii();
-    let parsed = match body.first() {
-        None => Some(LogoutRequest::default()),
-        Some(b'{') => serde_json::from_slice(body).ok(),
-        Some(_) => None,
-    };
+    let parsed = if body.is_empty() { Some(LogoutRequest::default()) } else { json::parse_object(body) };
     parsed.ok_or_else(|| {
         HttpError::bad_request("the body must be empty, or have \"everywhere\":true or \"refresh_token\":…")
     })

@@ -29,6 +29,7 @@ use crate::{
         revoke_everywhere, revoke_until_stored,
     },
     clock::WallTime,
+    json,
     protocol::ErrorCode,
     revocation::{LoginId, TokenIdentity},
 };
@@ -99,9 +100,7 @@ fn find_refresh_token(
             let message = "the Content-Type of a refresh must be application/json";
             return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
         }
-        let parsed =
-            Some(body).filter(|body| body.starts_with(b"{")).and_then(|body| serde_json::from_slice(body).ok());
-        let RefreshRequest { refresh_token } = parsed.ok_or_else(invalid_body)?;
+        let RefreshRequest { refresh_token } = json::parse_object(body).ok_or_else(invalid_body)?;
         if let Some(token) = refresh_token {
             return Ok((token, TokenPlace::Body));
         }

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::client::HttpsUrl;
-use crate::auth::json::{JsonObject, is_too_deep};
+use crate::json::{JsonObject, is_too_deep};
 
 /// Returns the URL of the configuration of this issuer.
 ///

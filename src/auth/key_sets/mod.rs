@@ -4,7 +4,6 @@
 //!
 //! [`schedule`] decides when a set is fetched, and what a token with an unknown `kid` gets meanwhile. It is pure.
 
-mod address;
 mod client;
 mod discovery;
 mod schedule;
@@ -25,9 +24,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-pub use self::client::FetchError;
 use self::{
-    client::{HttpsClient, HttpsUrl},
+    client::{FetchError, HttpsClient, HttpsUrl},
     schedule::{Schedule, UnknownKid},
 };
 use super::{
@@ -403,23 +401,18 @@ impl KeySets {
     }
 
     async fn fetch_keys(&self, set: &KeySet) -> Result<KeySetDocument, FetchError> {
+        let settings = &self.auth.key_sets;
         let discovered;
         let url = match &set.location {
             Location::Set(url) => url,
             Location::Discovery { url, issuer } => {
-                let document = self.fetch_document(set, url).await?;
+                let document = set.client.get(url, settings).await?;
                 discovered = discovery::jwks_url(&document, issuer).map_err(FetchError::Malformed)?;
                 &discovered
             }
         };
-        let document = self.fetch_document(set, url).await?;
+        let document = set.client.get(url, settings).await?;
         read_fetched_set(&self.auth, &set.configured, &document).map_err(FetchError::Malformed)
-    }
-
-    async fn fetch_document(&self, set: &KeySet, url: &HttpsUrl) -> Result<String, FetchError> {
-        let bytes = timeout(self.auth.key_sets.timeout, set.client.get(url)).await;
-        let bytes = bytes.map_err(|_| FetchError::TimedOut)??;
-        String::from_utf8(bytes).map_err(|_| FetchError::Malformed("is not UTF-8".to_owned()))
     }
 }
 

@@ -5,11 +5,9 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::value::RawValue;
 
 use crate::{
-    auth::{
-        TokenError,
-        json::{JsonMembers, is_too_deep},
-    },
+    auth::TokenError,
     config::MAX_KEY_ID_BYTES,
+    json::{JsonMembers, is_too_deep},
 };
 
 /// The members that are read (RFC 7515 §4.1).

@@ -29,6 +29,7 @@ use crate::{
         client::{HookClient, HookError},
         signature::{CallSigner, SIGNATURE},
     },
+    http_client::RequestError,
     log_throttle::LogThrottle,
     metrics::Metrics,
 };
@@ -219,17 +220,17 @@ impl EventSender {
         let error = match result {
             Ok(Ok(_)) => None,
             // The backend has nothing to say, so neither status nor body matters.
-            Ok(Err(HookError::Status(status))) if status.is_success() => None,
-            Ok(Err(HookError::TooLarge(_))) => None,
+            Ok(Err(HookError::Request(RequestError::Status(status)))) if status.is_success() => None,
+            Ok(Err(HookError::Request(RequestError::TooLarge(..)))) => None,
             Ok(Err(error)) => Some(error),
-            Err(_) => Some(HookError::TimedOut),
+            Err(_) => Some(HookError::TIMED_OUT),
         };
         self.metrics.count_hook_call(HOOK, error.as_ref().map_or("answered", HookError::outcome));
         self.metrics.count_hook_events(if error.is_none() { "sent" } else { "failed" }, count);
         self.note_result(error.as_ref());
         match error {
             None => Sent::Accepted(last),
-            Some(HookError::Status(status)) if is_refusal(status) => Sent::Refused(count, last),
+            Some(HookError::Request(RequestError::Status(status))) if is_refusal(status) => Sent::Refused(count, last),
             Some(_) => Sent::Failed,
         }
     }

@@ -66,7 +66,7 @@ pub(in crate::protocol) fn diagnose_json(line: &str) -> Diagnosis {
     };
     let detail = match read {
         Ok(()) => describe_members(id, &members),
-        Err(_) if !line.trim_start().starts_with('{') => "not a JSON object".into(),
+        Err(_) if !crate::json::is_object(line.as_bytes()) => "not a JSON object".into(),
         Err(error) => format!("not JSON at column {}", error.column()).into(),
     };
     Diagnosis { id, detail }

@@ -9,6 +9,7 @@ use super::{
     ClientPosition, Command, CommandMethod, ConnectCommand, HistoryCommand, MalformedCommand, PublishData, RawFilter,
     SubscribeCommand, non_empty, single_method,
 };
+use crate::json;
 
 #[derive(Deserialize)]
 struct JsonCommand<'a> {
@@ -156,8 +157,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 /// # Errors
 /// [`MalformedCommand`] if the line is not an object, has no method or several, or lacks an id that its method needs.
 pub(in crate::protocol) fn parse(line: &str) -> Result<Command<'_>, MalformedCommand> {
-    // serde would accept an array for a struct, too.
-    if !line.trim_start().starts_with('{') {
+    if !json::is_object(line.as_bytes()) {
         return Err(MalformedCommand);
     }
     let json: JsonCommand<'_> = serde_json::from_str(line).map_err(|_| MalformedCommand)?;

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::{
     channel::Channel,
     clock::WallTime,
+    json,
     protocol::{
         push::{PublicationPush, Push, PushData},
         reply::{ConnectResult, Expiry, HistoryResult, RefreshResult, Reply, SubscribeResult},
@@ -17,16 +18,13 @@ use crate::{
     publication::ClientInfo,
 };
 
-/// Returns raw JSON with spaces in place of CR and LF, so that it can be part of a reply, which ends at a newline. In JSON
-/// both are white space only. The result shares the bytes of `whole`, which contains `raw`, unless bytes are replaced or
+/// Returns raw JSON with spaces in place of CR and LF, so that it can be part of a reply, which ends at a newline. The result shares the bytes of `whole`, which contains `raw`, unless bytes are replaced or
 /// `raw` is less than a quarter of `whole`: queues count the publication alone, so it must not keep a much larger buffer in
 /// memory.
 pub fn to_single_line(whole: &Bytes, raw: &RawValue) -> Bytes {
-    let text = raw.get().as_bytes();
-    if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect()
-    } else {
-        part_of(whole, text)
+    match json::single_line(raw) {
+        Cow::Borrowed(text) => part_of(whole, text),
+        Cow::Owned(text) => text.into(),
     }
 }
 

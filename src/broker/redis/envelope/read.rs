@@ -21,6 +21,7 @@ use crate::{
     },
     channel::Channel,
     clock::WallTime,
+    json,
     position::{Epoch, Position},
     publication::{ClientInfo, Publication},
     tags::Tags,
@@ -283,7 +284,7 @@ impl EnvelopeReader {
 fn validate_json(raw: Bytes) -> Result<Bytes, DropReason> {
     // serde_json skips strings without checking that they are UTF-8.
     let text = std::str::from_utf8(&raw).map_err(|_| NOT_TEXT)?;
-    if text.contains(['\r', '\n']) || serde_json::from_str::<IgnoredAny>(text).is_err() {
+    if raw.iter().any(json::is_line_break) || serde_json::from_str::<IgnoredAny>(text).is_err() {
         return Err(DropReason("not_json"));
     }
     Ok(raw)

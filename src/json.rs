@@ -1,8 +1,8 @@
-//! Strict reading of JSON from clients: only objects where objects are expected, and a limit on nesting.
+//! Strict reading of JSON that others have written: only objects where objects are expected, a limit on nesting, and no line breaks,
+//! which would separate messages.
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -11,10 +11,10 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// Maximum nesting of arrays and objects. Parsers recurse: the hub's, and those of the clients that receive `info`.
-pub(super) const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 
 /// An object. A derived `Deserialize` alone would also accept an array that lists the members in order.
-pub(super) struct JsonObject<T>(pub(super) T);
+pub(crate) struct JsonObject<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -37,7 +37,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
 }
 
 /// The members of an object in their order. Unlike a map it keeps duplicate names, so that they can be refused.
-pub(super) struct JsonMembers<T>(pub(super) Vec<(String, T)>);
+pub(crate) struct JsonMembers<T>(pub(crate) Vec<(String, T)>);
 
 impl<T> Default for JsonMembers<T> {
     fn default() -> Self {
@@ -66,7 +66,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonMembers<T> {
 }
 
 /// Returns the names of the members that a struct with a derived `Deserialize` reads.
-pub(super) fn member_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+pub(crate) fn member_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     /// Does not deserialize anything: it only learns what it is asked for.
     struct NameCollector<'a>(&'a mut &'static [&'static str]);
 
@@ -99,21 +99,38 @@ pub(super) fn member_names<'de, T: Deserialize<'de>>() -> &'static [&'static str
 }
 
 /// Deserializes a member that may be absent, but not `null`.
-pub(super) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(crate) fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// Returns raw JSON of at most `max_bytes` on one line, or `None` if it is longer. CR and LF are only white space in JSON, but
-/// separate replies on the wire.
-pub(super) fn single_line(raw: &RawValue, max_bytes: usize) -> Option<Bytes> {
+/// Returns whether JSON is an object, if it is JSON. serde would accept an array for a struct, too.
+pub(crate) fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().starts_with(b"{")
+}
+
+/// Parses an object; `None` if it is another value, or not valid. For texts with secrets, which the error of the parser would quote.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+    if is_object(json) { serde_json::from_slice(json).ok() } else { None }
+}
+
+/// Returns whether a byte ends a line. In JSON it is white space only, but on the wire it separates messages.
+pub(crate) fn is_line_break(byte: &u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// Returns raw JSON with spaces in place of line breaks.
+pub(crate) fn single_line(raw: &RawValue) -> Cow<'_, [u8]> {
     let text = raw.get().as_bytes();
-    let spaced = || text.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
-    (text.len() <= max_bytes).then(|| spaced().collect())
+    if text.iter().any(is_line_break) {
+        text.iter().map(|byte| if is_line_break(byte) { b' ' } else { *byte }).collect()
+    } else {
+        text.into()
+    }
 }
 
 /// Returns whether arrays and objects are nested deeper than [`MAX_DEPTH`]. Whether the text is JSON at all is left to the
 /// parser.
-pub(super) fn is_too_deep(json: &[u8]) -> bool {
+pub(crate) fn is_too_deep(json: &[u8]) -> bool {
     let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
     json.iter().any(|byte| {
         match byte {

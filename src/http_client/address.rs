@@ -1,5 +1,5 @@
-//! Decides which addresses are public. The hub connects to others only if `auth.key_sets.private_networks` allows them: a URL,
-//! or a name that suddenly resolves to something else, must not lead to the services of the hub's own network.
+//! Decides which addresses are public. The client of identity providers connects to others only if `private_networks` allows them: a
+//! URL, or a name that suddenly resolves to something else, must not lead to the services of the hub's own network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
