@@ -22,6 +22,7 @@ use super::{
     calls::spawn_on,
     envelope::{DropReason, MessageSigner},
     scripts,
+    store::{Store, millis},
 };
 use crate::{
     broker::{
@@ -34,6 +35,7 @@ use crate::{
     channel::Channel,
 };
 
+const STORE: Store = Store("outbox of events");
 /// Lifetime of the keys after their last change. Nodes that run renew it.
 const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Maximum number of lost nodes that one call names.
@@ -277,7 +279,7 @@ fn split_page(reply: Vec<Vec<u8>>) -> Result<(usize, bool, Vec<Vec<u8>>), Broker
     let number = |text: &Vec<u8>| std::str::from_utf8(text).ok()?.parse::<usize>().ok();
     match reply.first().and_then(number).zip(reply.get(1).and_then(number)) {
         Some((waiting, may_send)) => Ok((waiting, may_send == 1, reply.into_iter().skip(2).collect())),
-        None => Err(unavailable("a reply has an unexpected form")),
+        None => Err(STORE.unexpected("reply")),
     }
 }
 
@@ -327,14 +329,5 @@ async fn read_hash(context: &RedisContext, lane: usize, key: &str, cursor: u64) 
 
 /// Makes a call on the server of a lane, which has all keys of the lane.
 async fn query<T: FromRedisValue>(context: &RedisContext, lane: usize, call: &Cmd) -> Result<T, BrokerError> {
-    let reply = context.server_of_name(&context.names.event_lane_home(lane))?.query(call, context.timeout).await;
-    reply.map_err(|error| unavailable(&error))
-}
-
-fn unavailable(problem: &str) -> BrokerError {
-    BrokerError::Unavailable(format!("outbox of events: {problem}"))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    STORE.query(context, &context.names.event_lane_home(lane), call).await
 }

@@ -1,19 +1,18 @@
 //! Logins in Redis: a hash per user, with a record per login. Each change is one script, so that of several instances with the same
 //! refresh token exactly one refreshes. Redis removes the logins of users who do not return.
 
-use std::time::Duration;
-
-use redis::{Cmd, FromRedisValue};
-
 use super::{
     RedisContext,
     scripts::{self, RedisScript},
+    store::{Store, millis},
 };
 use crate::{
     broker::{BrokerError, Login, LoginLimits, LoginRecord, LoginRefresh, LoginSelection},
     clock::WallTime,
     revocation::LoginId,
 };
+
+const STORE: Store = Store("logins");
 
 /// A login that a script has found or ended: the part of its name behind the tag, its latest refresh in milliseconds, and its user.
 type FoundLogin = (String, i64, String);
@@ -32,7 +31,7 @@ pub(super) async fn start(
     let mut call = scripts::LOGIN_START.call(&[&key]);
     call.arg(started).arg(millis(limits.idle)).arg(own_part);
     call.arg(format!("0 {started} {started} {ends} {password} {user}")).arg(ends).arg(limits.per_user);
-    Ok(records(tag, query(context, &key, &call).await?))
+    Ok(records(tag, STORE.query(context, &key, &call).await?))
 }
 
 /// Refreshes a login.
@@ -47,15 +46,16 @@ pub(super) async fn refresh(
     let key = context.names.logins_key(tag);
     let mut call = scripts::LOGIN_REFRESH.call(&[&key]);
     call.arg(now.unix_millis()).arg(millis(limits.idle)).arg(own_part).arg(generation).arg(millis(limits.grace));
-    let reply: Vec<String> = query(context, &key, &call).await?;
-    let time = |text: &str| text.parse().map(WallTime::from_unix_millis).map_err(|_| foreign());
+    let reply: Vec<String> = STORE.query(context, &key, &call).await?;
+    let unexpected = || STORE.unexpected("record");
+    let time = |text: &str| text.parse().map(WallTime::from_unix_millis).map_err(|_| unexpected());
     Ok(match reply.as_slice() {
         [generation, started, ends, password, user] => LoginRefresh::Refreshed {
             user: user.clone(),
             password: password.clone(),
             started_at: time(started)?,
             ends_at: time(ends)?,
-            generation: generation.parse().map_err(|_| foreign())?,
+            generation: generation.parse().map_err(|_| unexpected())?,
         },
         [] => LoginRefresh::Unknown,
         _ => LoginRefresh::Spent,
@@ -94,7 +94,7 @@ async fn select(
         LoginSelection::StartedBefore(time) => call.arg("before").arg(time.unix_millis()),
         LoginSelection::OtherPassword(password) => call.arg("password").arg(password),
     };
-    Ok(records(tag, query(context, &key, &call).await?))
+    Ok(records(tag, STORE.query(context, &key, &call).await?))
 }
 
 fn records(tag: &str, found: Vec<FoundLogin>) -> Vec<LoginRecord> {
@@ -103,21 +103,4 @@ fn records(tag: &str, found: Vec<FoundLogin>) -> Vec<LoginRecord> {
         Some(LoginRecord { id: LoginId::join(tag, &own_part)?, user, refreshed_at })
     };
     found.into_iter().filter_map(read).collect()
-}
-
-fn foreign() -> BrokerError {
-    unavailable("a record has an unexpected form")
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-async fn query<T: FromRedisValue>(context: &RedisContext, key: &str, call: &Cmd) -> Result<T, BrokerError> {
-    let reply = context.server_of_name(key)?.query(call, context.timeout).await;
-    reply.map_err(|error| unavailable(&error))
-}
-
-fn unavailable(problem: &str) -> BrokerError {
-    BrokerError::Unavailable(format!("logins: {problem}"))
 }

@@ -43,6 +43,7 @@ mod revocations;
 mod router;
 mod scripts;
 mod server;
+mod store;
 mod stored_revocation;
 mod survey;
 mod tasks;

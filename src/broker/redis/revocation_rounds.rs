@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     RedisContext,
-    revocations::{self, unavailable},
+    revocations::{self, STORE},
 };
 use crate::{
     broker::{BrokerError, NodeIdentity},
@@ -51,7 +51,7 @@ impl RevocationRequests {
         let request = RevocationRequest { revocations, deadline: Instant::now() + limit, done };
         self.0.try_send(request).map_err(|_| BrokerError::Busy)?;
         // The broker ends, and its tasks with it.
-        confirmed.await.unwrap_or_else(|_| Err(unavailable("the broker has stopped")))
+        confirmed.await.unwrap_or_else(|_| Err(STORE.unavailable("the broker has stopped")))
     }
 }
 
@@ -126,7 +126,7 @@ async fn store_before(
 ) -> Result<(), BrokerError> {
     let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
     let stored = timeout_at(half, revocations::store(context, revocations)).await;
-    stored.unwrap_or_else(|_| Err(unavailable("redis has not stored them in time")))?;
+    stored.unwrap_or_else(|_| Err(STORE.unavailable("redis has not stored them in time")))?;
     Ok(context.deliver.add_revocations(revocations.to_vec())?)
 }
 

@@ -19,13 +19,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{RedisContext, scripts, stored_revocation::StoredRevocation, survey};
+use super::{RedisContext, scripts, store::Store, stored_revocation::StoredRevocation, survey};
 use crate::{
     broker::{BrokerError, NodeIdentity, SurveyQuestion},
     clock::WallTime,
     revocation::{ListFull, Revocation},
 };
 
+pub(super) const STORE: Store = Store("revocations");
 /// Revocations that are read from Redis in one call.
 const PAGE: usize = 1000;
 /// Revocations that are put back and announced in one call: about 100 KiB, below any limit of a message.
@@ -255,7 +256,7 @@ async fn load(context: &RedisContext) -> Result<StoredList, BrokerError> {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
         let page: Result<HashPage, String> = server.query(&scan, context.timeout).await;
-        let (next, entries) = page.map_err(|error| unavailable(&error))?;
+        let (next, entries) = page.map_err(|error| STORE.unavailable(&error))?;
         for (target, times) in entries.iter().filter(|(target, _)| !target.is_empty()) {
             match StoredRevocation::read(target, times, &context.signer) {
                 Ok(revocation) => list.revocations.push(revocation),
@@ -272,14 +273,9 @@ async fn load(context: &RedisContext) -> Result<StoredList, BrokerError> {
     }
     // Another server continues a cursor elsewhere.
     let is_whole = Arc::ptr_eq(&server, &context.server_of_name(key)?);
-    if is_whole { Ok(list) } else { Err(unavailable("the list has moved to another server")) }
+    if is_whole { Ok(list) } else { Err(STORE.unavailable("the list has moved to another server")) }
 }
 
 async fn run_script<T: FromRedisValue>(context: &RedisContext, call: &redis::Cmd) -> Result<T, BrokerError> {
-    let server = context.server_of_name(context.names.revocation_hash())?;
-    server.query(call, context.timeout).await.map_err(|error| unavailable(&error))
-}
-
-pub(super) fn unavailable(problem: &str) -> BrokerError {
-    BrokerError::Unavailable(format!("revocations: {problem}"))
+    STORE.query(context, context.names.revocation_hash(), call).await
 }

@@ -20,6 +20,7 @@ use super::super::{
     envelope::DropReason,
     scripts,
     server::{RedisServer, no_reply},
+    store::millis,
 };
 use crate::broker::BrokerError;
 
@@ -144,7 +145,7 @@ impl Claim {
         limit: Duration,
     ) -> Result<(), String> {
         let address = server.address();
-        let lifetime = whole_millis(self.record_ttl);
+        let lifetime = millis(self.record_ttl);
         let (mut read, mut new, mut refused) = (Vec::new(), Vec::new(), None);
         for _ in 0..MAX_READS {
             let mut call = scripts::REPLACE_CLAIM.call(&[key]);
@@ -227,7 +228,7 @@ impl Claim {
             // A record of other nodes is older than the first look of this one. If its time is later, the clock of the server has
             // been set back, or another server with another clock has taken its place.
             let now = record.as_ref().map_or(now, |record| now.max(record.since.saturating_add(1)));
-            KnownRecord { since: now.saturating_sub(whole_millis(own_usage)), holding: None }
+            KnownRecord { since: now.saturating_sub(millis(own_usage)), holding: None }
         });
         let Some(Record { since, value }) = record else {
             return Verdict::Own { since: own.since, is_stored: false };
@@ -248,10 +249,6 @@ impl Claim {
             Verdict::Own { since: own.since, is_stored: false }
         }
     }
-}
-
-fn whole_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -9,8 +9,6 @@ mod read;
 mod shared_pages;
 mod stored_publication;
 
-use std::time::Duration;
-
 use futures_util::future::FutureExt;
 use redis::Value;
 
@@ -21,7 +19,7 @@ pub(super) use self::{
     read::read_page,
     stored_publication::{StoredPublication, split_reply, store_call},
 };
-use super::{RedisContext, envelope, scripts};
+use super::{RedisContext, envelope, scripts, store::expiry_millis};
 use crate::{
     broker::{BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, completed},
     channel::Channel,
@@ -59,7 +57,7 @@ pub(super) fn publish(
     };
     let key = context.names.idempotency_key(&publication.channel, &key);
     let mut call = scripts::PUBLISH_ONCE.call(&[key]);
-    call.arg(context.names.publish_command()).arg(name).arg(message.as_slice()).arg(millis(IDEMPOTENCY_TTL));
+    call.arg(context.names.publish_command()).arg(name).arg(message.as_slice()).arg(expiry_millis(IDEMPOTENCY_TTL));
     let reply = server.run_script(call, message.len());
     async move { parse_receipt(reply.await?) }.boxed()
 }
@@ -84,11 +82,6 @@ async fn forget_pages(context: &RedisContext, channel: Channel) -> Result<(), Br
 fn new_epoch() -> Result<Epoch, BrokerError> {
     Epoch::random()
         .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))
-}
-
-/// Redis refuses an expiry of 0.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// Parses the receipt of a publish; empty if the publication was not stored.

@@ -12,8 +12,9 @@ use super::{
     super::{
         RedisContext, scripts,
         server::{RedisServer, accepted},
+        store::expiry_millis,
     },
-    history_error, invalid_reply, millis, new_epoch, parse_position,
+    history_error, invalid_reply, new_epoch, parse_position,
 };
 use crate::{
     broker::{BrokerError, Retention},
@@ -144,7 +145,7 @@ fn command(context: &RedisContext, reads: &[PositionRead], epoch: Epoch) -> Cmd 
     let keys = reads.iter().flat_map(|read| [names.history_key(&read.channel), names.history_meta_key(&read.channel)]);
     let mut call = scripts::OPEN_HISTORIES.call(&keys.collect::<Vec<_>>());
     let Retention { size, ttl, meta_ttl } = reads[0].retention;
-    call.arg(size).arg(millis(ttl)).arg(millis(meta_ttl)).arg(epoch.as_str());
+    call.arg(size).arg(expiry_millis(ttl)).arg(expiry_millis(meta_ttl)).arg(epoch.as_str());
     call
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use redis::{Cmd, Value};
 
 use super::{
-    super::{RedisContext, scripts, server::RedisServer},
-    history_error, invalid_reply, millis, parse_position,
+    super::{RedisContext, scripts, server::RedisServer, store::expiry_millis},
+    history_error, invalid_reply, parse_position,
 };
 use crate::{
     broker::{BrokerError, ChannelTop, PositionResult, Retention},
@@ -66,7 +66,7 @@ fn position_commands(context: &RedisContext, (channel, retention): &(Channel, Re
     let (mut read, mut extend) = (redis::cmd("HMGET"), redis::cmd("PEXPIRE"));
     read.arg(&key).arg("e").arg("o").arg("t");
     // As long as the scripts let it live: see `renewal` in history.lua.
-    extend.arg(&key).arg(millis(retention.meta_ttl + retention.ttl / 16));
+    extend.arg(&key).arg(expiry_millis(retention.meta_ttl + retention.ttl / 16));
     [read, extend]
 }
 

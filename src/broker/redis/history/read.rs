@@ -6,8 +6,8 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::{
-    super::{RedisContext, envelope, scripts, server::RedisServer},
-    history_error, invalid_reply, millis, new_epoch,
+    super::{RedisContext, envelope, scripts, server::RedisServer, store::expiry_millis},
+    history_error, invalid_reply, new_epoch,
 };
 use crate::{
     broker::{BrokerError, HistoryPage, HistoryRequest, Retention},
@@ -104,7 +104,10 @@ async fn read_part(
 ) -> Result<HistoryPart, BrokerError> {
     let mut call =
         scripts::READ_HISTORY.call(&[context.names.history_key(channel), context.names.history_meta_key(channel)]);
-    call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl)).arg(new_epoch()?.as_str());
+    call.arg(retention.size)
+        .arg(expiry_millis(retention.ttl))
+        .arg(expiry_millis(retention.meta_ttl))
+        .arg(new_epoch()?.as_str());
     call.arg(remaining.epoch.as_ref().map_or("", Epoch::as_str)).arg(remaining.first).arg(remaining.last);
     call.arg(u8::from(remaining.is_reverse))
         .arg(remaining.limit.min(i32::MAX as usize))

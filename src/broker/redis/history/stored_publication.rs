@@ -3,10 +3,7 @@
 
 use redis::{Cmd, Value};
 
-use super::{
-    super::{envelope, names::RedisNames, scripts},
-    millis,
-};
+use super::super::{envelope, names::RedisNames, scripts, store::expiry_millis};
 use crate::{
     broker::{IDEMPOTENCY_TTL, Retention, Version},
     clock::WallTime,
@@ -98,8 +95,11 @@ pub(in crate::broker::redis) fn store_call(publications: &[&StoredPublication]) 
     });
     let mut call = scripts::PUBLISH.call(&keys.collect::<Vec<_>>());
     call.arg(publish_command).arg(&envelope::STORED_PREFIX);
-    call.arg(retention.size).arg(millis(retention.ttl)).arg(millis(retention.meta_ttl)).arg(epoch.as_str());
-    call.arg(has_idempotency_key.then(|| millis(IDEMPOTENCY_TTL).to_string()).unwrap_or_default());
+    call.arg(retention.size)
+        .arg(expiry_millis(retention.ttl))
+        .arg(expiry_millis(retention.meta_ttl))
+        .arg(epoch.as_str());
+    call.arg(has_idempotency_key.then(|| expiry_millis(IDEMPOTENCY_TTL).to_string()).unwrap_or_default());
     // With 20 digits each, which is what the largest number has, texts compare as their numbers do.
     let number = version.as_ref().map(|version| format!("{:020}", version.number));
     call.arg(number.unwrap_or_default()).arg(version.as_ref().map_or("", |version| &*version.epoch));

@@ -10,9 +10,9 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    super::{RedisContext, envelope, scripts},
+    super::{RedisContext, envelope, scripts, store::millis},
     connection_counts::RoundUser,
-    millis, query_keys,
+    query_keys,
 };
 use crate::broker::BrokerError;
 

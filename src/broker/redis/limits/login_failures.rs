@@ -6,8 +6,8 @@ use std::time::Duration;
 use redis::Cmd;
 
 use super::{
-    super::{RedisContext, scripts},
-    millis, query, unavailable,
+    super::{RedisContext, scripts, store::millis},
+    STORE,
 };
 use crate::broker::{
     BrokerError, LoginDelayRule, LoginFailureNames, SharedLoginAttempt, SharedLoginVerdict,
@@ -27,7 +27,7 @@ pub(super) async fn begin(
     call.arg(free_of_pair).arg(free_of_address).arg(attacked_above);
     type Reply = (u8, u32, u64, u32, u64, u32, String, String);
     let (is_allowed, pair, pair_wait, address, address_wait, user, set, before): Reply =
-        query(context, &context.names.login_failures_home(), &call).await?;
+        STORE.query(context, &context.names.login_failures_home(), &call).await?;
     let failures = |failures, wait| LoginFailures { failures, wait: Duration::from_millis(wait) };
     Ok(SharedLoginVerdict {
         attempt: (is_allowed == 1).then_some(SharedLoginAttempt([set, before])),
@@ -46,9 +46,9 @@ pub(super) async fn forgive(
     let keys = keys(context, names);
     let mut call: Cmd = scripts::LOGIN_FORGIVE.call(&keys);
     call.arg(set).arg(before);
-    match query::<String>(context, &context.names.login_failures_home(), &call).await?.as_str() {
+    match STORE.query::<String>(context, &context.names.login_failures_home(), &call).await?.as_str() {
         "OK" => Ok(()),
-        _ => Err(unavailable("a reply has an unexpected form")),
+        _ => Err(STORE.unexpected("reply")),
     }
 }
 

@@ -12,7 +12,7 @@ use redis::{Cmd, FromRedisValue};
 use tokio::runtime::Handle;
 
 pub(super) use self::{connection_counts::ConnectionCounts, connections::keep_counted};
-use super::{RedisContext, calls::spawn_on, server::RedisServer};
+use super::{RedisContext, calls::spawn_on, server::RedisServer, store::Store};
 use crate::{
     broker::{
         BrokerError, BrokerFuture, CountedConnection, LoginDelayRule, LoginFailureNames, RateCharge, SharedLimits,
@@ -21,6 +21,7 @@ use crate::{
     rate_limit::Gcra,
 };
 
+const STORE: Store = Store("shared limits");
 /// Maximum number of keys of one call of a script. Redis is busy with it for a fraction of a millisecond.
 const CALL_KEYS: usize = 64;
 
@@ -60,12 +61,6 @@ impl SharedLimits for RedisLimits {
     }
 }
 
-/// Calls a script on the server of `home`, which has all keys of it.
-async fn query<T: FromRedisValue>(context: &RedisContext, home: &str, call: &Cmd) -> Result<T, BrokerError> {
-    let reply = context.server_of_name(home)?.query(call, context.timeout).await;
-    reply.map_err(|error| unavailable(&error))
-}
-
 /// Calls a script for many keys, in one round trip for each server, and returns its answer for each key. `build` makes the call for
 /// some of the keys, by their numbers.
 async fn query_keys<T: FromRedisValue>(
@@ -89,23 +84,16 @@ async fn query_keys<T: FromRedisValue>(
             let keys: Vec<&String> = numbers.iter().map(|number| &keys[*number]).collect();
             build(&keys, numbers)
         });
-        let replies = server.query_many(calls.collect(), limit).await.map_err(|error| unavailable(&error))?;
+        let replies = server.query_many(calls.collect(), limit).await.map_err(|error| STORE.unavailable(&error))?;
         let answers = replies.into_iter().map(redis::from_redis_value::<Vec<T>>).collect::<Result<Vec<_>, _>>();
-        let answers: Vec<T> = answers.map_err(|error| unavailable(&error.to_string()))?.into_iter().flatten().collect();
+        let answers: Vec<T> =
+            answers.map_err(|error| STORE.unavailable(&error.to_string()))?.into_iter().flatten().collect();
         Ok::<_, BrokerError>(numbers.iter().copied().zip(answers).collect::<Vec<_>>())
     });
     let mut answers: Vec<(usize, T)> = try_join_all(asked).await?.into_iter().flatten().collect();
     if answers.len() != keys.len() {
-        return Err(unavailable("a reply has an unexpected form"));
+        return Err(STORE.unexpected("reply"));
     }
     answers.sort_unstable_by_key(|(number, _)| *number);
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
-}
-
-fn unavailable(problem: &str) -> BrokerError {
-    BrokerError::Unavailable(format!("shared limits: {problem}"))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

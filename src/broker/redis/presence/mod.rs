@@ -29,6 +29,7 @@ use super::{
     RedisContext, envelope,
     scripts::{self, RedisScript},
     stopped_error,
+    store::expiry_millis,
 };
 use crate::{
     broker::{BrokerError, PresentClient, presence::reply_bytes},
@@ -271,9 +272,7 @@ fn change_call<T>(
     let by_channel = || members.chunk_by(|(channel, _), (next, _)| channel == next);
     let keys: Vec<String> = by_channel().flat_map(|members| keys(context, &members[0].0)).collect();
     let mut call = script.call(&keys);
-    // Redis refuses an expiry of 0.
-    let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
-    ttl.iter().for_each(|ttl| _ = call.arg(millis(*ttl)));
+    ttl.iter().for_each(|ttl| _ = call.arg(expiry_millis(*ttl)));
     for members in by_channel() {
         call.arg(members.len());
         members.iter().for_each(|(channel, member)| write(channel, member, &mut call));
