@@ -68,6 +68,8 @@ pub struct SlowBroker {
     pub requests: Mutex<Vec<HistoryRequest>>,
     /// Questions for positions so far, each with its channels.
     pub position_queries: Mutex<Vec<Vec<Channel>>>,
+    /// The calls so far that may have changed something.
+    pub writes: Mutex<Vec<&'static str>>,
 }
 
 impl SlowBroker {
@@ -82,6 +84,7 @@ impl SlowBroker {
             failing_reads: AtomicUsize::new(0),
             requests: Mutex::default(),
             position_queries: Mutex::default(),
+            writes: Mutex::default(),
         })
     }
 
@@ -144,6 +147,7 @@ async fn wait_for<T>(value: &watch::Sender<T>, is_met: impl FnMut(&T) -> bool) {
 
 impl Broker for SlowBroker {
     fn publish(&self, publication: Publication, options: PublishOptions) -> BrokerFuture<PublishReceipt> {
+        self.writes.lock().push("publish");
         self.inner.publish(publication, options)
     }
 
@@ -186,10 +190,12 @@ impl Broker for SlowBroker {
     }
 
     fn renew_epoch(&self, channel: Channel, lost: Epoch) -> BrokerFuture<Option<Position>> {
+        self.writes.lock().push("renew_epoch");
         self.inner.renew_epoch(channel, lost)
     }
 
     fn remove_history(&self, channel: Channel) -> BrokerFuture<()> {
+        self.writes.lock().push("remove_history");
         self.inner.remove_history(channel)
     }
 
@@ -199,18 +205,22 @@ impl Broker for SlowBroker {
         event: PresenceEvent,
         info: Arc<ClientInfo>,
     ) -> BrokerFuture<()> {
+        self.writes.lock().push("publish_presence_event");
         self.inner.publish_presence_event(channel, event, info)
     }
 
     fn add_presence(&self, channel: Channel, info: Arc<ClientInfo>, ttl: Duration) -> BrokerFuture<()> {
+        self.writes.lock().push("add_presence");
         self.inner.add_presence(channel, info, ttl)
     }
 
     fn refresh_presence(&self, clients: Vec<PresentClient>, ttl: Duration) -> BrokerFuture<()> {
+        self.writes.lock().push("refresh_presence");
         self.inner.refresh_presence(clients, ttl)
     }
 
     fn remove_presence(&self, channel: Channel, client: Arc<str>) -> BrokerFuture<()> {
+        self.writes.lock().push("remove_presence");
         self.inner.remove_presence(channel, client)
     }
 
@@ -223,6 +233,7 @@ impl Broker for SlowBroker {
     }
 
     fn subscribe(&self, channel: Channel) -> BrokerFuture<()> {
+        self.writes.lock().push("subscribe");
         let result = if self.failing.lock().as_ref() == Some(&channel) {
             ready(Err(BrokerError::Unavailable("as the test asks".to_owned()))).boxed()
         } else {
@@ -232,6 +243,7 @@ impl Broker for SlowBroker {
     }
 
     fn unsubscribe(&self, channel: Channel) {
+        self.writes.lock().push("unsubscribe");
         self.inner.unsubscribe(channel.clone());
         self.unsubscribed.send_modify(|unsubscribed| unsubscribed.extend([channel]));
     }
@@ -241,6 +253,7 @@ impl Broker for SlowBroker {
     }
 
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>> {
+        self.writes.lock().push("revoke");
         self.inner.revoke(revocations, timeout)
     }
 
@@ -253,14 +266,17 @@ impl Broker for SlowBroker {
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
+        self.writes.lock().push("send_control");
         self.inner.send_control(control)
     }
 
     fn send_commands(&self, node: &str, session: Uuid, message: Bytes) -> BrokerFuture<bool> {
+        self.writes.lock().push("send_commands");
         self.inner.send_commands(node, session, message)
     }
 
     fn put_ticket(&self, id: String, value: Bytes, ttl: Duration) -> BrokerFuture<()> {
+        self.writes.lock().push("put_ticket");
         self.inner.put_ticket(id, value, ttl)
     }
 
@@ -269,10 +285,12 @@ impl Broker for SlowBroker {
     }
 
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>> {
+        self.writes.lock().push("take_ticket");
         self.inner.take_ticket(id)
     }
 
     fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>> {
+        self.writes.lock().push("start_login");
         self.inner.start_login(id, login, limits)
     }
 
@@ -283,6 +301,7 @@ impl Broker for SlowBroker {
         now: WallTime,
         limits: LoginLimits,
     ) -> BrokerFuture<LoginRefresh> {
+        self.writes.lock().push("refresh_login");
         self.inner.refresh_login(id, generation, now, limits)
     }
 
@@ -291,6 +310,7 @@ impl Broker for SlowBroker {
     }
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
+        self.writes.lock().push("end_logins");
         self.inner.end_logins(user_tag, selection)
     }
 
@@ -332,7 +352,7 @@ impl Handler<SessionControl> for SessionStub {
 
 /// One hub on this thread, with the sessions that a test starts.
 pub struct Worker {
-    services: Arc<Services>,
+    pub services: Arc<Services>,
     pub broker: Arc<SlowBroker>,
     pub hubs: Arc<Hubs>,
     pub hub: Addr<Hub>,
