@@ -2,11 +2,9 @@
 //! The limits and the table of imports are constants below, so that a review sees every change of them. Clippy checks the
 //! rest (`[lints]` in Cargo.toml, and clippy.toml): function length, `unwrap`, `todo!`, `unsafe`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
+
+use crate::support::repository;
 
 /// Maximum lines of code in a file. Comments and blank lines do not count.
 const MAX_FILE_LINES: usize = 400;
@@ -179,7 +177,7 @@ fn bench_imports_protocol_and_shared_modules_only() {
 
 #[test]
 fn top_level_has_only_the_listed_entries() {
-    let listed = Command::new("git").args(["ls-files"]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let listed = Command::new("git").args(["ls-files"]).current_dir(repository()).output().unwrap();
     assert!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
     let listed = String::from_utf8(listed.stdout).unwrap();
     let mut entries: Vec<&str> = listed.lines().map(|path| path.split('/').next().unwrap()).collect();
@@ -215,6 +213,16 @@ fn every_test_named_in_the_threat_model_exists() {
         sources.iter().filter(is_in_module).any(|source| source.code.contains(&format!("fn {test}(")))
     };
     assert_none(named.into_iter().filter(|name| *name != "module::name" && !exists(name)));
+}
+
+#[test]
+fn every_module_named_in_the_mutation_script_exists() {
+    let script = fs::read_to_string(repository().join("tests/mutants")).unwrap();
+    let named: Vec<&str> = script.split('"').filter_map(|text| text.strip_suffix("::")).collect();
+    assert!(named.len() > 100, "{named:?}");
+    let sources: Vec<Source> = sources("src").into_iter().chain(sources("tests")).collect();
+    let exists = |name: &&str| sources.iter().any(|source| source.modules().contains(name));
+    assert_none(named.into_iter().filter(|name| !exists(name)));
 }
 
 #[test]
@@ -304,10 +312,6 @@ impl Source {
             starts.flat_map(|(at, start)| use_tree_paths(&self.code[start..]).into_iter().map(move |path| (at, path)));
         paths.map(|(at, path)| (1 + self.code[..at].matches('\n').count(), path)).collect()
     }
-}
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Reads all Rust files below a folder.

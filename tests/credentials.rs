@@ -2,7 +2,6 @@
 //! as a `connect` command. Each is tested with good and bad tokens, in every form that is accepted.
 
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Error;
 use wardcast::config::{Door, RejectMode};
 
 use crate::support::{Client, Stopwatch, TestHub, http, mark_secret, raw, start_hub, start_hub_with};
@@ -12,14 +11,6 @@ async fn assert_authenticated(hub: &TestHub, mut client: Client) {
     client.subscribe("news").await;
     hub.publish("news", json!("hello")).await;
     assert_eq!(client.receive_publication().await, json!("hello"));
-}
-
-async fn handshake_status(hub: &TestHub, path: &str, headers: &[(&str, &str)]) -> u16 {
-    match Client::connect_with(hub.address, path, headers).await {
-        Ok(_) => 101,
-        Err(Error::Http(response)) => response.status().as_u16(),
-        Err(other) => panic!("{other}"),
-    }
 }
 
 #[actix_rt::test]
@@ -153,7 +144,7 @@ async fn bad_token_in_handshake_is_401_without_reason_or_token() {
 async fn bad_token_as_subprotocol_is_401() {
     let hub = start_hub().await;
     for offer in [hub.forged_token("ann"), format!("wardcast.v1, {}", hub.expired_token("ann"))] {
-        assert_eq!(handshake_status(&hub, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await, 401);
+        assert_eq!(hub.try_handshake("/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.status, 401);
     }
 }
 
@@ -163,11 +154,11 @@ async fn two_tokens_in_one_handshake_are_400() {
     let token = hub.token("ann");
     let twice = format!("/socket?token={token}&token={token}");
     let names = format!("/socket?token={token}&access_token={token}");
-    assert_eq!(handshake_status(&hub, &twice, &[]).await, 400);
-    assert_eq!(handshake_status(&hub, &names, &[]).await, 400);
+    assert_eq!(hub.try_handshake(&twice, &[]).await.status, 400);
+    assert_eq!(hub.try_handshake(&names, &[]).await.status, 400);
     let query = format!("/socket?token={token}");
-    assert_eq!(handshake_status(&hub, &query, &[("Sec-WebSocket-Protocol", &token)]).await, 400);
-    assert_eq!(handshake_status(&hub, "/socket?token=%zz", &[]).await, 400);
+    assert_eq!(hub.try_handshake(&query, &[("Sec-WebSocket-Protocol", &token)]).await.status, 400);
+    assert_eq!(hub.try_handshake("/socket?token=%zz", &[]).await.status, 400);
 }
 
 #[actix_rt::test]
@@ -411,10 +402,10 @@ async fn explicit_tokens_from_any_two_doors_are_400() {
     let token = hub.token("ann");
     let bearer = format!("Bearer {token}");
     let offer = format!("wardcast.v1, {token}, {token}");
-    assert_eq!(handshake_status(&hub, &format!("/socket?token={token}"), &[("Authorization", &bearer)]).await, 400);
+    assert_eq!(hub.try_handshake(&format!("/socket?token={token}"), &[("Authorization", &bearer)]).await.status, 400);
     let both = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", &*token)];
-    assert_eq!(handshake_status(&hub, "/socket", &both).await, 400);
-    assert_eq!(handshake_status(&hub, "/socket", &[("Sec-WebSocket-Protocol", &offer)]).await, 400);
+    assert_eq!(hub.try_handshake("/socket", &both).await.status, 400);
+    assert_eq!(hub.try_handshake("/socket", &[("Sec-WebSocket-Protocol", &offer)]).await.status, 400);
 }
 
 #[actix_rt::test]

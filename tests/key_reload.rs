@@ -9,7 +9,7 @@ use wardcast::{
 };
 
 use crate::{
-    key_sets::{claims, handshake_status},
+    key_sets::claims,
     login::start_login_hub_with,
     refresh_tokens::{assert_ended, refresh, start_login},
     support::{
@@ -48,7 +48,7 @@ async fn connect(hub: &TestHub, key: &ProviderKey, sub: &str) -> Client {
 }
 
 async fn status(hub: &TestHub, key: &ProviderKey) -> u16 {
-    handshake_status(hub, &token(hub, key, "ann")).await
+    hub.status_of_token(&token(hub, key, "ann")).await
 }
 
 #[actix_rt::test]
@@ -90,17 +90,17 @@ async fn first_entry_beside_a_secret_and_another_secret_apply() {
         let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
         mark_secret(jsonwebtoken::encode(header, &claims, &key).unwrap())
     };
-    assert_eq!(handshake_status(&hub, &by(&signed_elsewhere, SECRET)).await, 101, "only a shared secret");
+    assert_eq!(hub.status_of_token(&by(&signed_elsewhere, SECRET)).await, 101, "only a shared secret");
     reload(&hub, |config| config.auth.keys = vec![entry(&key, "")]).unwrap();
-    assert_eq!(handshake_status(&hub, &by(&signed_elsewhere, SECRET)).await, 401, "a kid names an entry now");
+    assert_eq!(hub.status_of_token(&by(&signed_elsewhere, SECRET)).await, 401, "a kid names an entry now");
     assert_eq!(status(&hub, &key).await, 101);
     by_secret.subscribe("news").await;
 
     reload(&hub, |config| config.auth.hmac_secret = Secret::new(other)).unwrap();
     assert_eq!(by_secret.wait_for_close().await.0, Some(3500));
     let header = jsonwebtoken::Header::default();
-    assert_eq!(handshake_status(&hub, &by(&header, SECRET)).await, 401);
-    assert_eq!(handshake_status(&hub, &by(&header, other)).await, 101);
+    assert_eq!(hub.status_of_token(&by(&header, SECRET)).await, 401);
+    assert_eq!(hub.status_of_token(&by(&header, other)).await, 101);
 }
 
 #[actix_rt::test]
@@ -117,7 +117,7 @@ async fn entry_with_another_key_or_other_rules_ends_the_sessions_of_what_it_was(
     assert_eq!(unchanged.wait_for_close().await.0, Some(3500), "its token may be for another audience");
     assert_eq!(status(&hub, &other).await, 401);
     let token = other.sign(hub.clock.now(), json!({"sub": "bob", "aud": "hub"}));
-    assert_eq!(handshake_status(&hub, &token).await, 101);
+    assert_eq!(hub.status_of_token(&token).await, 101);
 }
 
 #[actix_rt::test]
@@ -226,7 +226,7 @@ async fn key_of_the_login_changes_and_ends_the_logins_of_the_old_one() {
     reload(&hub, |config| with_key(config, two)).unwrap();
     assert_eq!(session.wait_for_close().await.0, Some(3500));
     assert_ended(&hub, &before.refresh).await;
-    assert_eq!(handshake_status(&hub, &before.access).await, 401);
+    assert_eq!(hub.status_of_token(&before.access).await, 401);
     let after = start_login(&hub).await;
     after.connect(&hub).await;
     assert_eq!(refresh(&hub, &after.refresh).await.status, 200);
@@ -259,27 +259,27 @@ async fn provider_is_added_changed_and_removed() {
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         of_provider.sign(hub.clock.now(), all)
     };
-    assert_eq!(handshake_status(&hub, &token(json!({}))).await, 401);
+    assert_eq!(hub.status_of_token(&token(json!({}))).await, 401);
     with("").unwrap();
-    poll_until("the keys of the provider", async || handshake_status(&hub, &token(json!({}))).await == 101).await;
+    poll_until("the keys of the provider", async || hub.status_of_token(&token(json!({}))).await == 101).await;
     let mut client = hub.connect_to(&format!("/socket?token={}", token(json!({}))), &[]).await;
     client.subscribe("news").await;
 
     // The same set with an end: its keys stay, also if the provider is away.
     provider.answer(KEYS, crate::support::identity_provider::Answer::Raw(Vec::new()));
     with("not_after = \"2100-01-01T00:00:00Z\"").unwrap();
-    assert_eq!(handshake_status(&hub, &token(json!({}))).await, 101);
+    assert_eq!(hub.status_of_token(&token(json!({}))).await, 101);
     client.subscribe("more").await;
     // Other rules: its tokens need another audience.
     with("audience = \"hub\"").unwrap();
     assert_eq!(client.wait_for_close().await.0, Some(3500));
-    assert_eq!(handshake_status(&hub, &token(json!({}))).await, 401);
+    assert_eq!(hub.status_of_token(&token(json!({}))).await, 401);
     let mut client = hub.connect_to(&format!("/socket?token={}", token(json!({"aud": "hub"}))), &[]).await;
 
     let mut own = connect(&hub, &key, "bob").await;
     reload(&hub, |_| ()).unwrap();
     assert_eq!(client.wait_for_close().await.0, Some(3500));
-    assert_eq!(handshake_status(&hub, &token(json!({"aud": "hub"}))).await, 401);
+    assert_eq!(hub.status_of_token(&token(json!({"aud": "hub"}))).await, 401);
     own.subscribe("news").await;
     let requests = provider.requests(KEYS);
     actix_rt::time::sleep(Duration::from_millis(1500)).await;
@@ -294,9 +294,9 @@ async fn prefix_of_a_new_entry_takes_its_users_from_other_keys() {
     let of_partner = entry(&partner, "issuer = \"partner\"\nuser_prefix = \"p:\"");
     reload(&hub, |config| set_keys(config, vec![entry(&own, ""), of_partner])).unwrap();
     assert_eq!(as_partner.wait_for_close().await.0, Some(3500), "the name is one of the partner's now");
-    assert_eq!(handshake_status(&hub, &token(&hub, &own, "p:5")).await, 401);
+    assert_eq!(hub.status_of_token(&token(&hub, &own, "p:5")).await, 401);
     let token = partner.sign(hub.clock.now(), json!({"iss": "partner", "sub": "5"}));
-    assert_eq!(handshake_status(&hub, &token).await, 101);
+    assert_eq!(hub.status_of_token(&token).await, 101);
     as_own.subscribe("news").await;
 }
 
@@ -320,7 +320,7 @@ async fn keys_of_a_provider_are_fetched_anew_with_another_ca_and_dropped_if_it_d
     })
     .await;
     let token = || key.sign(hub.clock.now(), claims(&provider, "ann"));
-    poll_until("the keys", async || handshake_status(&hub, &token()).await == 101).await;
+    poll_until("the keys", async || hub.status_of_token(&token()).await == 101).await;
     let mut client = hub.connect_to(&format!("/socket?token={}", token()), &[]).await;
 
     // The same authority in another file.
@@ -332,10 +332,10 @@ async fn keys_of_a_provider_are_fetched_anew_with_another_ca_and_dropped_if_it_d
 
     reload(&hub, |config| config.auth.keys[0].ca.clone_from(&foreign)).unwrap();
     assert_eq!(client.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
-    assert_eq!(handshake_status(&hub, &token()).await, 503, "the provider may answer again");
+    assert_eq!(hub.status_of_token(&token()).await, 503, "the provider may answer again");
     assert_eq!(hub.metric("wardcast_key_sets_missing").await, 1.0);
     reload(&hub, |config| config.auth.keys[0].ca.clone_from(&same)).unwrap();
-    poll_until("the keys", async || handshake_status(&hub, &token()).await == 101).await;
+    poll_until("the keys", async || hub.status_of_token(&token()).await == 101).await;
 }
 
 #[actix_rt::test]
@@ -344,14 +344,14 @@ async fn entry_with_issuer_and_kid_of_a_fetched_key_replaces_it_and_ends_its_ses
     let provider = IdentityProvider::start(&[&fetched, &another]).await;
     let hub = start_hub_with(|config| provider.configure_issuer(config)).await;
     let token = |key: &ProviderKey| key.sign(hub.clock.now(), claims(&provider, "ann"));
-    poll_until("the keys", async || handshake_status(&hub, &token(&fetched)).await == 101).await;
+    poll_until("the keys", async || hub.status_of_token(&token(&fetched)).await == 101).await;
     let mut client = hub.connect_to(&format!("/socket?token={}", token(&fetched)), &[]).await;
     let mut other = hub.connect_to(&format!("/socket?token={}", token(&another)), &[]).await;
     reload(&hub, |config| config.auth.keys.push(entry(&own, &format!("issuer = {:?}", provider.issuer())))).unwrap();
     assert_eq!(client.wait_for_close().await, (Some(3500), "token revoked".to_owned()));
-    assert_eq!(handshake_status(&hub, &token(&own)).await, 101);
-    assert_ne!(handshake_status(&hub, &token(&fetched)).await, 101);
+    assert_eq!(hub.status_of_token(&token(&own)).await, 101);
+    assert_ne!(hub.status_of_token(&token(&fetched)).await, 101);
     other.subscribe("news").await;
     reload(&hub, |_| ()).unwrap();
-    assert_eq!(handshake_status(&hub, &token(&fetched)).await, 101, "nothing replaces it");
+    assert_eq!(hub.status_of_token(&token(&fetched)).await, 101, "nothing replaces it");
 }

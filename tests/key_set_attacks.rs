@@ -10,7 +10,7 @@ use wardcast::{
 };
 
 use crate::{
-    key_sets::{claims, handshake_status, start_hub_of},
+    key_sets::{claims, start_hub_of},
     support::{
         config,
         identity_provider::{Answer, DISCOVERY, IdentityProvider, KEYS, ProviderKey, base64url},
@@ -198,7 +198,7 @@ async fn two_different_keys_with_one_kid_are_both_refused() {
     let hub = start_hub_of(&provider, |_| ()).await;
     let now = hub.clock.now();
     for (key, status) in [(&one, 503), (&two, 503), (&other, 101)] {
-        assert_eq!(handshake_status(&hub, &key.sign(now, claims(&provider, "ann"))).await, status);
+        assert_eq!(hub.status_of_token(&key.sign(now, claims(&provider, "ann"))).await, status);
     }
 }
 

@@ -15,16 +15,8 @@ pub fn claims(provider: &IdentityProvider, sub: &str) -> Value {
     json!({"iss": provider.issuer(), "sub": sub})
 }
 
-pub async fn handshake_status(hub: &TestHub, token: &str) -> u16 {
-    hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status
-}
-
-async fn is_ready(hub: &TestHub) -> bool {
-    http::get(hub.address, "/health/ready").send().await.status == 200
-}
-
 async fn wait_until_ready(hub: &TestHub, ready: bool) {
-    poll_until(&format!("ready: {ready}"), async || is_ready(hub).await == ready).await;
+    poll_until(&format!("ready: {ready}"), async || hub.is_ready().await == ready).await;
 }
 
 /// Starts a hub for this provider, found by discovery, and waits until it is ready.
@@ -48,9 +40,9 @@ async fn token_of_a_discovered_provider_opens_a_connection() {
         hub.connect_to(&format!("/socket?token={token}"), &[]).await;
     }
     let foreign = ec.sign(hub.clock.now(), json!({"iss": "https://other.example.com", "sub": "ann"}));
-    assert_eq!(handshake_status(&hub, &foreign).await, 401, "another issuer");
+    assert_eq!(hub.status_of_token(&foreign).await, 401, "another issuer");
     let forged = ProviderKey::ec("e").sign(hub.clock.now(), claims(&provider, "ann"));
-    assert_eq!(handshake_status(&hub, &forged).await, 401, "another key");
+    assert_eq!(hub.status_of_token(&forged).await, 401, "another key");
     assert_eq!(hub.metric(r#"wardcast_key_fetches_total{outcome="fetched"}"#).await, 1.0);
 }
 
@@ -100,7 +92,7 @@ async fn handshake_is_not_accepted_for_a_rejection_while_keys_are_missing() {
     })
     .await;
     let token = key.sign(hub.clock.now(), claims(&provider, "ann"));
-    assert_eq!(handshake_status(&hub, &token).await, 503, "an SDK would not reconnect after close code 3500");
+    assert_eq!(hub.status_of_token(&token).await, 503, "an SDK would not reconnect after close code 3500");
 }
 
 #[actix_rt::test]
@@ -111,10 +103,10 @@ async fn key_that_the_provider_begins_to_use_is_fetched_for_its_first_token() {
         start_hub_of(&provider, |config| config.auth.key_sets.unknown_kid_interval = Duration::from_millis(100)).await;
     provider.publish(&[&old, &new]);
     let token = new.sign(hub.clock.now(), claims(&provider, "ann"));
-    assert_eq!(handshake_status(&hub, &token).await, 503, "not 401, after which clients give the token up");
-    poll_until("the new key", async || handshake_status(&hub, &token).await == 101).await;
+    assert_eq!(hub.status_of_token(&token).await, 503, "not 401, after which clients give the token up");
+    poll_until("the new key", async || hub.status_of_token(&token).await == 101).await;
     let token = old.sign(hub.clock.now(), claims(&provider, "ann"));
-    assert_eq!(handshake_status(&hub, &token).await, 101);
+    assert_eq!(hub.status_of_token(&token).await, 101);
 }
 
 #[actix_rt::test]
@@ -133,7 +125,7 @@ async fn subscription_token_with_a_new_key_is_error_100_until_the_key_is_fetched
     let reply = client.request(subscribe(1)).await;
     assert_eq!((&reply["error"]["code"], &reply["error"]["temporary"]), (&json!(100), &json!(true)), "{reply}");
     poll_until("the new key", async || {
-        handshake_status(&hub, &new.sign(hub.clock.now(), claims(&provider, "x"))).await == 101
+        hub.status_of_token(&new.sign(hub.clock.now(), claims(&provider, "x"))).await == 101
     })
     .await;
     assert!(client.request(subscribe(2)).await["subscribe"].is_object());
@@ -148,15 +140,15 @@ async fn flood_of_unknown_kids_causes_one_fetch_and_no_wrong_answer() {
     let (fetched, start) = (provider.requests(KEYS), Instant::now());
     let unknown = |kid: &str| ProviderKey::ec(kid).sign(hub.clock.now(), claims(&provider, "eve"));
     let named = unknown("named");
-    assert_eq!(handshake_status(&hub, &named).await, 503);
+    assert_eq!(hub.status_of_token(&named).await, 503);
     for number in 0..50 {
-        assert_eq!(handshake_status(&hub, &unknown(&number.to_string())).await, 503);
+        assert_eq!(hub.status_of_token(&unknown(&number.to_string())).await, 503);
     }
-    poll_until("the kid is known to be missing", async || handshake_status(&hub, &named).await == 401).await;
+    poll_until("the kid is known to be missing", async || hub.status_of_token(&named).await == 401).await;
     let intervals = start.elapsed().as_millis() / 700;
     let count = provider.requests(KEYS) - fetched;
     assert!((1..=1 + intervals).contains(&(count as u128)), "{count} fetches in {:?}", start.elapsed());
-    assert_eq!(handshake_status(&hub, &key.sign(hub.clock.now(), claims(&provider, "ann"))).await, 101);
+    assert_eq!(hub.status_of_token(&key.sign(hub.clock.now(), claims(&provider, "ann"))).await, 101);
 }
 
 #[actix_rt::test]
@@ -175,13 +167,13 @@ async fn keys_outlive_an_outage_of_the_provider_until_they_are_stale() {
         hub.metric(r#"wardcast_key_fetches_total{outcome="unreachable"}"#).await > 0.0
     })
     .await;
-    assert!(is_ready(&hub).await && handshake_status(&hub, &token).await == 101, "the keys are still good");
-    poll_until("stale keys", async || handshake_status(&hub, &token).await == 503).await;
-    assert!(!is_ready(&hub).await);
+    assert!(hub.is_ready().await && hub.status_of_token(&token).await == 101, "the keys are still good");
+    poll_until("stale keys", async || hub.status_of_token(&token).await == 503).await;
+    assert!(!hub.is_ready().await);
     client.subscribe("news").await;
     provider.resume().await;
     wait_until_ready(&hub, true).await;
-    assert_eq!(handshake_status(&hub, &token).await, 101);
+    assert_eq!(hub.status_of_token(&token).await, 101);
     client.publish("news", json!("still here")).await;
     assert_eq!(client.receive_publication().await, json!("still here"));
 }
@@ -247,17 +239,17 @@ async fn dead_provider_keeps_an_instance_from_being_ready_only_while_it_starts()
     .await;
     wait_until_ready(&hub, true).await;
     assert_eq!(hub.metric("wardcast_key_sets_missing").await, 1.0);
-    assert_eq!(handshake_status(&hub, &key.sign(hub.clock.now(), claims(&live, "ann"))).await, 101);
+    assert_eq!(hub.status_of_token(&key.sign(hub.clock.now(), claims(&live, "ann"))).await, 101);
     // The key of the live provider has the same kid.
     let of_dead = other.sign(hub.clock.now(), claims(&dead, "ann"));
-    assert_eq!(handshake_status(&hub, &of_dead).await, 503, "not 401, after which clients give the token up");
+    assert_eq!(hub.status_of_token(&of_dead).await, 503, "not 401, after which clients give the token up");
     let mut sdk = hub.connect_without_token().await;
     assert_eq!(sdk.request(json!({"id": 1, "connect": {"token": of_dead}})).await["error"]["code"], 100);
-    assert!(!is_ready(&waiting).await, "a rolling update is to stop here");
+    assert!(!waiting.is_ready().await, "a rolling update is to stop here");
 
     dead.resume().await;
     wait_until_ready(&waiting, true).await;
-    poll_until("the other keys", async || handshake_status(&hub, &of_dead).await == 101).await;
+    poll_until("the other keys", async || hub.status_of_token(&of_dead).await == 101).await;
     poll_until("the gauge", async || hub.metric("wardcast_key_sets_missing").await == 0.0).await;
 }
 
@@ -307,7 +299,7 @@ async fn same_kid_of_two_providers_does_not_mix() {
     for (key, provider, status) in
         [(&one_key, &one, 101), (&two_key, &two, 101), (&one_key, &two, 401), (&two_key, &one, 401)]
     {
-        assert_eq!(handshake_status(&hub, &key.sign(now, claims(provider, "ann"))).await, status);
+        assert_eq!(hub.status_of_token(&key.sign(now, claims(provider, "ann"))).await, status);
     }
 }
 
@@ -318,7 +310,7 @@ async fn set_without_discovery_is_fetched_from_its_url() {
     let settings = format!("jwks_url = {:?}\nissuer = \"me\"", provider.url(KEYS));
     let hub = start_hub_with(|config| provider.configure(config, &settings)).await;
     wait_until_ready(&hub, true).await;
-    assert_eq!(handshake_status(&hub, &key.sign(hub.clock.now(), json!({"iss": "me", "sub": "ann"}))).await, 101);
+    assert_eq!(hub.status_of_token(&key.sign(hub.clock.now(), json!({"iss": "me", "sub": "ann"}))).await, 101);
     assert_eq!(provider.requests(DISCOVERY), 0);
 }
 
@@ -338,7 +330,7 @@ async fn error_of_the_provider_does_not_replace_keys() {
         let before = hub.metric(&counter).await;
         provider.answer(KEYS, Answer::Raw(answer.to_vec()));
         poll_until(outcome, async || hub.metric(&counter).await > before).await;
-        assert_eq!(handshake_status(&hub, &token).await, 101, "{outcome}");
+        assert_eq!(hub.status_of_token(&token).await, 101, "{outcome}");
     }
 }
 

@@ -12,11 +12,11 @@ async fn start_hub_with_origins(entries: &'static [&'static str]) -> TestHub {
 }
 
 /// The status of a handshake with a valid token from a page of this origin.
-async fn handshake_status(hub: &TestHub, origin: &str) -> u16 {
+async fn status_from(hub: &TestHub, origin: &str) -> u16 {
     hub.try_handshake(&hub.path_for("ann"), &[("Origin", origin)]).await.status
 }
 
-async fn cookie_handshake_status(hub: &TestHub, headers: &[(&str, &str)]) -> u16 {
+async fn cookie_status(hub: &TestHub, headers: &[(&str, &str)]) -> u16 {
     let cookie = format!("a=b; wardcast_token={}", hub.token("ann"));
     let headers: Vec<_> = headers.iter().copied().chain([("Cookie", &*cookie)]).collect();
     hub.try_handshake("/socket", &headers).await.status
@@ -39,10 +39,10 @@ async fn foreign_origin_is_403_before_upgrade_with_configuration_hint() {
 #[actix_rt::test]
 async fn same_origin_pages_and_non_browser_clients_need_no_list() {
     let hub = start_hub().await;
-    assert_eq!(handshake_status(&hub, &format!("http://{}", hub.address)).await, 101);
-    assert_eq!(handshake_status(&hub, &format!("https://{}", hub.address)).await, 403, "another scheme");
-    assert_eq!(handshake_status(&hub, "http://127.0.0.1").await, 403, "another port");
-    assert_eq!(handshake_status(&hub, &format!("http://localhost:{}", hub.address.port())).await, 403, "another name");
+    assert_eq!(status_from(&hub, &format!("http://{}", hub.address)).await, 101);
+    assert_eq!(status_from(&hub, &format!("https://{}", hub.address)).await, 403, "another scheme");
+    assert_eq!(status_from(&hub, "http://127.0.0.1").await, 403, "another port");
+    assert_eq!(status_from(&hub, &format!("http://localhost:{}", hub.address.port())).await, 403, "another name");
     assert_eq!(hub.try_handshake(&hub.path_for("ann"), &[]).await.status, 101);
 }
 
@@ -50,7 +50,7 @@ async fn same_origin_pages_and_non_browser_clients_need_no_list() {
 async fn origins_similar_to_a_listed_one_are_403() {
     let hub = start_hub_with_origins(&[LISTED]).await;
     for same in [LISTED, "https://app.example.com:443", "https://APP.Example.com", "HTTPS://app.example.com"] {
-        assert_eq!(handshake_status(&hub, same).await, 101, "{same}");
+        assert_eq!(status_from(&hub, same).await, 101, "{same}");
     }
     for other in [
         "https://app.example.com.evil.com",
@@ -63,7 +63,7 @@ async fn origins_similar_to_a_listed_one_are_403() {
         "http://app.example.com:443",
         "wss://app.example.com",
     ] {
-        assert_eq!(handshake_status(&hub, other).await, 403, "{other}");
+        assert_eq!(status_from(&hub, other).await, 403, "{other}");
     }
 }
 
@@ -88,7 +88,7 @@ async fn invalid_origin_is_403() {
         "\u{ff}",
         "file://",
     ] {
-        assert_eq!(handshake_status(&hub, garbage).await, 403, "{garbage:?}");
+        assert_eq!(status_from(&hub, garbage).await, 403, "{garbage:?}");
     }
 }
 
@@ -105,7 +105,7 @@ async fn two_origin_headers_are_400_even_when_both_are_listed() {
 async fn wildcard_origin_matches_subdomains_only() {
     let hub = start_hub_with_origins(&["https://*.example.com"]).await;
     for below in [LISTED, "https://a.b.example.com", "https://APP.example.com:443"] {
-        assert_eq!(handshake_status(&hub, below).await, 101, "{below}");
+        assert_eq!(status_from(&hub, below).await, 101, "{below}");
     }
     for other in [
         "https://example.com",
@@ -116,16 +116,16 @@ async fn wildcard_origin_matches_subdomains_only() {
         "http://app.example.com",
         "https://app.example.com:8443",
     ] {
-        assert_eq!(handshake_status(&hub, other).await, 403, "{other}");
+        assert_eq!(status_from(&hub, other).await, 403, "{other}");
     }
 }
 
 #[actix_rt::test]
 async fn public_url_is_the_own_origin_for_any_host_header() {
     let hub = start_hub_with(|config| config.server.public_url = Some("https://hub.example.com".to_owned())).await;
-    assert_eq!(handshake_status(&hub, "https://hub.example.com").await, 101);
+    assert_eq!(status_from(&hub, "https://hub.example.com").await, 101);
     assert_eq!(
-        handshake_status(&hub, &format!("http://{}", hub.address)).await,
+        status_from(&hub, &format!("http://{}", hub.address)).await,
         403,
         "the Host header may be a name that an attacker points at this address"
     );
@@ -135,15 +135,15 @@ async fn public_url_is_the_own_origin_for_any_host_header() {
 async fn wildcard_for_all_origins_accepts_any_page_but_no_cookie() {
     let hub = start_hub_with_origins(&["*", LISTED]).await;
     for any in ["https://evil.com", "null", "http://localhost:3000"] {
-        assert_eq!(handshake_status(&hub, any).await, 101, "{any}");
+        assert_eq!(status_from(&hub, any).await, 101, "{any}");
         let cookie = format!("wardcast_token={}", hub.token("ann"));
         let headers = [("Origin", any), ("Cookie", &*cookie)];
         let mut client = Client::connect_with(hub.address, "/socket", &headers).await.unwrap();
         client.send(json!({"id": 1, "connect": {}})).await;
         assert_eq!(client.wait_for_close().await.0, Some(3501), "{any}: the cookie does not authenticate");
     }
-    assert_eq!(handshake_status(&hub, "https://evil.com/path").await, 403, "not a valid origin");
-    assert_eq!(cookie_handshake_status(&hub, &[("Origin", LISTED)]).await, 101);
+    assert_eq!(status_from(&hub, "https://evil.com/path").await, 403, "not a valid origin");
+    assert_eq!(cookie_status(&hub, &[("Origin", LISTED)]).await, 101);
 }
 
 #[actix_rt::test]
@@ -151,15 +151,15 @@ async fn cookie_is_accepted_with_same_or_listed_origin_only() {
     let hub = start_hub_with_origins(&[LISTED, "https://*.example.org"]).await;
     let own = format!("http://{}", hub.address);
     for good in [LISTED, "https://app.example.org", &own] {
-        assert_eq!(cookie_handshake_status(&hub, &[("Origin", good)]).await, 101, "{good}");
+        assert_eq!(cookie_status(&hub, &[("Origin", good)]).await, 101, "{good}");
     }
     for bad in ["https://evil.com", "null", "https://example.org"] {
-        assert_eq!(cookie_handshake_status(&hub, &[("Origin", bad)]).await, 403, "{bad}");
+        assert_eq!(cookie_status(&hub, &[("Origin", bad)]).await, 403, "{bad}");
     }
-    assert_eq!(cookie_handshake_status(&hub, &[]).await, 403, "a page may hide its origin");
+    assert_eq!(cookie_status(&hub, &[]).await, 403, "a page may hide its origin");
     let token = hub.bearer("ann");
     assert_eq!(
-        cookie_handshake_status(&hub, &[("Authorization", &token)]).await,
+        cookie_status(&hub, &[("Authorization", &token)]).await,
         101,
         "an explicit token makes the cookie irrelevant"
     );

@@ -12,12 +12,8 @@ use wardcast::config::{Environment, Sources, load};
 use crate::support::{
     http,
     process::{Process, run, wardcast},
-    start_hub,
+    repository, start_hub,
 };
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

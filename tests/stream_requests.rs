@@ -1,18 +1,13 @@
 //! The requests that open a stream and those that bring its commands: credentials, origins, limits, and bad input.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
     http, start_hub, start_hub_with,
-    stream::{StreamClient, emulate, first_commands, get, post, subscribe},
+    stream::{StreamClient, emulate, get, post, sse_path, subscribe},
 };
 
 const LISTED: &str = "https://app.example.com";
-
-/// The path of a stream that carries these commands, and no token elsewhere.
-fn sse_path(commands: &Value) -> String {
-    format!("/connection/sse?{}", first_commands(commands))
-}
 
 #[actix_rt::test]
 async fn session_id_of_a_stream_is_not_the_client_id_that_others_see() {

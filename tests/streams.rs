@@ -13,7 +13,7 @@ use crate::support::{
     http, ping_often,
     redis::RedisServer,
     start_hub, start_hub_on, start_hub_with,
-    stream::{StreamClient, emulate, first_commands, get, post, subscribe},
+    stream::{StreamClient, emulate, get, post, sse_path, subscribe},
     tls::Certificate,
 };
 
@@ -22,11 +22,6 @@ async fn connect_both(hub: &TestHub, user: &str) -> [(StreamClient, Value); 2] {
         StreamClient::connect_sse(hub, &hub.token(user)).await,
         StreamClient::connect_http_stream(hub, &hub.token(user)).await,
     ]
-}
-
-/// The path of a stream that carries these commands, and no token elsewhere.
-fn sse_path(commands: &Value) -> String {
-    format!("/connection/sse?{}", first_commands(commands))
 }
 
 #[actix_rt::test]

@@ -17,8 +17,9 @@ use tokio::{
 
 use crate::support::{
     Client, PATIENCE, TestHub,
-    client::{Stream, tls_over, tls_stream},
+    client::{tls_over, tls_stream},
     poll_until, raw, start_hub_with,
+    stream::read_until,
     tls::Certificate,
 };
 
@@ -37,16 +38,6 @@ async fn assert_serves_others(hub: &TestHub, certificate: &Certificate) {
     other.subscribe("news").await;
     other.publish("news", json!("works")).await;
     assert_eq!(other.receive_publication().await, json!("works"));
-}
-
-/// Reads until the stream contains `text`.
-async fn read_until(stream: &mut (impl Stream + ?Sized), text: &str) {
-    let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
-    while !String::from_utf8_lossy(&received).contains(text) {
-        let count = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("an answer in time").unwrap();
-        assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&received));
-        received.extend_from_slice(&buffer[..count]);
-    }
 }
 
 /// Reads until the server has closed the connection. Returns what it sent.

@@ -107,10 +107,6 @@ fn with_header(token: &str, header: &Value) -> String {
     mark_secret(format!("{}.{rest}", BASE64_URL_SAFE_NO_PAD.encode(header.to_string())))
 }
 
-async fn handshake_status(hub: &TestHub, token: &str) -> u16 {
-    hub.try_handshake(&format!("/socket?token={token}"), &[]).await.status
-}
-
 #[actix_rt::test]
 async fn each_public_key_accepts_tokens_of_its_own_private_key_only() {
     let keys = TestKeys::new();
@@ -131,11 +127,11 @@ async fn kid_of_another_key_is_refused_with_any_alg() {
             let header = Header { kid: Some(kid.to_owned()), ..keys.header(by) };
             let expected = if kid == by { 101 } else { 401 };
             let token = keys.sign(by, &header, &claims(&hub));
-            assert_eq!(handshake_status(&hub, &token).await, expected, "{by} as {kid:?}");
+            assert_eq!(hub.status_of_token(&token).await, expected, "{by} as {kid:?}");
         }
         let header = Header { kid: None, ..keys.header(by) };
         let token = keys.sign(by, &header, &claims(&hub));
-        assert_eq!(handshake_status(&hub, &token).await, 401, "without a kid the keys are not tried in turn");
+        assert_eq!(hub.status_of_token(&token).await, 401, "without a kid the keys are not tried in turn");
     }
 }
 
@@ -149,7 +145,7 @@ async fn token_signed_with_public_key_as_hmac_secret_is_refused() {
                 let header = Header { kid: Some(id.to_string()), ..Header::new(algorithm) };
                 let key = EncodingKey::from_secret(material);
                 let forged = mark_secret(jsonwebtoken::encode(&header, &claims(&hub), &key).unwrap());
-                assert_eq!(handshake_status(&hub, &forged).await, 401, "{id} {algorithm:?}");
+                assert_eq!(hub.status_of_token(&forged).await, 401, "{id} {algorithm:?}");
             }
         }
     }
@@ -169,10 +165,10 @@ async fn token_with_altered_header_is_refused() {
         json!({"alg": "RS256", "kid": "rsa"}),
         json!({"alg": "RS256", "kid": "rsa", "crit": ["x"], "x": 1}),
     ] {
-        assert_eq!(handshake_status(&hub, &with_header(&token, &header)).await, 401, "{header}");
+        assert_eq!(hub.status_of_token(&with_header(&token, &header)).await, 401, "{header}");
     }
     let stripped = mark_secret(format!("{}.", token.rsplit_once('.').unwrap().0));
-    assert_eq!(handshake_status(&hub, &stripped).await, 401, "without a signature");
+    assert_eq!(hub.status_of_token(&stripped).await, 401, "without a signature");
 }
 
 #[actix_rt::test]
@@ -192,7 +188,7 @@ async fn key_embedded_or_linked_in_token_is_neither_used_nor_fetched() {
         Header { cty: Some("JWT".to_owned()), ..base.clone() },
     ] {
         let token = keys.sign("ed", &header, &claims(&hub));
-        assert_eq!(handshake_status(&hub, &token).await, 401, "in spite of a valid signature: {header:?}");
+        assert_eq!(hub.status_of_token(&token).await, 401, "in spite of a valid signature: {header:?}");
         let mut client = hub.connect_without_token().await;
         client.send(json!({"id": 1, "connect": {"token": token}})).await;
         assert_eq!(client.wait_for_close().await.0, Some(3500));
@@ -261,7 +257,7 @@ async fn key_use_separates_connection_and_subscription_tokens() {
                 vec![keys.entry("ec", "purpose = \"connection\""), keys.entry("ed", "purpose = \"subscription\"")];
         })
         .await;
-    assert_eq!(handshake_status(&hub, &keys.token(&hub, "ed")).await, 401);
+    assert_eq!(hub.status_of_token(&keys.token(&hub, "ed")).await, 401);
     let mut client = hub.connect_to(&format!("/socket?token={}", keys.token(&hub, "ec")), &[]).await;
     let mut claims = claims(&hub);
     claims["channel"] = json!("$secret");
@@ -284,7 +280,7 @@ async fn every_invalid_token_gets_the_same_response() {
         claims[member] = value;
         keys.sign("ed", &keys.header("ed"), &claims)
     };
-    assert_eq!(handshake_status(&hub, &with("x", json!(1))).await, 101);
+    assert_eq!(hub.status_of_token(&with("x", json!(1))).await, 101);
     let mut responses = Vec::new();
     for token in [
         keys.token(&hub, "ed"),

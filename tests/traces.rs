@@ -4,14 +4,13 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
 };
 
 use crate::{
     hooks,
     support::{
-        API_KEY, Client, PATIENCE, TestHub, backend::Backend, http, poll_until, redis::RedisServer, start_hub_on,
-        start_hub_with, stream,
+        API_KEY, Client, TestHub, backend::Backend, http, poll_until, redis::RedisServer, start_hub_on, start_hub_with,
+        stream,
     },
 };
 
@@ -40,13 +39,7 @@ impl Trace {
 
     /// Reads until the text has come; returns everything so far.
     pub async fn read_until(&mut self, text: &str) -> &str {
-        let mut buffer = [0; 4096];
-        while !self.received.contains(text) {
-            let read = timeout(PATIENCE, self.stream.read(&mut buffer)).await;
-            let count = read.unwrap_or_else(|_| panic!("no {text:?} in {}", self.received)).unwrap();
-            assert_ne!(count, 0, "the trace has ended without {text:?}: {}", self.received);
-            self.received.push_str(&String::from_utf8_lossy(&buffer[..count]));
-        }
+        stream::read_more_until(&mut self.stream, &mut self.received, text).await;
         &self.received
     }
 

@@ -30,10 +30,6 @@ async fn start_two_hubs() -> (RedisServer, TestHub, TestHub) {
     (redis, one, two)
 }
 
-async fn is_ready(hub: &TestHub) -> bool {
-    http::get(hub.address, "/health/ready").send().await.status == 200
-}
-
 /// Waits until Redis has exactly this many subscribed channels whose names match `pattern`.
 async fn wait_for_redis_channels(redis: &RedisServer, pattern: &str, count: usize) {
     let subscribed = async || redis.run::<Vec<String>>(&["PUBSUB", "CHANNELS", pattern]).await.len();
@@ -137,7 +133,7 @@ async fn redis_outage_is_reported_and_closes_no_session() {
     redis.kill();
     for hub in [&one, &two] {
         hub.wait_for_broker(false).await;
-        assert!(!is_ready(hub).await);
+        assert!(!hub.is_ready().await);
     }
     assert_eq!(http::get(one.address, "/health/live").send().await.status, 200, "a hub without Redis is alive");
     let body = http::get(one.address, "/health/ready").send().await.body;
@@ -156,7 +152,7 @@ async fn redis_outage_is_reported_and_closes_no_session() {
     redis.restart().await;
     for hub in [&one, &two] {
         hub.wait_for_broker(true).await;
-        assert!(is_ready(hub).await);
+        assert!(hub.is_ready().await);
     }
     poll_until("both hubs answer", async || {
         let info = one.call_api("info", json!({})).await;
@@ -186,7 +182,7 @@ async fn commands_on_a_frozen_redis_get_error_100_within_the_timeout_and_the_ses
     }
     assert_eq!(ann.request(json!({"id": 3, "ping": {}})).await, json!({"id": 3, "ping": {}}));
     redis.resume();
-    poll_until("the hub is ready", async || is_ready(&hub).await).await;
+    poll_until("the hub is ready", async || hub.is_ready().await).await;
     ann.subscribe("news-2").await;
     hub.publish("news-2", json!("hello")).await;
     assert_eq!(ann.receive_publication().await, json!("hello"));
@@ -234,7 +230,7 @@ async fn hub_on_a_demoted_master_answers_error_100_and_is_not_ready() {
         let response = late.call_api("publish", json!({"channel": "news", "data": number})).await;
         assert_eq!(response["error"]["code"], 100, "publication {number}: {response}");
     }
-    assert!(!is_ready(&late).await && is_ready(&early).await);
+    assert!(!late.is_ready().await && early.is_ready().await);
     assert_eq!(http::get(late.address, "/health/live").send().await.status, 200);
     early.publish("news", json!("arrives")).await;
     assert_eq!(ann.receive_publication().await, json!("arrives"));
@@ -249,10 +245,10 @@ async fn hub_starts_without_redis_and_becomes_ready_when_redis_starts() {
         config.broker.redis.url = Secret::new(url);
     })
     .await;
-    assert!(!is_ready(&hub).await);
+    assert!(!hub.is_ready().await);
     let mut ann = hub.connect("ann").await;
     redis.restart().await;
-    poll_until("the hub is ready", async || is_ready(&hub).await).await;
+    poll_until("the hub is ready", async || hub.is_ready().await).await;
     ann.subscribe("news").await;
     hub.publish("news", json!("hello")).await;
     assert_eq!(ann.receive_publication().await, json!("hello"));

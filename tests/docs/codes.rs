@@ -1,11 +1,11 @@
 //! Every list of codes agrees with the codes that are declared in src/protocol: docs/codes.md is generated from them, and the
 //! README's short list and the demo page's advice name no other code.
 
-use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write, fs};
 
 use wardcast::protocol::{CodeInfo, Disconnect, ErrorCode, UnsubscribeCode, disconnect::VIOLATIONS};
 
-use crate::support::generated::assert_section_generated;
+use crate::support::{generated::assert_section_generated, repository};
 
 const PAGE: &str = "docs/codes.md";
 
@@ -91,7 +91,7 @@ fn table(text_column: &str, codes: &[CodeInfo]) -> String {
 }
 
 fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    fs::read_to_string(repository().join(path)).unwrap()
 }
 
 #[track_caller]

@@ -10,22 +10,16 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wardcast::{
     config::{self, BrokerKind, Environment, Secret, Sources},
     metrics::{Metrics, Queue},
 };
 
 use crate::support::{
-    Client, PATIENCE, client::tls_stream, http, poll_until, redis::RedisServer, start_hub_with, tls::Certificate,
+    Client, client::tls_stream, http, poll_until, redis::RedisServer, repository, start_hub_with, stream::read_until,
+    tls::Certificate,
 };
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// README.md and the pages of docs/, each with its path below the repository.
 fn pages() -> Vec<(PathBuf, String)> {
@@ -326,18 +320,6 @@ async fn nginx_as_documented_passes_web_sockets_on_and_hides_the_server_api() {
     let logged = fs::read_to_string(path("access.log")).unwrap();
     assert!(!logged.contains("token="), "{logged}");
     drop(nginx);
-}
-
-/// Reads until this text has arrived.
-async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), text: &str) {
-    let mut received = String::new();
-    while !received.contains(text) {
-        let mut buffer = [0; 4096];
-        let count =
-            timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap_or_else(|_| panic!("no {text} in {received}"));
-        assert_ne!(count.as_ref().ok(), Some(&0), "ended before {text}: {received}");
-        received.push_str(&String::from_utf8_lossy(&buffer[..count.unwrap()]));
-    }
 }
 
 /// Ended with the test, its workers too.

@@ -1,6 +1,6 @@
 //! docs/server-api.md: its reference is generated from the methods, and its examples are run against a real hub.
 
-use std::{fmt::Write, fs, path::Path, process::Command};
+use std::{fmt::Write, fs, process::Command};
 
 use serde_json::Value;
 use wardcast::{
@@ -9,7 +9,7 @@ use wardcast::{
     config::Config,
 };
 
-use crate::support::{API_KEY, TestHub, generated::assert_section_generated, start_hub_with};
+use crate::support::{API_KEY, TestHub, generated::assert_section_generated, repository, start_hub_with};
 
 const PAGE: &str = "docs/server-api.md";
 
@@ -87,7 +87,7 @@ fn descriptions_of_api_methods_are_complete() {
 
 #[test]
 fn readme_names_every_method() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
     let missing = METHODS.iter().map(|method| method.name).filter(|name| !readme.contains(&format!("`{name}`")));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<&str>::new(), "not in README.md");
 }
@@ -95,7 +95,7 @@ fn readme_names_every_method() {
 /// Each section of the page gets a hub of its own, with ann in the channel "news".
 #[actix_rt::test]
 async fn every_curl_example_answers_as_documented() {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap();
+    let page = fs::read_to_string(repository().join(PAGE)).unwrap();
     let mut count = 0;
     for section in page.split("\n## ").skip(1) {
         let examples = examples(section);

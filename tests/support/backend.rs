@@ -7,7 +7,6 @@ use std::{
 };
 
 use actix_rt::task::JoinHandle;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -91,14 +90,7 @@ impl Backend {
 
     /// Starts a backend that serves https, with a certificate of this authority for `localhost`.
     pub async fn start_tls(authority: &Authority) -> Self {
-        let files = authority.issue("backend");
-        let certificate = CertificateDer::from_pem_file(&files.cert).unwrap();
-        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config =
-            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
-        Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
+        Self::start_with(Some(authority.issue("backend").acceptor())).await
     }
 
     async fn start_with(tls: Option<TlsAcceptor>) -> Self {

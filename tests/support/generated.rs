@@ -1,12 +1,14 @@
 //! Pages in docs/ that tests generate from the code and its data.
 
-use std::{fs, path::Path};
+use std::fs;
+
+use super::repository;
 
 /// Checks that the page `path`, below the repository, is exactly `text`. With `UPDATE_DOCS=1` in the environment, writes the
 /// page instead.
 #[track_caller]
 pub fn assert_generated(path: &str, text: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let file = repository().join(path);
     if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {
         fs::write(&file, text).unwrap();
     }
@@ -22,7 +24,7 @@ pub fn assert_generated(path: &str, text: &str) {
 /// The same for the part of a page between the lines `<!-- generated: NAME -->` and `<!-- end of generated: NAME -->`.
 #[track_caller]
 pub fn assert_section_generated(path: &str, name: &str, text: &str) {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let page = fs::read_to_string(repository().join(path)).unwrap();
     let (start, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- end of generated: {name} -->\n"));
     let is_marked = page.matches(&start).count() == 1 && page.matches(&end).count() == 1;
     assert!(is_marked, "{path} must contain the lines {start:?} and {end:?} once");

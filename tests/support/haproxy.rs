@@ -15,7 +15,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{TestHub, poll_until};
+use super::{TestHub, poll_until, repository};
 
 pub struct HaProxy {
     /// Its address for clients.
@@ -83,7 +83,7 @@ fn socket_path(directory: &TempDir) -> PathBuf {
 }
 
 fn configuration((address, internal): (SocketAddr, SocketAddr), hubs: &[&TestHub], stats: &Path) -> String {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/haproxy.cfg");
+    let shipped = repository().join("config/haproxy.cfg");
     let shipped = fs::read_to_string(shipped).unwrap();
     for lines in [DISCOVERY, INTERNAL_DISCOVERY] {
         assert_eq!(shipped.matches(lines).count(), 2, "{shipped}");

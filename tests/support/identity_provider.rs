@@ -12,7 +12,6 @@ use actix_rt::task::JoinHandle;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, PublicKeyData, RsaKeySize};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -72,15 +71,8 @@ impl IdentityProvider {
 
     async fn start_on(address: SocketAddr) -> Self {
         let authority = Authority::new();
-        let files = authority.issue_for("provider", &["localhost", "127.0.0.1"]);
-        let certificate = CertificateDer::from_pem_file(&files.cert).unwrap();
-        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config =
-            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        let acceptor = authority.issue_for("provider", &["localhost", "127.0.0.1"]).acceptor();
         let address = TcpListener::bind(address).await.unwrap().local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
         Self { address, authority, acceptor, served: Arc::default(), accepting: None }
     }
 

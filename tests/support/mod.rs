@@ -23,7 +23,7 @@ pub mod tls;
 pub mod trace_log;
 mod worker_client;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use wardcast::{
@@ -97,6 +97,11 @@ pub async fn start_hub_over(redis: &PrefixedRedis, change: impl FnOnce(&mut Conf
     .await;
     hub.wait_for_broker(true).await;
     hub
+}
+
+/// The folder of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The configuration of [`start_hub`].
@@ -263,6 +268,16 @@ impl TestHub {
     /// Returns the response to a handshake. If it is a 101, the connection is dropped.
     pub async fn try_handshake(&self, path: &str, headers: &[(&str, &str)]) -> http::Response {
         http::exchange(self.address, raw::handshake_with(self.address, path, headers).as_bytes()).await
+    }
+
+    /// The status of a handshake with this token in the query string.
+    pub async fn status_of_token(&self, token: &str) -> u16 {
+        self.try_handshake(&format!("/socket?token={token}"), &[]).await.status
+    }
+
+    /// Whether the hub says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        http::get(self.address, "/health/ready").send().await.status == 200
     }
 
     /// Calls a method of the server API with the key.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wardcast::clock::Clock;
 
 use super::{
-    API_KEY, SECRET, TestHub, config, http, poll_until,
+    API_KEY, SECRET, TestHub, config, poll_until,
     process::{Process, ProcessResult, wardcast},
     redis::PrefixedRedis,
 };
@@ -42,10 +42,6 @@ impl Node {
         let banner = process.banner();
         let hub = TestHub { address: banner.address, clock: Clock::default(), config: config(), running: None };
         Self { hub, process }
-    }
-
-    pub async fn is_ready(&self) -> bool {
-        http::get(self.address, "/health/ready").send().await.status == 200
     }
 
     /// Waits until the log has a line with this phrase, and returns it.

@@ -34,12 +34,33 @@ impl Event {
     }
 }
 
+/// Reads until this text has arrived.
+pub async fn read_until(stream: &mut (impl AsyncReadExt + Unpin + ?Sized), text: &str) {
+    read_more_until(stream, &mut String::new(), text).await;
+}
+
+/// Reads until `received` has this text.
+pub async fn read_more_until(stream: &mut (impl AsyncReadExt + Unpin + ?Sized), received: &mut String, text: &str) {
+    let mut buffer = [0; 4096];
+    while !received.contains(text) {
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await;
+        let count = read.unwrap_or_else(|_| panic!("no {text:?} in {received}")).unwrap();
+        assert_ne!(count, 0, "the connection has ended without {text:?}: {received}");
+        received.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+}
+
 /// The query of `/connection/sse` with these commands.
 pub fn first_commands(commands: &Value) -> String {
     format!(
         "cf_connect={}",
         percent_encoding::utf8_percent_encode(&commands.to_string(), percent_encoding::NON_ALPHANUMERIC)
     )
+}
+
+/// The path of a stream of events that carries these commands, and no token elsewhere.
+pub fn sse_path(commands: &Value) -> String {
+    format!("/connection/sse?{}", first_commands(commands))
 }
 
 /// GET with these headers, on a connection that stays open.
@@ -66,7 +87,7 @@ impl StreamClient {
 
     /// Opens the stream of an SDK session over SSE; returns it with the connect result.
     pub async fn connect_sse(hub: &TestHub, token: &str) -> (Self, Value) {
-        let path = format!("/connection/sse?{}", first_commands(&json!({"id": 1, "connect": {"token": token}})));
+        let path = sse_path(&json!({"id": 1, "connect": {"token": token}}));
         let mut client = Self::events(hub.address, &path, &[]).await;
         let reply = client.receive().await;
         assert!(reply["connect"]["session"].is_string(), "{reply}");

@@ -1,8 +1,9 @@
 //! Certificates for localhost, and authorities that issue them, made for one test.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio_rustls::TlsAcceptor;
 use wardcast::config::Config;
 
 pub struct Certificate {
@@ -59,6 +60,18 @@ pub struct Authority {
 pub struct PairFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+impl PairFiles {
+    /// Accepts TLS with the certificate.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        let certificate = CertificateDer::from_pem_file(&self.cert).unwrap();
+        let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        TlsAcceptor::from(Arc::new(builder.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap()))
+    }
 }
 
 impl Authority {

@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
     process::{Child, Command, Stdio},
     thread,
 };
@@ -20,7 +19,7 @@ impl RedisProcess {
     /// Starts redis-server and waits until it accepts connections; `None` if it exits before, because another process has a
     /// port.
     pub(super) fn start(arguments: &[String]) -> Option<Self> {
-        let guarded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/guarded");
+        let guarded = super::super::repository().join("tests/support/guarded");
         let mut command = Command::new(guarded);
         command.arg("redis-server").args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
