@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wardcast::config::{ChannelAccess, Config};
 
-use crate::support::{Client, TestHub, http, raw, start_hub_with};
+use crate::{
+    revocation::{assert_closed_as_revoked, revoke},
+    support::{Client, TestHub, http, raw, redis::RedisServer, start_hub_on, start_hub_with},
+};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -128,4 +131,49 @@ async fn ticket_outlives_a_step_forward_that_its_token_outlives() {
     let ticket = request.send().await.json()["ticket"].as_str().unwrap().to_owned();
     hub.clock.step_forward(Duration::from_secs(600));
     hub.connect_to(&format!("/socket?ticket={ticket}"), &[]).await;
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Revokes one of two tokens of a user for a quarter of an hour.
+async fn revoke_for_a_while(hub: &TestHub, jti: &str) {
+    let until = hub.clock.now().unix_seconds() + 900;
+    revoke(hub, json!({"jti": jti, "expire_at": until})).await;
+}
+
+#[actix_rt::test]
+async fn revocation_that_expired_by_a_clock_that_was_ahead_closes_sessions_when_it_is_set_back() {
+    let hub = start_hub_with(|config| config.limits.revocations = 1).await;
+    let token = |jti: &str| hub.token_with_claims(json!({"sub": "ann", "exp": 2 * 3600, "jti": jti}));
+    let [revoked, other] = ["1", "2"].map(token);
+    revoke_for_a_while(&hub, "1").await;
+    hub.clock.step_forward(HOUR);
+    // It takes the room of the other.
+    revoke_for_a_while(&hub, "3").await;
+    let connect = async |token: &str| hub.connect_to(&format!("/socket?token={token}"), &[]).await;
+    let (mut socket, mut other) = (connect(&revoked).await, connect(&other).await);
+    socket.subscribe("news").await;
+    other.subscribe("news").await;
+    hub.clock.step_back(HOUR);
+    assert_closed_as_revoked(&mut socket).await;
+    assert_eq!(hub.try_handshake(&format!("/socket?token={revoked}"), &[]).await.status, 401);
+    assert_eq!(other.request(json!({"id": 9, "ping": {}})).await["id"], 9);
+}
+
+#[actix_rt::test]
+async fn revocation_that_comes_while_the_clock_of_a_node_is_ahead_closes_its_sessions_when_it_is_set_back() {
+    let redis = RedisServer::start().await;
+    let (right, ahead) = (start_hub_on(&redis, |_| ()).await, start_hub_on(&redis, |_| ()).await);
+    for hub in [&right, &ahead] {
+        hub.wait_for_broker(true).await;
+        hub.wait_for_nodes(2).await;
+    }
+    let token = right.token_with_claims(json!({"sub": "ann", "exp": 2 * 3600, "jti": "1"}));
+    ahead.clock.step_forward(HOUR);
+    let mut socket = ahead.connect_to(&format!("/socket?token={token}"), &[]).await;
+    revoke_for_a_while(&right, "1").await;
+    socket.subscribe("news").await;
+    ahead.clock.step_back(HOUR);
+    assert_closed_as_revoked(&mut socket).await;
+    assert_eq!(ahead.try_handshake(&format!("/socket?token={token}"), &[]).await.status, 401);
 }

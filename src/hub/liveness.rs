@@ -251,6 +251,7 @@ impl Hub {
     pub(super) fn on_tick(&mut self, ctx: &mut <Self as Actor>::Context) {
         let (now, wall_now) = (Instant::now(), self.clock.now());
         self.hold_after_freeze(now);
+        self.revocations.note_time(wall_now);
         let _ = self.obey_revocations();
         self.end_long_hold(now);
         self.write_gate.note_run(wall_now);

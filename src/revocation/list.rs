@@ -1,7 +1,10 @@
 //! The list of revocations: pure, limited in number, and asked in constant time. It never forgets a revocation before it has
-//! expired: above the limit it refuses new ones.
+//! expired: above the limit it refuses new ones. The wall clock may be ahead for a while, so it keeps what has expired for longer.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Fingerprint, KeyNumber, Revocation, TokenIdentity, fingerprint,
@@ -16,6 +19,14 @@ use crate::{
 
 /// How many of the latest changes are kept for the hubs, each of which applies them once.
 const KEPT_CHANGES: usize = 1024;
+
+/// How long a revocation is kept after it has expired: it is in force again if the wall clock was ahead and is set back.
+///
+/// A day: a machine that takes the local time for UTC when it boots is ahead by up to 14 h.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(24 * 3600);
+
+/// No time is earlier.
+const EARLIEST: WallTime = WallTime::from_unix_millis(i64::MIN);
 
 /// The list has reached `limits.revocations`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,9 +47,14 @@ pub struct KeyInUse {
 /// Revocations by the fingerprint of what they name.
 pub struct RevocationList {
     entries: HashMap<Fingerprint, Revocation>,
+    /// Those that have expired, for [`CLOCK_TOLERANCE`] and besides at most `max_entries`: above that the ones that expired first are
+    /// dropped.
+    expired: HashMap<Fingerprint, Revocation>,
     max_entries: usize,
-    /// No revocation expires before this time. Until then a full list need not be searched for expired ones.
+    /// None of `entries` expires before this time. Until then a full list need not be searched for expired ones.
     earliest_expiry: WallTime,
+    /// All of `expired` have expired at this time. Before it, the clock was set back.
+    latest_expired: WallTime,
     /// The latest changes, the oldest first.
     changes: VecDeque<Revocation>,
     /// Changes so far.
@@ -52,11 +68,13 @@ pub struct RevocationList {
 impl RevocationList {
     /// Creates an empty list of at most `max_entries`.
     pub fn new(max_entries: usize) -> Self {
-        let (entries, changes) = (HashMap::new(), VecDeque::new());
+        let (entries, expired, changes) = (HashMap::new(), HashMap::new(), VecDeque::new());
         Self {
             entries,
+            expired,
             max_entries,
-            earliest_expiry: WallTime::from_unix_millis(i64::MAX),
+            earliest_expiry: NEVER,
+            latest_expired: EARLIEST,
             changes,
             version: 0,
             keys: HashMap::new(),
@@ -69,46 +87,40 @@ impl RevocationList {
     /// # Errors
     /// [`ListFull`].
     pub fn add(&mut self, revocation: Revocation, now: WallTime) -> Result<bool, ListFull> {
-        if revocation.expires_at <= now {
-            return Ok(false);
-        }
-        let id = revocation.target.fingerprint();
-        let merged = match self.entries.get(&id) {
-            None => revocation,
-            Some(known) => Revocation {
-                issued_before: known.issued_before.max(revocation.issued_before),
-                expires_at: known.expires_at.max(revocation.expires_at),
-                target: revocation.target,
-            },
-        };
-        if self.entries.get(&id) == Some(&merged) {
-            return Ok(false);
-        }
-        if self.entries.len() >= self.max_entries && !self.entries.contains_key(&id) {
-            self.drop_expired(now);
-            if self.entries.len() >= self.max_entries {
-                return Err(ListFull);
-            }
-        }
-        self.earliest_expiry = self.earliest_expiry.min(merged.expires_at);
-        self.entries.insert(id, merged.clone());
-        self.version += 1;
-        if self.changes.len() == KEPT_CHANGES {
-            self.changes.pop_front();
-        }
-        self.changes.push_back(merged);
-        Ok(true)
+        let added = self.insert(revocation, now);
+        self.drop_surplus();
+        added
     }
 
-    /// Adds revocations as [`Self::add`] does, but all or none.
+    /// Adds revocations.
+    ///
+    /// # Errors
+    /// [`ListFull`]: those that had room are added.
+    pub fn add_each(
+        &mut self,
+        revocations: impl IntoIterator<Item = Revocation>,
+        now: WallTime,
+    ) -> Result<(), ListFull> {
+        let mut added = Ok(());
+        for revocation in revocations {
+            // Also after one that has no room: one that is known needs none.
+            added = added.and(self.insert(revocation, now).map(drop));
+        }
+        // Once for all of them: it reads the whole list.
+        self.drop_surplus();
+        added
+    }
+
+    /// Adds revocations, all or none.
     ///
     /// # Errors
     /// [`ListFull`]: the list is as before.
     pub fn add_all(&mut self, revocations: Vec<Revocation>, now: WallTime) -> Result<(), ListFull> {
-        let targets: HashSet<Fingerprint> =
-            revocations.iter().map(|revocation| revocation.target.fingerprint()).collect();
+        let merged = revocations.iter().map(|revocation| self.merge(revocation.clone()));
+        let in_force: HashSet<Fingerprint> =
+            merged.filter(|(_, merged)| now < merged.expires_at).map(|(id, _)| id).collect();
         let has_room = |list: &Self| {
-            let new = targets.iter().filter(|id| !list.entries.contains_key(id)).count();
+            let new = in_force.iter().filter(|id| !list.entries.contains_key(id)).count();
             list.entries.len() + new <= list.max_entries
         };
         if !has_room(self) {
@@ -117,10 +129,59 @@ impl RevocationList {
                 return Err(ListFull);
             }
         }
-        for revocation in revocations {
-            self.add(revocation, now)?;
+        self.add_each(revocations, now)
+    }
+
+    fn insert(&mut self, revocation: Revocation, now: WallTime) -> Result<bool, ListFull> {
+        let (id, merged) = self.merge(revocation);
+        if is_forgotten(&merged, now) || self.get(id) == Some(&merged) {
+            return Ok(false);
         }
-        Ok(())
+        if merged.expires_at <= now {
+            self.entries.remove(&id);
+            self.latest_expired = self.latest_expired.max(merged.expires_at);
+            self.expired.insert(id, merged.clone());
+        } else {
+            if self.entries.len() >= self.max_entries && !self.entries.contains_key(&id) {
+                self.drop_expired(now);
+                if self.entries.len() >= self.max_entries {
+                    return Err(ListFull);
+                }
+            }
+            self.earliest_expiry = self.earliest_expiry.min(merged.expires_at);
+            self.expired.remove(&id);
+            self.entries.insert(id, merged.clone());
+        }
+        self.note_change(merged);
+        Ok(true)
+    }
+
+    /// Returns the later times of a revocation and of what is known for its target.
+    fn merge(&self, revocation: Revocation) -> (Fingerprint, Revocation) {
+        let id = revocation.target.fingerprint();
+        let merged = match self.get(id) {
+            None => revocation,
+            Some(known) => Revocation {
+                issued_before: known.issued_before.max(revocation.issued_before),
+                expires_at: known.expires_at.max(revocation.expires_at),
+                target: revocation.target,
+            },
+        };
+        (id, merged)
+    }
+
+    /// Returns what is known for a target, also if it has expired.
+    fn get(&self, id: Fingerprint) -> Option<&Revocation> {
+        self.entries.get(&id).or_else(|| self.expired.get(&id))
+    }
+
+    /// Has the hubs apply a revocation.
+    fn note_change(&mut self, revocation: Revocation) {
+        self.version += 1;
+        if self.changes.len() == KEPT_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(revocation);
     }
 
     /// Notes that keys are in use.
@@ -186,7 +247,7 @@ impl RevocationList {
         now: WallTime,
     ) -> impl Iterator<Item = &'a Revocation> + use<'a> {
         // Without revocations nothing is hashed.
-        let names = (!self.entries.is_empty()).then(|| {
+        let names = (!self.is_empty()).then(|| {
             let without_session = token.sid.is_none().then(|| fingerprint(USER_WITHOUT_SESSION, user, ""));
             token.ids().chain([fingerprint(USER, user, "")]).chain(without_session)
         });
@@ -208,13 +269,12 @@ impl RevocationList {
     /// Returns whether a token is revoked in one channel.
     pub fn is_revoked_in(&self, user: &str, channel: &Channel, token: &TokenIdentity, now: WallTime) -> bool {
         let id = || fingerprint(CHANNEL, user, channel.as_str());
-        !self.entries.is_empty() && self.revocation_of(token, id(), now).is_some()
+        !self.is_empty() && self.revocation_of(token, id(), now).is_some()
     }
 
     /// Returns the revocation with this fingerprint, if it has not expired and means the token.
     fn revocation_of(&self, token: &TokenIdentity, id: Fingerprint, now: WallTime) -> Option<&Revocation> {
-        let entry = self.entries.get(&id);
-        entry.filter(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
+        self.get(id).filter(|entry| token.issued_at < entry.issued_before && now < entry.expires_at)
     }
 
     /// Returns the number of changes so far.
@@ -231,27 +291,72 @@ impl RevocationList {
 
     /// Returns all revocations that have not expired.
     pub fn entries(&self, now: WallTime) -> impl Iterator<Item = &Revocation> {
-        self.entries.values().filter(move |entry| now < entry.expires_at)
+        self.entries.values().chain(self.expired.values()).filter(move |entry| now < entry.expires_at)
     }
 
-    /// Returns the number of revocations, with those that have expired and were not dropped yet.
+    /// Returns the number of revocations that had not expired at the last [`Self::drop_expired`], or were added since.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Returns whether the list has no revocations.
+    /// Returns whether the list has no revocations, not even expired ones.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.expired.is_empty()
     }
 
-    /// Drops the revocations that have expired.
+    /// Sets the revocations apart that have expired, and drops those that expired long ago. Those that have not expired by a clock that
+    /// was set back count again, as far as there is room; the others are in force, too.
     pub fn drop_expired(&mut self, now: WallTime) {
+        if now < self.latest_expired {
+            let room = self.max_entries.saturating_sub(self.entries.len());
+            self.entries.extend(self.expired.extract_if(|_, entry| now < entry.expires_at).take(room));
+            self.earliest_expiry = earliest_expiry(&self.entries);
+            self.latest_expired = latest_expiry(&self.expired);
+        }
         if self.earliest_expiry <= now {
-            self.entries.retain(|_, entry| now < entry.expires_at);
-            let earliest = self.entries.values().map(|entry| entry.expires_at).min();
-            self.earliest_expiry = earliest.unwrap_or(WallTime::from_unix_millis(i64::MAX));
+            self.expired.retain(|_, entry| !is_forgotten(entry, now));
+            self.expired.extend(self.entries.extract_if(|_, entry| entry.expires_at <= now));
+            self.earliest_expiry = earliest_expiry(&self.entries);
+            self.latest_expired = latest_expiry(&self.expired);
+            self.drop_surplus();
         }
     }
+
+    /// Has the hubs check all of their sessions, if revocations had expired by a clock that has been set back, and are in force again.
+    /// `before` is the latest time that it has shown. Returns whether there are any.
+    pub fn set_clock_back(&mut self, now: WallTime, before: WallTime) -> bool {
+        let is_back = |entry: &Revocation| now < entry.expires_at && entry.expires_at <= before;
+        let are_back = self.entries.values().chain(self.expired.values()).any(is_back);
+        if are_back {
+            self.drop_expired(now);
+            self.check_all();
+        }
+        are_back
+    }
+
+    /// Drops the revocations that expired first, if more have expired than are kept.
+    fn drop_surplus(&mut self) {
+        let surplus = self.expired.len().saturating_sub(self.max_entries);
+        if surplus > 0 {
+            let mut by_expiry: Vec<(WallTime, Fingerprint)> =
+                self.expired.iter().map(|(id, entry)| (entry.expires_at, *id)).collect();
+            by_expiry.select_nth_unstable(surplus - 1);
+            by_expiry[..surplus].iter().for_each(|(_, id)| _ = self.expired.remove(id));
+        }
+    }
+}
+
+/// Returns whether a revocation expired so long ago that it is not kept.
+fn is_forgotten(revocation: &Revocation, now: WallTime) -> bool {
+    revocation.expires_at.saturating_add(CLOCK_TOLERANCE) <= now
+}
+
+fn earliest_expiry(entries: &HashMap<Fingerprint, Revocation>) -> WallTime {
+    entries.values().map(|entry| entry.expires_at).min().unwrap_or(NEVER)
+}
+
+fn latest_expiry(entries: &HashMap<Fingerprint, Revocation>) -> WallTime {
+    entries.values().map(|entry| entry.expires_at).max().unwrap_or(EARLIEST)
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ use crate::{
 /// The time in which `limits.logouts_per_user` are allowed, if tokens do not expire.
 const LOGOUT_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
+/// By how much the wall clock has to be set back to count: the hubs read it one after the other.
+const CLOCK_STEP: Duration = Duration::from_millis(500);
+
 /// The revocations of this instance. A hub compares [`Self::state`] before each piece of work, which takes no lock.
 pub struct Revocations {
     list: RwLock<RevocationList>,
@@ -32,6 +35,8 @@ pub struct Revocations {
     released: Notify,
     /// When the first key ends, in milliseconds since the epoch.
     next_key_end: AtomicI64,
+    /// The latest time that the wall clock has shown since it was set back, in milliseconds since the epoch.
+    latest_time: AtomicI64,
     /// Without an expiry of their own, revocations last as long as any token that exists now.
     default_lifetime: Option<Duration>,
     max_entries: usize,
@@ -105,6 +110,7 @@ impl Revocations {
             state: AtomicU64::new(RevocationState::INITIAL.0),
             released: Notify::new(),
             next_key_end: AtomicI64::new(NEVER.unix_millis()),
+            latest_time: AtomicI64::new(clock.now().unix_millis()),
             max_entries: config.limits.revocations,
             logouts: KeyedRateLimiter::with_interval(window / logouts.max(1), logouts),
             default_lifetime: tokens_expire.then_some(config.auth.max_ttl),
@@ -179,14 +185,7 @@ impl Revocations {
     /// # Errors
     /// [`ListFull`]: those that had room are in force.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) -> Result<bool, ListFull> {
-        self.change(|list, now| {
-            let mut added = Ok(());
-            for revocation in revocations {
-                // Also after one that has no room: one that is known needs none.
-                added = added.and(list.add(revocation, now).map(drop));
-            }
-            added
-        })
+        self.change(|list, now| list.add_each(revocations, now))
     }
 
     /// Adds revocations as [`Self::add`] does, but all or none.
@@ -203,8 +202,9 @@ impl Revocations {
         change: impl FnOnce(&mut RevocationList, WallTime) -> Result<(), ListFull>,
     ) -> Result<bool, ListFull> {
         let mut list = self.list.write();
-        let before = list.version();
-        let changed = change(&mut list, self.clock.now());
+        let (before, now) = (list.version(), self.clock.now());
+        self.latest_time.fetch_max(now.unix_millis(), Ordering::Relaxed);
+        let changed = change(&mut list, now);
         let changes = list.version() - before;
         // While the list is locked: the state never names a version that the list does not have.
         self.state.fetch_add(2 * changes, Ordering::Release);
@@ -255,6 +255,24 @@ impl Revocations {
         if list.end_keys(now) {
             self.next_key_end.store(list.next_key_end().unix_millis(), Ordering::Relaxed);
             self.state.fetch_add(2, Ordering::Release);
+        }
+    }
+
+    /// Learns the time of the wall clock at each tick of a hub. If the clock has been set back, has the hubs check their sessions for
+    /// revocations that had expired before and are in force again.
+    pub fn note_time(&self, now: WallTime) {
+        let is_set_back = |before: i64| now.saturating_add(CLOCK_STEP).unix_millis() < before;
+        if !is_set_back(self.latest_time.fetch_max(now.unix_millis(), Ordering::Relaxed)) {
+            return;
+        }
+        let mut list = self.list.write();
+        let before = self.latest_time.load(Ordering::Relaxed);
+        // Otherwise another hub has noticed it meanwhile.
+        if is_set_back(before) {
+            self.latest_time.store(now.unix_millis(), Ordering::Relaxed);
+            if list.set_clock_back(now, WallTime::from_unix_millis(before)) {
+                self.state.fetch_add(2, Ordering::Release);
+            }
         }
     }
 
@@ -344,6 +362,60 @@ impl Revocations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::revocation::TokenIds;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn of_jti(jti: &str, until: WallTime) -> Revocation {
+        Revocation::of_all(RevocationTarget::Token(jti.to_owned(), IssuerScope::Any), until)
+    }
+
+    fn token(jti: &str) -> TokenIdentity {
+        let (issuer, jti, sid) = (None, Some(jti.to_owned()), None);
+        TokenIdentity::new(&TokenIds { issuer, jti, sid }, None)
+    }
+
+    /// As when an instance loads the list, or counts it for Redis, while its clock is ahead.
+    #[test]
+    fn revocations_that_were_loaded_or_counted_while_the_clock_was_ahead_are_in_force_when_it_is_set_back() {
+        let revocations = Revocations::default();
+        let soon = revocations.clock.now().saturating_add(HOUR / 4);
+        revocations.add([of_jti("counted", soon)]).unwrap();
+        revocations.clock.step_forward(HOUR);
+        assert_eq!(revocations.count(), 0);
+        revocations.add([of_jti("loaded", soon)]).unwrap();
+        let are_revoked = || ["counted", "loaded"].map(|jti| revocations.is_revoked("", &token(jti)));
+        assert_eq!((are_revoked(), revocations.entries().len()), ([false; 2], 0));
+        revocations.clock.step_back(HOUR);
+        assert_eq!(are_revoked(), [true; 2]);
+        assert_eq!((revocations.count(), revocations.entries().len()), (2, 2), "Redis may lack them");
+    }
+
+    #[test]
+    fn hubs_check_all_sessions_once_when_the_clock_was_set_back_behind_the_expiry_of_a_revocation() {
+        let revocations = Revocations::default();
+        let (clock, list) = (&revocations.clock, &revocations);
+        let tick = || {
+            let before = list.state();
+            list.note_time(clock.now());
+            let (state, changes) = list.changes_since(before);
+            assert_eq!(state, list.state());
+            changes == Changes::Many
+        };
+        list.add([of_jti("1", clock.now().saturating_add(HOUR / 4))]).unwrap();
+        assert!(!tick());
+        for (by, expected) in [(HOUR / 8, false), (HOUR, true)] {
+            clock.step_forward(by);
+            assert!(!tick());
+            clock.step_back(by);
+            assert_eq!([tick(), tick()], [expected, false], "{by:?}");
+        }
+        // The clock was ahead between two ticks.
+        clock.step_forward(HOUR);
+        list.add([of_jti("2", clock.now().saturating_add(HOUR))]).unwrap();
+        clock.step_back(HOUR);
+        assert_eq!([tick(), tick()], [true, false]);
+    }
 
     #[test]
     fn logouts_of_one_user_need_few_entries_however_many_there_are() {

@@ -96,6 +96,8 @@ fn hundred_thousand_and_first_revocation_is_refused_and_none_is_forgotten() {
     assert!((0..max_entries).step_by(99).all(|number| is_revoked(&number.to_string())) && !is_revoked("one more"));
 }
 
+const DAY: i64 = 24 * 3600;
+
 fn at(seconds: i64) -> WallTime {
     WallTime::from_unix_seconds(seconds)
 }
@@ -186,7 +188,7 @@ fn each_kind_means_its_own_tokens_only() {
 #[test]
 fn revocation_lasts_until_it_expires_and_later_times_replace_earlier_ones() {
     let mut list = RevocationList::new(10);
-    assert_eq!(list.add(jti("t", 10), at(10)), Ok(false), "it has expired already");
+    assert_eq!(list.add(jti("t", 10), at(10 + DAY)), Ok(false), "it expired long ago");
     assert_eq!(list.add(jti("t", 10), at(0)), Ok(true));
     assert_eq!(list.add(jti("t", 5), at(0)), Ok(false));
     let token = token(Some("t"), None, None);
@@ -223,6 +225,93 @@ fn revocations_that_belong_together_are_added_all_or_none() {
     assert_eq!(list.add_all(vec![jti("d", 40), jti("e", 40)], at(11)), Err(ListFull), "a has expired, the others not");
     assert_eq!(list.add_all(vec![jti("d", 40), jti("c", 40)], at(11)), Ok(()));
     assert_eq!(list.entries(at(11)).count(), 3);
+}
+
+/// What is asked of a list that has a revocation of each kind, by a clock that is an hour ahead and then set back.
+#[test]
+fn revocations_that_expired_by_a_clock_that_was_ahead_are_in_force_when_it_is_set_back() {
+    const AHEAD: i64 = 3600;
+    let news = Channel::new("news").unwrap();
+    let channel = RevocationTarget::Channel("bob".to_owned(), news.clone());
+    let of = |revocation: Revocation| Revocation { expires_at: at(900), ..revocation };
+    let all = || {
+        [
+            jti("t", 900),
+            of(user("ann", 50)),
+            of(Revocation { issued_before: at(50), ..Revocation::of_all(channel.clone(), NEVER) }),
+        ]
+    };
+    // They expire in the list, or have expired when they are added.
+    for added_at in [0, AHEAD] {
+        let mut list = RevocationList::new(3);
+        for revocation in all() {
+            assert_eq!(list.add(revocation.clone(), at(added_at)), Ok(true));
+            assert_eq!(list.add(revocation, at(added_at)), Ok(false), "it is known");
+        }
+        assert_eq!(list.version(), 3);
+        list.drop_expired(at(AHEAD));
+        assert_eq!((list.len(), list.entries(at(AHEAD)).count(), list.is_empty()), (0, 0, false));
+        let old = token(None, None, Some(49));
+        let asked = |list: &RevocationList, now: i64| {
+            (
+                list.is_revoked("cho", &token(Some("t"), None, None), at(now)),
+                list.revoked_until("ann", &old, at(now)),
+                list.is_revoked_in("bob", &news, &old, at(now)),
+            )
+        };
+        assert_eq!(asked(&list, AHEAD), (false, None, false));
+        assert_eq!(asked(&list, 899), (true, Some(at(50)), true));
+        assert!(!list.is_revoked_in("ann", &news, &old, at(899)));
+        assert!(list.set_clock_back(at(1), at(AHEAD)));
+        assert_eq!((list.changes_since(3), list.version()), (None, 4), "every session is checked");
+        assert_eq!((list.len(), list.entries(at(1)).count()), (3, 3), "they count again");
+        assert_eq!((list.add(jti("more", 900), at(1)), asked(&list, 1)), (Err(ListFull), (true, Some(at(50)), true)));
+        assert!(!list.set_clock_back(at(1), at(899)), "none had expired");
+    }
+}
+
+#[test]
+fn revocations_for_which_a_list_has_no_room_when_the_clock_is_set_back_are_in_force() {
+    let mut list = RevocationList::new(1);
+    assert_eq!((list.add(jti("a", 900), at(0)), list.add(jti("b", 9000), at(3600))), (Ok(true), Ok(true)));
+    assert!(list.set_clock_back(at(1), at(3600)));
+    let is_revoked = |list: &RevocationList, id| list.is_revoked("", &token(Some(id), None, None), at(2));
+    assert!(is_revoked(&list, "a") && is_revoked(&list, "b"));
+    assert_eq!((list.len(), list.entries(at(2)).count()), (1, 2));
+    assert_eq!(
+        (list.add(jti("c", 900), at(2)), list.add_all(vec![jti("a", 950)], at(2))),
+        (Err(ListFull), Err(ListFull))
+    );
+    assert!(is_revoked(&list, "a"));
+    assert_eq!(list.add(jti("c", 9900), at(9000)), Ok(true), "there is room when b has expired");
+}
+
+#[test]
+fn those_that_expired_first_are_dropped_when_more_have_expired_than_are_kept() {
+    let mut list = RevocationList::new(3);
+    let kept = |list: &RevocationList| {
+        let is_kept = |id: &&str| list.is_revoked("", &token(Some(id), None, None), at(0));
+        ["a", "b", "c", "d", "e", "f"].into_iter().filter(is_kept).collect::<String>()
+    };
+    list.add_each([jti("b", 20), jti("c", 30), jti("a", 10)], at(0)).unwrap();
+    list.drop_expired(at(30));
+    assert_eq!((list.len(), kept(&list)), (0, "abc".to_owned()));
+    list.add_each([jti("e", 50), jti("d", 40)], at(30)).unwrap();
+    list.drop_expired(at(50));
+    assert_eq!(
+        (list.len(), list.expired.len(), kept(&list)),
+        (0, 3, "cde".to_owned()),
+        "exactly as many as are too many"
+    );
+    // One that has expired already is treated alike.
+    list.add(jti("f", 35), at(50)).unwrap();
+    assert_eq!(kept(&list), "def");
+    list.add_each([jti("a", 1), jti("b", 2)], at(50)).unwrap();
+    assert_eq!(kept(&list), "def");
+    let forgets_at = at(40 + DAY);
+    list.add(jti("x", 40 + DAY), at(51)).unwrap();
+    list.drop_expired(forgets_at);
+    assert_eq!(kept(&list), "e");
 }
 
 #[test]
