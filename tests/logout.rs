@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     login::{start_login_hub, start_login_hub_with},
     refresh_tokens::{assert_ended, refresh, start_login},
-    revocation::{assert_closed_as_revoked, logout},
+    revocation::{assert_closed_as_revoked, invalidate, logout},
     support::{TestHub, http, start_hub},
 };
 
@@ -93,6 +93,49 @@ async fn logout_everywhere_of_a_user_who_does_not_exist_any_more_is_401() {
     assert_closed_as_revoked(&mut socket).await;
     let answer = log_out_everywhere(&hub, &login.refresh).await;
     assert_eq!(answer.status, 401, "{answer:?}");
+}
+
+/// Otherwise a thief of an old refresh token could log its user out at every login.
+#[actix_rt::test]
+async fn void_tokens_log_their_user_out_everywhere_only_so_often() {
+    let (hub, _users) = start_login_hub_with(|config| config.limits.logouts_per_user = 2).await;
+    let [ended, revoked] = [start_login(&hub).await, start_login(&hub).await];
+    assert_eq!(logout(&hub, &ended.access).send().await.status, 204);
+    assert_eq!(log_out_everywhere(&hub, &ended.refresh).await.status, 204);
+    let by_access_token = || logout(&hub, &revoked.access).json(json!({"everywhere": true})).send();
+    assert_eq!(by_access_token().await.status, 204);
+    let login = start_login(&hub).await;
+    let mut socket = login.connect(&hub).await;
+    for refused in [log_out_everywhere(&hub, &ended.refresh).await, by_access_token().await] {
+        assert!(refused.status == 429 && refused.header("retry-after").is_some(), "{refused:?}");
+    }
+    socket.subscribe("news").await;
+    assert_eq!(log_out_everywhere(&hub, &login.refresh).await.status, 204, "its own login goes on");
+    assert_closed_as_revoked(&mut socket).await;
+}
+
+/// Both tokens of a browser are of one login, which is one logout of the user, and above the limit there are none left.
+#[actix_rt::test]
+async fn logout_by_both_tokens_of_a_login_counts_once() {
+    let (hub, _users) = start_login_hub_with(|config| config.limits.logouts_per_user = 2).await;
+    let other = start_login(&hub).await;
+    let mut socket = other.connect(&hub).await;
+    for _ in 0..2 {
+        let login = start_login(&hub).await;
+        let body = json!({"refresh_token": login.refresh});
+        assert_eq!(logout(&hub, &login.access).json(body).send().await.status, 204);
+        assert_ended(&hub, &login.refresh).await;
+    }
+    socket.subscribe("news").await;
+    assert_eq!(hub.metric("wardcast_revocations").await, 2.0);
+}
+
+#[actix_rt::test]
+async fn revoked_token_that_nothing_names_needs_no_logout() {
+    let hub = start_hub().await;
+    let nameless = hub.token_with_claims(json!({"sub": "ann", "exp": 3600}));
+    invalidate(&hub, json!({"user": "ann"})).await;
+    assert_eq!(logout(&hub, &nameless).send().await.status, 204);
 }
 
 /// Of two tokens, one that can be used is enough.

@@ -29,6 +29,7 @@ use crate::{
     broker::{
         BrokerError, LoginRecord, LoginSelection, RevokeError, has_logins_of, revocation_of_login, revoke_with_logins,
     },
+    config::Config,
     json,
     protocol::ErrorCode,
     revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget},
@@ -91,6 +92,11 @@ pub(super) async fn logout(
             Err(error) => refused = refused.and(Err(error)),
         }
     }
+    if let [login, token] = &logouts[..]
+        && token.includes(login, &config)
+    {
+        logouts.remove(0);
+    }
     let result = match logouts.is_empty() {
         true if everywhere && refused.is_ok() => {
             Err(HttpError::unauthorized("no token of the request names its user; log in to log out everywhere"))
@@ -99,7 +105,8 @@ pub(super) async fn logout(
         false => carry_out(logouts, source, context.clone()).await.and(refused),
     };
     // For another attempt the browser needs the cookies. Otherwise it is to forget the tokens in any case.
-    let may_be_repeated = matches!(&result, Err(error) if error.status() == StatusCode::SERVICE_UNAVAILABLE);
+    let is_temporary = |status| matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    let may_be_repeated = result.as_ref().is_err_and(|error| is_temporary(error.status()));
     let mut response = result.map_or_else(|error| error.error_response(), |()| HttpResponse::NoContent().finish());
     if uses_cookies && !may_be_repeated {
         delete_cookies(&mut response, &context.config.current());
@@ -122,6 +129,21 @@ enum LogoutSubject {
     Token(Box<LogoutClaims>),
 }
 
+impl Logout {
+    /// Returns whether this logout of an access token does what that of a refresh token would do.
+    fn includes(&self, of_login: &Self, config: &Config) -> bool {
+        let LogoutSubject::Token(token) = &self.subject else { return false };
+        match (&of_login.subject, &of_login.revocation) {
+            (_, Some(revocation)) => self.revocation.as_ref().is_some_and(|own| own.target == revocation.target),
+            (LogoutSubject::Login(id, _), None) => {
+                let target = revocation_of_login(id, config.login_issuer(), token.claims.expires_at).target;
+                RevocationTarget::of_token(&token.ids) == Some(target)
+            }
+            (LogoutSubject::Token(_), None) => false,
+        }
+    }
+}
+
 impl LogoutSubject {
     fn fields<'a>(&'a self, source: &'a RequestSource) -> AuditFields<'a> {
         let fields = source.fields("/auth/logout");
@@ -133,21 +155,33 @@ impl LogoutSubject {
 }
 
 /// Returns the logout of the login of a refresh token, or `everywhere` of its user; `None` if the token is not genuine, or, everywhere, if
-/// the user does not exist any more. The login may have ended.
+/// the login has ended and its user does not exist any more.
 async fn find_login(token: &str, everywhere: bool, context: &Data<HttpContext>) -> Result<Option<Logout>, HttpError> {
     let Some(RefreshToken { login: id, .. }) = context.login_keys.load().refresh_tokens.decode(token) else {
         return Ok(None);
     };
-    let user = match user_in_file(&id, context).await {
-        None if everywhere => stored_login(&id, context).await.map_err(|_| unavailable())?.map(|login| login.user),
-        user => user,
+    if !everywhere {
+        let user = user_in_file(&id, context).await;
+        return Ok(Some(Logout { subject: LogoutSubject::Login(id, user), revocation: None }));
+    }
+    let user = match stored_login(&id, context).await.map_err(|_| unavailable())? {
+        Some(login) => login.user,
+        None => {
+            let Some(user) = user_in_file(&id, context).await else { return Ok(None) };
+            charge_void_logout(&user, context)?;
+            user
+        }
     };
-    let revocation = match &user {
-        Some(user) if everywhere => Some(all_of_user(user.clone(), context)),
-        None if everywhere => return Ok(None),
-        _ => None,
-    };
-    Ok(Some(Logout { subject: LogoutSubject::Login(id, user), revocation }))
+    let revocation = Some(all_of_user(user.clone(), context));
+    Ok(Some(Logout { subject: LogoutSubject::Login(id, Some(user)), revocation }))
+}
+
+/// Charges a logout everywhere by a token that is void.
+fn charge_void_logout(user: &str, context: &HttpContext) -> Result<(), HttpError> {
+    let charged = context.revocations.charge_void_logout(user);
+    charged.map_err(|wait| {
+        HttpError::too_many("too many logouts of the user by tokens of logins that have ended; log in first", wait)
+    })
 }
 
 /// Returns the user of a login, which has a hash of the user in its name.
@@ -202,12 +236,19 @@ async fn verify_token(
         if claims.is_anonymous() {
             return Err(HttpError::bad_request("the token has no user"));
         }
+        if *is_revoked {
+            charge_void_logout(&claims.user, context)?;
+        }
         all_of_user(claims.user.to_string(), context)
     } else {
-        let Some(target) = RevocationTarget::of_token(ids) else {
-            return Err(HttpError::bad_request(
-                "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
-            ));
+        let target = match RevocationTarget::of_token(ids) {
+            Some(target) => target,
+            None if *is_revoked => return Ok(None),
+            None => {
+                return Err(HttpError::bad_request(
+                    "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
+                ));
+            }
         };
         if *is_revoked {
             // Its login goes on if what has revoked it could not end the login.

@@ -179,6 +179,15 @@ impl Revocations {
         self.logouts.charge(&("replaced", user)).is_ok()
     }
 
+    /// Charges a logout everywhere by a token that is void itself, such as the refresh token of a login that has ended: a thief of one
+    /// could log its user out at every login. The number is that of the logouts.
+    ///
+    /// # Errors
+    /// How long the user has to wait.
+    pub fn charge_void_logout(&self, user: &str) -> Result<(), Duration> {
+        self.logouts.charge(&("void", user))
+    }
+
     /// Adds revocations. From then on no token that they mean is accepted, and no hub delivers anything before it has applied
     /// them. Returns whether any of them is new.
     ///
