@@ -96,6 +96,7 @@ metrics! {
     hook_seconds: SecondsBy<HookNameLabel> = "hook_seconds", "Durations of calls of backend hooks, by hook, waiting included";
     hook_events: Family<OutcomeLabel, Counter> = "hook_events", "Events for the backend, by outcome: queued in the outbox, sent, in calls that failed, dropped, or refused by the backend for so long that they were dropped";
     hook_events_waiting: Gauge = "hook_events_waiting", "Events that wait in the outbox, of all nodes";
+    hook_event_restarts: Counter = "hook_event_restarts", "Times that a part of the events for the backend was started again because it had panicked";
     closed_connections: Family<CodeLabel, Counter> = "closed", "Connections closed by the server, by close code";
     error_replies: Family<CodeLabel, Counter> = "errors", "Error replies, by error code";
     commands: Family<CallLabel, Counter> = "commands", "Commands of clients, by method and result: ok, error, or closed with the connection";
@@ -367,6 +368,11 @@ impl Metrics {
     /// because the backend has `refused` them.
     pub fn count_hook_events(&self, outcome: &'static str, count: usize) {
         self.hook_events.get_or_create(&OutcomeLabel { outcome }).inc_by(count as u64);
+    }
+
+    /// Returns how many events for the backend had `outcome`.
+    pub fn hook_events_with_outcome(&self, outcome: &'static str) -> u64 {
+        self.hook_events.get(&OutcomeLabel { outcome }).map_or(0, |count| count.get())
     }
 
     /// Counts lines of the audit log: `written`, `lost` or `suppressed`.

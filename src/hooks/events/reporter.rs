@@ -363,13 +363,13 @@ impl EventReporter {
 
     /// Returns the entries that store what was open again. They have to be appended before anything that is taken later
     /// ([`Self::take_entries`]): so the end of a session that has ended meanwhile follows. The outbox sends an event only for a
-    /// channel that it does not know yet.
-    pub(super) fn entries_of(&self, open: &OpenState) -> Vec<OutboxEntry> {
+    /// channel that it does not know yet. An entry is encoded when it is asked for.
+    pub(super) fn entries_of(&self, open: &OpenState) -> impl Iterator<Item = OutboxEntry> {
         let sessions = open.sessions.iter();
         let sessions = sessions.map(|session| OutboxEntry { event: None, change: open_session(&session.record) });
         let channels = open.channels.iter();
         let channels = channels.map(|channel| self.entry_of_channel(channel.clone(), ChannelChange::Occupied));
-        sessions.chain(channels).collect()
+        sessions.chain(channels)
     }
 
     /// Returns the entry that ends a session of a lost node; `None` if its record cannot be read.

@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_rt::task::JoinHandle;
 use bytes::Bytes;
 use hyper::{HeaderMap, StatusCode};
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{StopStage, refused_call::RefusedCall};
+use super::refused_call::RefusedCall;
 use crate::{
     broker::event_outbox::{EVENT_LANES, EntryId, EventOutbox},
     certificate::CertificateError,
@@ -109,11 +109,6 @@ impl EventSender {
         }))
     }
 
-    /// Starts a task for each lane.
-    pub(super) fn start(self: Arc<Self>, stopping: &watch::Receiver<StopStage>) -> Vec<JoinHandle<()>> {
-        (0..EVENT_LANES).map(|lane| actix_rt::spawn(self.clone().run_lane(lane, stopping.clone()))).collect()
-    }
-
     /// Notes that events were appended to a lane.
     pub(super) fn note_queued(&self, lane: usize, count: usize) {
         if count > 0 {
@@ -122,14 +117,14 @@ impl EventSender {
         }
     }
 
-    /// Sends a lane forever, or after the stop until it is empty.
-    async fn run_lane(self: Arc<Self>, lane: usize, mut stopping: watch::Receiver<StopStage>) {
+    /// Sends a lane: until it is empty once `transferred` is cancelled, which says that nothing more will be appended.
+    pub(super) async fn run_lane(&self, lane: usize, transferred: &CancellationToken) {
         // Each call and each pause fits into the lease, which every read renews.
         let lease = self.timeout + self.retry_delay + LEASE_MARGIN;
         let (mut accepted, mut failures) = (None, 0);
         let mut refused: Option<RefusedCall> = None;
         loop {
-            let is_stopping = *stopping.borrow() == StopStage::Sending;
+            let is_stopping = transferred.is_cancelled();
             let events = match self.outbox.read(lane, accepted, self.batch, lease).await {
                 Ok(page) => {
                     accepted = None;
@@ -151,7 +146,7 @@ impl EventSender {
                 if is_stopping {
                     return;
                 }
-                self.wait_for_events(lane, &mut stopping).await;
+                self.wait_for_events(lane, transferred).await;
                 continue;
             }
             let is_single = refused.as_ref().is_some_and(|call| call.age() >= self.refused_for);
@@ -191,7 +186,7 @@ impl EventSender {
         }
     }
 
-    async fn wait_for_events(&self, lane: usize, stopping: &mut watch::Receiver<StopStage>) {
+    async fn wait_for_events(&self, lane: usize, transferred: &CancellationToken) {
         let others_may_have_left_some = self.outbox.renew_interval().is_some();
         let poll = async {
             if others_may_have_left_some {
@@ -203,7 +198,7 @@ impl EventSender {
         tokio::select! {
             () = self.queued[lane].notified() => {}
             () = poll => {}
-            _ = stopping.changed() => {}
+            () = transferred.cancelled() => {}
         }
     }
 

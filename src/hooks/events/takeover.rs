@@ -18,7 +18,7 @@ pub(super) struct Takeover<'a> {
 impl Takeover<'_> {
     /// Runs until there are no more renewals. `lost` has the nodes that were lost at the last one; none while this node cannot know that.
     /// What could not be appended is tried again after the next renewal, here or on another node.
-    pub(super) async fn run(self, mut lost: watch::Receiver<Vec<String>>) {
+    pub(super) async fn run(&self, mut lost: watch::Receiver<Vec<String>>) {
         let lane = self.lane;
         while lost.changed().await.is_ok() {
             let named = lost.borrow_and_update().clone();
@@ -38,7 +38,7 @@ impl Takeover<'_> {
 
     /// Returns how many events were appended.
     async fn append_lost(&self, node: &str, lost: &watch::Receiver<Vec<String>>) -> Result<usize, BrokerError> {
-        let Transfer { reporter, outbox, sender, max_waiting } = self.transfer;
+        let Transfer { reporter, outbox, sender, max_waiting, .. } = self.transfer;
         let (mut count, mut cursor) = (0, Some(LostCursor::Sessions(0)));
         while let Some(from) = cursor {
             // After an outage of the broker nodes may only seem lost.

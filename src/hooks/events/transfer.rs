@@ -1,22 +1,22 @@
 //! Moves reports to the outbox in the broker. Each lane goes on by itself, because the lanes may be on different servers, and one that is
-//! down must not hold up the others; one task runs all of them. A lane tries again until the broker has the reports. It also renews the
-//! registration of the node, stores its sessions and channels again if the broker has lost them, and names the nodes that are lost to the
-//! [`Takeover`].
+//! down must not hold up the others. A lane tries again until the broker has the reports. It also renews the registration of the node,
+//! stores its sessions and channels again if the broker has lost them, and names the nodes that are lost to the
+//! [`Takeover`](super::takeover::Takeover).
 //!
 //! A node takes another one for lost only after it has renewed its own registration without a break for as long as one lasts: after an
 //! outage of the broker all registrations have expired, and each node needs a moment to renew its own.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
 use tokio::{
     sync::watch,
     task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{StopStage, reporter::EventReporter, sender::EventSender, takeover::Takeover};
+use super::{reporter::EventReporter, sender::EventSender};
 use crate::{
     broker::{
         BrokerError,
@@ -25,6 +25,7 @@ use crate::{
         },
     },
     config::HooksConfig,
+    metrics::Metrics,
 };
 
 /// Maximum entries of one call. Redis is busy with them for about a millisecond.
@@ -38,7 +39,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Transfer {
     pub(super) reporter: Arc<EventReporter>,
     pub(super) outbox: Arc<dyn EventOutbox>,
-    pub(super) sender: Arc<EventSender>,
+    pub(super) sender: EventSender,
+    pub(super) metrics: Arc<Metrics>,
     /// Maximum events that wait in a lane.
     pub(super) max_waiting: usize,
 }
@@ -48,31 +50,20 @@ impl Transfer {
         config: &HooksConfig,
         reporter: Arc<EventReporter>,
         outbox: Arc<dyn EventOutbox>,
-        sender: Arc<EventSender>,
+        sender: EventSender,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let max_waiting = config.events.outbox.div_ceil(EVENT_LANES);
-        Self { reporter, outbox, sender, max_waiting }
-    }
-
-    /// Runs until everything is in the outbox after the server has begun to stop.
-    pub(super) async fn run(self, stopping: watch::Receiver<StopStage>) {
-        join_all((0..EVENT_LANES).map(|lane| self.run_lane(lane, stopping.clone()))).await;
-    }
-
-    /// Runs the transfer and the takeovers of a lane. Neither waits for the other. What a stop leaves of a lost node is for other nodes.
-    async fn run_lane(&self, lane: usize, stopping: watch::Receiver<StopStage>) {
-        let (lost, named) = watch::channel(Vec::new());
-        tokio::select! {
-            () = LaneTransfer::new(self, lane, lost).run(stopping) => {}
-            () = Takeover { lane, transfer: self }.run(named) => {}
-        }
+        Self { reporter, outbox, sender, metrics, max_waiting }
     }
 }
 
 /// The transfer of a lane.
-struct LaneTransfer<'a> {
+pub(super) struct LaneTransfer<'a> {
     transfer: &'a Transfer,
     lane: usize,
+    /// [`Self::run`] was called. If it is called again, it has panicked.
+    was_started: bool,
     /// Calls that have to be made, in this order. Nothing is added to them: the first one may have succeeded without an answer.
     calls: VecDeque<Vec<OutboxEntry>>,
     /// The sessions and channels have to be stored again; `true` if the outbox has sessions that have ended.
@@ -82,7 +73,7 @@ struct LaneTransfer<'a> {
     renewals: Renewals,
     next_renewal: Instant,
     /// The nodes that are lost.
-    lost: watch::Sender<Vec<String>>,
+    pub(super) lost: watch::Sender<Vec<String>>,
     dropped_logged_at: Option<Instant>,
 }
 
@@ -106,29 +97,36 @@ impl Renewals {
 }
 
 impl<'a> LaneTransfer<'a> {
-    fn new(transfer: &'a Transfer, lane: usize, lost: watch::Sender<Vec<String>>) -> Self {
+    pub(super) fn new(transfer: &'a Transfer, lane: usize) -> Self {
         Self {
             transfer,
             lane,
+            was_started: false,
             calls: VecDeque::new(),
             stores_again: None,
             succeeded: 0,
             renewals: Renewals::default(),
             next_renewal: Instant::now(),
-            lost,
+            lost: watch::Sender::default(),
             dropped_logged_at: None,
         }
     }
 
-    async fn run(mut self, mut stopping: watch::Receiver<StopStage>) {
+    /// Runs until everything is in the outbox once the server stops. If it panics, the caller calls it again: the calls that wait are
+    /// made with their numbers, so nothing is appended twice, nor out of order.
+    pub(super) async fn run(&mut self, stopping: &CancellationToken) {
         let (lane, reporter) = (self.lane, &self.transfer.reporter);
+        if mem::replace(&mut self.was_started, true) {
+            // Reports that were about to become calls are lost.
+            self.stores_again = Some(true);
+        }
         let interval = self.transfer.outbox.renew_interval();
         loop {
             self.renew_if_due().await;
             if reporter.take_lost_sessions(lane) {
                 self.stores_again = Some(true);
             }
-            let is_stopping = *stopping.borrow() > StopStage::Running;
+            let is_stopping = stopping.is_cancelled();
             if is_stopping && interval.is_none() {
                 reporter.vacate_at_once(lane);
             }
@@ -136,7 +134,7 @@ impl<'a> LaneTransfer<'a> {
             let mut has_failed = false;
             if self.calls.is_empty() {
                 has_failed |= !self.store_again().await;
-                self.add(reporter.take_entries(lane, CALL_ENTRIES));
+                self.add(reporter.take_entries(lane, CALL_ENTRIES)).await;
             }
             has_failed |= !self.append().await;
             self.log_dropped();
@@ -151,23 +149,28 @@ impl<'a> LaneTransfer<'a> {
                 tokio::select! {
                     () = reporter.due(lane) => {}
                     () = wait_until(wake) => {}
-                    _ = stopping.changed() => {}
+                    () = stopping.cancelled() => {}
                 }
             }
         }
     }
 
-    /// Adds calls for these entries.
-    fn add(&mut self, entries: Vec<OutboxEntry>) {
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            self.calls.push_back(entries.by_ref().take(CALL_ENTRIES).collect());
+    /// Adds calls for these entries. Many of them take a while to encode, so others run after each call.
+    async fn add(&mut self, entries: impl IntoIterator<Item = OutboxEntry>) {
+        let mut entries = entries.into_iter();
+        loop {
+            let call: Vec<OutboxEntry> = entries.by_ref().take(CALL_ENTRIES).collect();
+            if call.is_empty() {
+                return;
+            }
+            self.calls.push_back(call);
+            yield_now().await;
         }
     }
 
     /// Makes the calls that wait. Returns whether all have succeeded.
     async fn append(&mut self) -> bool {
-        let Transfer { reporter, outbox, sender, max_waiting } = self.transfer;
+        let Transfer { reporter, outbox, sender, max_waiting, .. } = self.transfer;
         while let Some(entries) = self.calls.front().cloned() {
             self.renew_if_due().await;
             let owner = EntryOwner::ThisNode(self.succeeded + 1);
@@ -228,13 +231,12 @@ impl<'a> LaneTransfer<'a> {
             }
         };
         self.stores_again = None;
-        let open = self.transfer.reporter.open_state(self.lane);
-        self.add(self.transfer.reporter.entries_of(&open));
+        let reporter = &self.transfer.reporter;
+        let open = reporter.open_state(self.lane);
+        self.add(reporter.entries_of(&open)).await;
         let kept = open.clients();
         let ended = stored.into_iter().filter(|client| !kept.contains(client));
-        self.add(ended.map(|client| OutboxEntry { event: None, change: OutboxChange::EndSession(client) }).collect());
-        // Many sessions take a while to encode.
-        yield_now().await;
+        self.add(ended.map(|client| OutboxEntry { event: None, change: OutboxChange::EndSession(client) })).await;
         true
     }
 

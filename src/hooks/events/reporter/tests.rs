@@ -112,9 +112,9 @@ fn session_that_ends_while_open_ones_are_stored_again_is_ended_after_that() {
     reporter.vacate_at_once(of_channels);
     let changes =
         |entries: Vec<OutboxEntry>| -> Vec<OutboxChange> { entries.into_iter().map(|entry| entry.change).collect() };
-    let again = changes(reporter.entries_of(&stored));
+    let again = changes(reporter.entries_of(&stored).collect());
     assert!(matches!(&again[..], [OutboxChange::OpenSession { client, .. }, ..] if *client == before), "{again:?}");
-    assert_eq!(changes(reporter.entries_of(&stored_channels)), [OutboxChange::OccupyChannel(news.clone())]);
+    assert_eq!(changes(reporter.entries_of(&stored_channels).collect()), [OutboxChange::OccupyChannel(news.clone())]);
     assert_eq!(changes(reporter.take_entries(of_channels, 10)), [OutboxChange::VacateChannel(news)]);
     let later = changes(reporter.take_entries(lane, 10));
     assert!(
