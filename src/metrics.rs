@@ -386,15 +386,59 @@ impl Metrics {
         self.gaps.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Creates the series of which each rise is an alert (`config/alerts.yml`): Prometheus sees a rise only from a value that it has
+    /// scraped before, and so not the first one of a series that begins with it.
+    fn create_alerted_series(&self) {
+        for (family, outcome) in [
+            (&self.hook_events, "dropped"),
+            (&self.hook_events, "refused"),
+            (&self.gaps, "lost_writes"),
+            (&self.backchannel_logouts, "failed"),
+            (&self.audit_lines, "lost"),
+        ] {
+            drop(family.get_or_create(&OutcomeLabel { outcome }));
+        }
+    }
+
     /// Writes all metrics in the OpenMetrics text format.
     ///
     /// # Errors
     /// None in practice: writing to a `String` cannot fail.
     pub fn encode(&self) -> Result<String, fmt::Error> {
+        self.create_alerted_series();
         let mut registry = Registry::with_prefix("wardcast");
         self.register(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prometheus sees a rise only from a value that it has scraped before.
+    #[test]
+    fn counters_of_which_each_rise_is_an_alert_are_exposed_from_the_start() {
+        let rules = include_str!("../config/alerts.yml");
+        let text = Metrics::default().encode().unwrap();
+        let mut series = Vec::new();
+        for rise in rules.split("increase(").skip(1) {
+            let (selector, _) = rise.split_once('[').unwrap();
+            let (name, labels) = selector.split_once('{').unwrap_or((selector, ""));
+            match labels.split('"').nth(1) {
+                Some(outcomes) => {
+                    series.extend(outcomes.split('|').map(|outcome| format!("{name}{{outcome=\"{outcome}\"}} 0")))
+                }
+                // Its reasons are those of other programs, too many to name.
+                None if name == "wardcast_bus_refused_total" => {}
+                None => series.push(format!("{name} 0")),
+            }
+        }
+        assert!(series.len() >= 7, "{series:?}");
+        for series in series {
+            assert!(text.lines().any(|line| line == series), "{series} is missing in:\n{text}");
+        }
     }
 }

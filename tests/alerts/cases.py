@@ -188,6 +188,15 @@ CASES = {
         "quiet": series("revocations_unconfirmed_total", A, constant(2)),
         "labels": ON_A,
     },
+    "WardcastLogoutFailed": {
+        "fires": {**series("backchannel_logouts_total", f'{A},outcome="failed"', "0x30 1x30"),
+                  **series("backchannel_logouts_total", f'{B},outcome="obeyed"', rising(9))},
+        "quiet": {**series("backchannel_logouts_total", f'{A},outcome="obeyed"', rising(9)),
+                  **series("backchannel_logouts_total", f'{A},outcome="refused"', rising(9)),
+                  **series("backchannel_logouts_total", f'{B},outcome="failed"', constant(1))},
+        "labels": {**ON_A, "outcome": "failed"},
+        "texts": {"summary": "a could not obey a logout at an identity provider"},
+    },
     "WardcastAuditLinesLost": {
         "fires": series("audit_lines_total", f'{A},outcome="lost"', rising(1)),
         "quiet": {**series("audit_lines_total", f'{A},outcome="written"', rising(9)), **series("audit_lines_total", f'{A},outcome="lost"', constant(1))},
