@@ -41,6 +41,7 @@ const FILES: &[File] = &[
     file!("/demo/token.js", "text/javascript; charset=utf-8", "page/token.js"),
     file!("/demo/storage.js", "text/javascript; charset=utf-8", "page/storage.js"),
     file!("/demo/log.js", "text/javascript; charset=utf-8", "page/log.js"),
+    file!("/demo/json.js", "text/javascript; charset=utf-8", "page/json.js"),
     file!("/demo/code.js", "text/javascript; charset=utf-8", "page/code.js"),
     file!("/demo/advice.js", "text/javascript; charset=utf-8", "page/advice.js"),
 ];

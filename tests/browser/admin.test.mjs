@@ -307,6 +307,72 @@ test("a channel of another node is found, published to, read and emptied", () =>
     assertNoProblems(page);
   }));
 
+/** Publishes on the page of a channel. */
+async function publishOnPage(page, data) {
+  await page.getByLabel(/^Data/).fill(data);
+  await page.getByRole("button", { name: "Publish" }).click();
+}
+
+/** Opens the page of a channel. */
+async function openChannel(page, hub, name) {
+  await page.goto(`http://${hub.address}/admin#channel/${name}`);
+  await page.getByRole("heading", { name: `Channel ${name}` }).waitFor();
+}
+
+/** Returns the history of a channel as the server API answers it. */
+async function historyOf(hub, channel) {
+  const body = JSON.stringify({ channel, limit: 10 });
+  return (await fetch(`${hub.api}/api/history`, { method: "POST", headers: { "x-api-key": hub.key }, body })).text();
+}
+
+test("numbers are published as they were typed, and shown as they were published", () =>
+  withHub({ settings: SETTINGS }, async (hub) => {
+    const page = await openLoggedIn(hub.address, hub.key);
+    await openChannel(page, hub, "orders");
+    const texts = ['{"id":12345678901234567890,"price":1.50,"text":"1.50 \\"2.50\\""}', "-0.0", "1E400", '[1,2.5,{"a":[0.1e1]}]'];
+    for (const [at, text] of texts.entries()) {
+      await publishOnPage(page, text.replaceAll(",", ",\n "));
+      await page.getByRole("status").getByText(`Published as #${at + 1}.`).waitFor();
+    }
+    const shown = await page.locator(".publications li code").allTextContents();
+    assert.deepEqual(shown, texts.toReversed());
+    const stored = await historyOf(hub, "orders");
+    for (const text of texts) assert.ok(stored.includes(`"data":${text}`), `${text} in ${stored}`);
+    for (const wrong of ["01", "1.2.3", "-", "1.50 2"]) {
+      await publishOnPage(page, wrong);
+      await page.getByRole("alert").getByText("The data is not JSON").waitFor();
+      await page.getByRole("button", { name: "Refresh", exact: true }).first().click();
+    }
+    assert.equal(await historyOf(hub, "orders"), stored);
+    assertNoProblems(page);
+  }));
+
+test("a channel with binary data is read and published to in Base64", () =>
+  withHub({ settings: { ...SETTINGS, "channels.data_format": "binary" } }, async (hub) => {
+    const page = await openLoggedIn(hub.address, hub.key);
+    await openChannel(page, hub, "updates");
+    await page.getByLabel("Data Base64").waitFor();
+    await page.getByRole("button", { name: "Publish" }).click();
+    await page.getByRole("status").getByText("Published as #1.").waitFor();
+    await publishOnPage(page, "/wAB\n");
+    await page.getByRole("status").getByText("Published as #2.").waitFor();
+    const items = page.locator(".publications li");
+    assert.match(await items.first().textContent(), /^#2.*, binary, 3 bytes\/wAB$/);
+    assert.match(await items.last().textContent(), /^#1.*, binary, 11 bytesaGVsbG8gd29ybGQ=$/);
+    for (const wrong of ['{"hello":"world"}', "/wA"]) {
+      await publishOnPage(page, `${wrong}*`);
+      await page.getByRole("alert").getByText("The data is not Base64").waitFor();
+      await page.getByRole("button", { name: "Refresh", exact: true }).first().click();
+    }
+    const stored = await historyOf(hub, "updates");
+    assert.deepEqual(JSON.parse(stored).result.publications.map(({ b64data }) => b64data), ["aGVsbG8gd29ybGQ=", "/wAB"]);
+    // Data that is longer than what is shown at once.
+    await publishOnPage(page, "AAAA".repeat(300));
+    await page.getByRole("button", { name: "Show all 1,200 characters of #3" }).click();
+    assert.ok((await items.first().textContent()).includes("A".repeat(1200)));
+    assertNoProblems(page);
+  }));
+
 test("sessions of a user on two nodes are shown, disconnected and revoked", () =>
   withNodes(async (nodes) => {
     const token = nodes.sign({ sub: "ann", iat: Math.floor(Date.now() / 1000) - 5 });

@@ -222,6 +222,26 @@ test("a user subscribes, publishes over socket and REST, and sees why a subscrip
     assertNoProblems(page);
   }));
 
+test("numbers are published as they were typed, and shown as they were published", () =>
+  withHub({ settings: EVERYTHING }, async (hub) => {
+    const page = await openDemoPage(hub);
+    await logIn(page);
+    await connect(page);
+    for (const [transport, text] of [["This socket", '{"id":12345678901234567890,"price":1.50}'], ["REST", '{"id":-98765432109876543210,"n":[0.1e1]}']]) {
+      await page.getByLabel(transport, { exact: true }).check();
+      await page.getByLabel(/^Data/).fill(text.replaceAll(",", ",\n"));
+      await page.getByRole("button", { name: "Publish", exact: true }).click();
+      await waitForPublication(page, text);
+      // The code that the page shows sends the same.
+      await page.locator("#code", { hasText: transport === "REST" ? `body: '${text}'` : `"data":${text}` }).waitFor();
+    }
+    await page.getByRole("button", { name: "History of news" }).click();
+    const history = page.locator("#subscriptions .details li");
+    await history.first().waitFor();
+    assert.deepEqual(await history.allTextContents(), ['#2{"id":-98765432109876543210,"n":[0.1e1]}by demo', '#1{"id":12345678901234567890,"price":1.50}by demo']);
+    assertNoProblems(page);
+  }));
+
 test("the page shows the history and the presence of a channel below its subscription, and hides them again", () =>
   withHub({ settings: EVERYTHING }, async (hub) => {
     const page = await openDemoPage(hub);

@@ -1,6 +1,8 @@
 // Calls the server API with the session of the page. The header tells the hub that this page makes the request: pages of other origins
 // cannot send it.
 
+import { toJson } from "./json.js";
+
 const HEADERS = { "x-wardcast-admin": "1" };
 
 /** An answer that says why something was not done. `status` is 401 if the session has ended. */
@@ -49,11 +51,14 @@ async function send(path, options = {}) {
 }
 
 const post = (path, body) =>
-  send(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  send(path, { method: "POST", body: toJson(body), headers: { "content-type": "application/json" } });
 
-/** Calls a method of the server API. Resolves with its result, or never if the session ends before. */
-export async function call(method, body = {}) {
-  const answer = await unlessEnded(post(`api/${method}`, body).then((response) => response.json()));
+/**
+ * Calls a method of the server API. Resolves with its result, or never if the session ends before. `parse` is `parseJson` for results
+ * with data of publications.
+ */
+export async function call(method, body = {}, parse = JSON.parse) {
+  const answer = parse(await unlessEnded(post(`api/${method}`, body).then((response) => response.text())));
   if (answer.error) throw new ApiError(answer.error.message, 200);
   return answer.result;
 }

@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { $, make, runBusy, setShown } from "./dom.js";
+import { checkJson, parseJson, toJson } from "./json.js";
 import { PagedList, ask, button, code, facts, link, missingNodes, sayBad, sayGood } from "./parts.js";
 import { sessionTable } from "./sessions.js";
 import { formatNumber, formatTime } from "./text.js";
@@ -14,7 +15,12 @@ const SUBSCRIBERS_PAGE = 20;
 /** Characters of a publication that are shown at once. */
 const MAX_DATA_CHARACTERS = 400;
 
+/** What the form for publishing begins with: JSON, or Base64 in channels with binary data. */
+const EXAMPLES = { JSON: '{"hello":"world"}', Base64: "aGVsbG8gd29ybGQ=" };
+
 let name = "";
+/** Whether the data of the channel is any bytes. */
+let isBinary = false;
 
 /** Runs `work`, and shows its error. A result that comes when another channel is shown is dropped. */
 async function attempt(work) {
@@ -30,12 +36,14 @@ const loadFacts = () => attempt(async (isCurrent) => {
   const info = await call("channel_info", { channel: name });
   if (!isCurrent()) return;
   const { history, options, nodes } = info;
+  showFormat(options.data_format === "binary");
   const rule = (value) => String(value).replaceAll("_", " ");
   $("channel-facts").replaceChildren(...missingNodes(info), facts([
     ["Subscribers", formatNumber(info.num_clients)],
     ["On nodes", nodes.map((node) => `${node.name}: ${formatNumber(node.num_clients)}`).join(", ")],
     ["Namespace", info.namespace],
     ["Users of the name", info.users?.join(", ")],
+    ["Data", isBinary ? "binary" : undefined],
     ["Needs a token", info.requires_token ? "yes" : undefined],
     ["Newest offset", history?.offset === undefined ? undefined : formatNumber(history.offset)],
     ["Kept publications", history && formatNumber(history.num_publications)],
@@ -65,6 +73,26 @@ async function loadPresence(isKept, isCurrent) {
   $("channel-presence").replaceChildren(count, make("ul", { className: "present" }, ...items));
 }
 
+/** Has the form for publishing ask for the data in the format of the channel. */
+function showFormat(isBinaryNow) {
+  isBinary = isBinaryNow;
+  const [format, other] = isBinary ? ["Base64", "JSON"] : ["JSON", "Base64"];
+  $("publish-format").textContent = format;
+  if ($("publish-data").value === EXAMPLES[other]) $("publish-data").value = EXAMPLES[format];
+}
+
+/** Returns the fields of a publication with what the user has typed. Throws an Error that says what is wrong with it. */
+function readData(text) {
+  try {
+    if (!isBinary) return { data: checkJson(text) };
+    const b64data = text.replace(/\s+/g, "");
+    atob(b64data);
+    return { b64data };
+  } catch (error) {
+    throw new Error(isBinary ? "The data is not Base64, as the data of this channel must be." : `The data is not JSON: ${error.message}`);
+  }
+}
+
 /** Returns the data, or its beginning and a button that shows all of it. */
 function dataOf(text, offset) {
   if (text.length <= MAX_DATA_CHARACTERS) return [code(text)];
@@ -77,18 +105,25 @@ function dataOf(text, offset) {
   return [shown, more];
 }
 
-function publicationItem({ offset, data, info, time, tags }) {
-  const text = JSON.stringify(data);
+/** Says how many bytes a publication with binary data has. */
+function sizeOf(b64data) {
+  const bytes = atob(b64data).length;
+  return `, binary, ${formatNumber(bytes)} ${bytes === 1 ? "byte" : "bytes"}`;
+}
+
+function publicationItem({ offset, data, b64data, info, time, tags }) {
+  const text = b64data ?? toJson(data);
+  const size = b64data === undefined ? "" : sizeOf(b64data);
   const from = info ? ` from ${info.user}` : "";
   const tagged = tags ? `, ${Object.entries(tags).map(([key, value]) => `${key}=${value}`).join(" ")}` : "";
-  return make("li", {}, make("span", { className: "offset" }, `#${offset}`), make("small", { className: "id" }, `${formatTime(time)}${from}${tagged}`), ...dataOf(text, offset));
+  return make("li", {}, make("span", { className: "offset" }, `#${offset}`), make("small", { className: "id" }, `${formatTime(time)}${from}${size}${tagged}`), ...dataOf(text, offset));
 }
 
 /** The newest first. The cursor of a page is the position before it. */
 const publications = new PagedList(
   $("channel-history"),
   async (since) => {
-    const page = await call("history", { channel: name, limit: HISTORY_PAGE, reverse: true, ...(since && { since }) });
+    const page = await call("history", { channel: name, limit: HISTORY_PAGE, reverse: true, ...(since && { since }) }, parseJson);
     const last = page.publications.at(-1);
     return { ...page, cursor: page.publications.length === HISTORY_PAGE && last.offset > 1 ? { offset: last.offset, epoch: page.epoch } : undefined };
   },
@@ -105,13 +140,7 @@ const subscribers = new PagedList(
 $("publish-form").addEventListener("submit", (event) => {
   event.preventDefault();
   runBusy(event.submitter ?? event.target.querySelector("button"), () => attempt(async () => {
-    let data;
-    try {
-      data = JSON.parse($("publish-data").value);
-    } catch (error) {
-      return sayBad(`The data is not JSON: ${error.message}`);
-    }
-    const { offset } = await call("publish", { channel: name, data });
+    const { offset } = await call("publish", { channel: name, ...readData($("publish-data").value) });
     await loadFacts();
     sayGood(offset === undefined ? "Published." : `Published as #${offset}.`);
   }));
@@ -132,6 +161,7 @@ $("history-remove").addEventListener("click", async (event) => {
 export const channel = {
   show(shown = "") {
     name = shown;
+    showFormat(false);
     $("channel-title").replaceChildren(make("span", { className: "hidden" }, "Channel "), name);
     $("channel-links").replaceChildren(link("Trace", "trace", "channel", name), link("Explain", "explain", "", name), link("All channels", "channels"));
     for (const id of ["channel-facts", "channel-history", "channel-presence", "channel-subscribers"]) $(id).replaceChildren();

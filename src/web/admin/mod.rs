@@ -15,6 +15,7 @@ const FILES: &[File] = &[
     file!("/admin/admin.css", "text/css; charset=utf-8", "admin.css"),
     file!("/admin/icon.svg", "image/svg+xml", "../page/icon.svg"),
     file!("/admin/dom.js", "text/javascript; charset=utf-8", "../page/dom.js"),
+    file!("/admin/json.js", "text/javascript; charset=utf-8", "../page/json.js"),
     file!("/admin/app.js", "text/javascript; charset=utf-8", "app.js"),
     file!("/admin/api.js", "text/javascript; charset=utf-8", "api.js"),
     file!("/admin/text.js", "text/javascript; charset=utf-8", "text.js"),

@@ -4,6 +4,7 @@ import { forOtherToken } from "./channel_advice.js";
 import { showCommandError } from "./connection.js";
 import { $, runBusy, selectedValue } from "./dom.js";
 import * as hub from "./hub.js";
+import { checkJson, toJson } from "./json.js";
 import { showCode, draw, knownUser, page, showNotice } from "./state.js";
 import { isToken, readClaims } from "./token.js";
 
@@ -58,7 +59,7 @@ export async function readHistory(channel) {
   if (!history) return null;
   const { publications = [], offset = 0, epoch = "" } = history;
   const newest = publications.length === 0 ? "no publications kept" : `the newest ${publications.length}`;
-  const entries = publications.map(({ offset, data, info }) => ({ label: `#${offset}`, text: JSON.stringify(data), by: info && `by ${info.user || "anonymous"}` }));
+  const entries = publications.map(({ offset, data, info }) => ({ label: `#${offset}`, text: toJson(data), by: info && `by ${info.user || "anonymous"}` }));
   return { title: `Offset ${offset}, epoch ${epoch}: ${newest}`, entries };
 }
 
@@ -86,7 +87,7 @@ async function read(command, channel, options) {
 /** Parses JSON; anything else becomes a string. */
 function parseData(text) {
   try {
-    return { data: JSON.parse(text), kind: "JSON" };
+    return { data: checkJson(text), kind: "JSON" };
   } catch {
     return { data: text, kind: "not JSON: sent as a string" };
   }
@@ -95,7 +96,7 @@ function parseData(text) {
 /** Describes the data that the user types. Nothing is refused here: the hub's own answer is more instructive. */
 export function handleDataInput() {
   const { data, kind } = parseData($("publish-data").value);
-  const bytes = new Blob([JSON.stringify(data)]).size;
+  const bytes = new Blob([toJson(data)]).size;
   const limit = page.facts?.publication_bytes ?? Infinity;
   $("data-kind").textContent = bytes > limit ? `${kind}, ${bytes} bytes: the hub accepts ${limit}` : kind;
   $("publish").textContent = "Publish";

@@ -2,6 +2,7 @@
 // they missed, backoff with jitter. It does not depend on the page and reports by events: state, ready, frame, publication,
 // closed and others.
 
+import { parseJson, toJson } from "./json.js";
 import { Subscription } from "./subscription.js";
 
 /** Minimum and maximum reconnect delay. Each delay is random, so that the clients of a dead hub do not all reconnect at once. */
@@ -78,7 +79,7 @@ export class HubClient extends EventTarget {
   command(name, body, apply = null) {
     if (!this.isReady) return Promise.reject({ code: 0, message: "not connected" });
     const id = ++this.#lastId;
-    this.send(JSON.stringify({ id, [name]: body }));
+    this.send(toJson({ id, [name]: body }));
     return this.#awaitReply(id, apply);
   }
 
@@ -166,7 +167,7 @@ export class HubClient extends EventTarget {
     this.#emit("frame", { direction: "in", text: line });
     let message;
     try {
-      message = JSON.parse(line);
+      message = parseJson(line);
     } catch {
       return;
     }

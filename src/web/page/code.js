@@ -2,11 +2,13 @@
 // wants to see it.
 
 import { httpUrl } from "./hub.js";
+import { toJson } from "./json.js";
 
-const toJson = (value) => JSON.stringify(value);
+/** Quotes a text for JavaScript. */
+const quote = (text) => `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
 /** Quotes a value for a shell. */
 const shellQuote = (value) => `'${value.replaceAll("'", `'\\''`)}'`;
-const commandText = (id, body) => `'${toJson({ id, ...body }).replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
+const commandText = (id, body) => quote(toJson({ id, ...body }));
 
 /** Opens a connection, sends the token, and subscribes: three lines, however the token is sent. */
 function plainCode(way, url, token, channel) {
@@ -87,16 +89,20 @@ function loginCode(user, cookie) {
 
 function publishCode({ transport, channel, data, hasInternalApi }, token) {
   const url = httpUrl(`/v1/channels/${encodeURIComponent(channel)}/messages`);
+  const text = toJson(data);
+  // In JavaScript code, a number that it cannot hold would be another one.
+  const isExact = JSON.stringify(JSON.parse(text)) === text;
   const rest = [
     `await fetch(${toJson(url)}, { method: "POST",`,
     `  headers: { "content-type": "application/json", authorization: ${toJson(`Bearer ${token}`)} },`,
-    `  body: JSON.stringify(${toJson(data)}) });`,
+    `  body: ${isExact ? `JSON.stringify(${text})` : quote(text)} });`,
   ].join("\n");
+  const rounds = isExact ? "" : "JavaScript, and with it the SDK, writes this data differently: it rounds large numbers. ";
   return {
     js: transport === "rest" ? rest : `ws.send(${commandText(2, { publish: { channel, data } })});`,
-    sdk: `await client.publish(${toJson(channel)}, ${toJson(data)});`,
-    curl: `curl ${url} -H ${shellQuote(`Authorization: Bearer ${token}`)} -H 'Content-Type: application/json' -d ${shellQuote(toJson(data))}`,
-    note: `A backend publishes over REST with its API key${hasInternalApi ? ", at the address of server.internal_bind" : ""}: the header X-API-Key instead of Authorization.`,
+    sdk: `await client.publish(${toJson(channel)}, ${text});`,
+    curl: `curl ${url} -H ${shellQuote(`Authorization: Bearer ${token}`)} -H 'Content-Type: application/json' -d ${shellQuote(text)}`,
+    note: `${rounds}A backend publishes over REST with its API key${hasInternalApi ? ", at the address of server.internal_bind" : ""}: the header X-API-Key instead of Authorization.`,
   };
 }
 

@@ -1,5 +1,7 @@
 // The hub's HTTP endpoints: facts, login, refresh, logout, tickets and publishing.
 
+import { toJson } from "./json.js";
+
 /** An error response, or no response at all (status 0). */
 export class RequestError extends Error {
   constructor(status, { code = 0, message = "" } = {}, retryAfter = 0) {
@@ -57,7 +59,7 @@ function compareClocks(date, sent, received) {
 const json = (body) => ({
   method: "POST",
   headers: { "content-type": "application/json" },
-  body: JSON.stringify(body),
+  body: toJson(body),
 });
 
 const withRefreshToken = (refreshToken) => (refreshToken ? json({ refresh_token: refreshToken }) : { method: "POST" });

@@ -1,6 +1,7 @@
 // The live log of everything that the socket sends and receives. Limited in lines and in their length; all of it is text.
 
 import { $, make, setShown } from "./dom.js";
+import { parseJson, toJson } from "./json.js";
 
 /** Maximum lines, and maximum lines that wait to be drawn; the oldest are dropped. */
 export const LINES = 500;
@@ -20,7 +21,7 @@ const COMMANDS = ["subscribe", "unsubscribe", "publish", "history", "presence", 
 
 function parse(text) {
   try {
-    const message = JSON.parse(text);
+    const message = parseJson(text);
     return message !== null && typeof message === "object" ? message : null;
   } catch {
     return null;
@@ -29,7 +30,7 @@ function parse(text) {
 
 function summarizePublication(channel, { data, info, offset }, label) {
   const notes = [info && `by ${info.user || "anonymous"}`, offset && `offset ${offset}`].filter(Boolean);
-  return { kind: "pub", label, channel, detail: JSON.stringify(data), by: notes.join(", ") };
+  return { kind: "pub", label, channel, detail: toJson(data), by: notes.join(", ") };
 }
 
 function summarizePush(push) {
@@ -41,7 +42,7 @@ function summarizePush(push) {
   if (push.connect) return { label: "connected", detail: `client ${push.connect.client}` };
   if (push.unsubscribe) return { label: "unsubscribed", channel, detail: `${push.unsubscribe.code} ${push.unsubscribe.reason}` };
   const kind = Object.keys(push).find((key) => key !== "channel") ?? "push";
-  return { label: kind, channel, detail: JSON.stringify(push[kind]) };
+  return { label: kind, channel, detail: toJson(push[kind]) };
 }
 
 /** What the reply to a command says. */
@@ -92,7 +93,7 @@ function summarize(text, direction) {
   if (!name) return { label: "reply", detail: text };
   const { data } = message[name];
   if (direction === "in") return { label: `${name} done`, channel, detail: summarizeReply(name, message[name]) };
-  return { label: name, channel, detail: data === undefined ? "" : JSON.stringify(data) };
+  return { label: name, channel, detail: data === undefined ? "" : toJson(data) };
 }
 
 const ARROWS = { in: ["←", "received"], out: ["→", "sent"], note: ["·", "note"] };
