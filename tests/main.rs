@@ -88,6 +88,7 @@ mod wire;
 // Channels, delivery and subscriptions.
 mod binary_data;
 mod broker_losses;
+mod channel_event_refusals;
 mod channel_events;
 mod clock_steps;
 mod delivery;

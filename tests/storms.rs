@@ -12,14 +12,15 @@ use crate::{
 };
 
 /// A hub of one worker, on which one client at a time is verified and one waits.
-fn narrow(config: &mut Config) {
+pub fn narrow(config: &mut Config) {
     config.server.workers = 1;
     config.limits.verification_turn = Duration::from_micros(1);
     config.limits.verification_queue = 2;
     config.limits.verification_wait = Duration::from_millis(10);
 }
 
-async fn refused(hub: &TestHub) -> f64 {
+/// How many clients were refused before their token was verified.
+pub async fn refused(hub: &TestHub) -> f64 {
     hub.metric("wardcast_verifications_total{outcome=\"refused\"}").await
 }
 

@@ -1,9 +1,14 @@
 //! `GET /v1/channels/{channel}/events`: the publications of one channel as events, for `EventSource`. The client sends no
 //! commands. When it reconnects, the browser sends the id of the last event, and the client receives what it has missed.
+//!
+//! A browser closes an `EventSource` for good when the status is not 200. So a refusal that will pass, of a limit, an outage or a hub
+//! that is stopping, is a stream that says when to reconnect, and ends.
+
+use std::time::Duration;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::HeaderName,
+    http::header::{ACCEPT, HeaderName},
     web::{Data, Path},
 };
 use percent_encoding::percent_decode_str;
@@ -11,8 +16,8 @@ use percent_encoding::percent_decode_str;
 use super::{
     HttpContext, HttpError,
     admission::Candidate,
-    handshake::{HandshakeRefusal, refuse, refuse_handshake},
-    stream::{respond, stream_origin},
+    handshake::{HandshakeRefusal, record_refusal, refuse, refuse_handshake},
+    stream::{EVENT_STREAM, respond, respond_with_events, stream_origin},
 };
 use crate::{
     auth::{Admission, ChannelRequest, Claims, CommandSource, HandshakeAuth, RequestedPosition},
@@ -26,9 +31,10 @@ use crate::{
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Query parameter with the id of the last event, for the first request of a page.
 const LAST_EVENT_ID_PARAMETER: &str = "last_event_id";
-/// Shortest time after which a browser reconnects, and how much longer others wait.
-const MIN_RECONNECTION_MS: u64 = 500;
-const RECONNECTION_SPREAD_MS: u64 = 2000;
+/// Shortest time after the end of a stream after which a browser reconnects.
+const MIN_RECONNECTION: Duration = Duration::from_millis(500);
+/// How much longer others wait, so that the clients of a node that stops, or refuses many, do not all reconnect at the same moment.
+const RECONNECTION_SPREAD: Duration = Duration::from_secs(2);
 
 /// Opens the stream of a channel's publications.
 pub(super) async fn get_events(
@@ -38,8 +44,32 @@ pub(super) async fn get_events(
 ) -> HttpResponse {
     match open(&request, &channel, &context).await {
         Ok(admission) => respond(admission),
-        Err(refusal) => refuse_handshake(refusal, &request, &context),
+        Err(refusal) => refuse_events(refusal, &request, &context),
     }
+}
+
+/// Returns the response to a refused request. For a client that reads nothing but events, a refusal that will pass is a stream that
+/// ends at once, and the client reconnects after `Retry-After` or a little later.
+fn refuse_events(refusal: HandshakeRefusal, request: &HttpRequest, context: &HttpContext) -> HttpResponse {
+    match refusal.retry_after().filter(|_| accepts_only_events(request)) {
+        None => refuse_handshake(refusal, request, context),
+        Some(wait) => {
+            let error = record_refusal(refusal, request, context);
+            // For people who look at the response. A message of the backend may have lines, which would be fields and events.
+            let comment = error.message().split(['\r', '\n']).next().unwrap_or_default();
+            // Without randomness they reconnect together.
+            let mut random = [0; 2];
+            let _ = getrandom::fill(&mut random);
+            respond_with_events(format!(": {comment}\n{}", reconnection_time(wait, random)))
+        }
+    }
+}
+
+/// Returns whether a request says that its client reads events, and nothing else, as `EventSource` and its replacements do. Other
+/// clients get the status.
+fn accepts_only_events(request: &HttpRequest) -> bool {
+    let mut accepted = request.headers().get_all(ACCEPT).map(|value| value.as_bytes());
+    matches!((accepted.next(), accepted.next()), (Some(only), None) if only.eq_ignore_ascii_case(EVENT_STREAM.as_bytes()))
 }
 
 async fn open(request: &HttpRequest, channel: &str, context: &HttpContext) -> Result<Admission, HandshakeRefusal> {
@@ -55,7 +85,8 @@ async fn open(request: &HttpRequest, channel: &str, context: &HttpContext) -> Re
     };
     let mut admission = candidate.admit().await?;
     let since = requested_position(request);
-    admission.head = reconnection_time(&admission).into();
+    let random = [admission.client.as_bytes()[0], admission.client.as_bytes()[1]];
+    admission.head = reconnection_time(MIN_RECONNECTION, random).into();
     admission.commands = CommandSource::None(Box::new(ChannelRequest { channel, approval, since }));
     Ok(admission)
 }
@@ -86,11 +117,11 @@ async fn check_permission(
     allowed.map(|()| None).map_err(|error| refuse("permission", HttpError::of_wire_error(&WireError::from(error))))
 }
 
-/// Returns the field with which a browser learns when to reconnect after the end of the stream: after another time for each
-/// client, so that those of a node that stops do not all come back at the same moment.
-fn reconnection_time(admission: &Admission) -> String {
-    let spread = u64::from(u16::from_le_bytes([admission.client.as_bytes()[0], admission.client.as_bytes()[1]]));
-    format!("retry: {}\n\n", MIN_RECONNECTION_MS + RECONNECTION_SPREAD_MS * spread / u64::from(u16::MAX))
+/// Returns the field with which a browser learns how long it waits after the end of the stream before it reconnects: at least this time,
+/// and up to [`RECONNECTION_SPREAD`] longer.
+fn reconnection_time(at_least: Duration, random: [u8; 2]) -> String {
+    let longer = RECONNECTION_SPREAD * u32::from(u16::from_le_bytes(random)) / u32::from(u16::MAX);
+    format!("retry: {}\n\n", (at_least + longer).as_millis())
 }
 
 /// Returns the position after which the client wants to receive: the header, which a browser sends when it reconnects, or else

@@ -161,14 +161,15 @@ impl HttpError {
         Self { headers: supported, ..Self::new(StatusCode::UPGRADE_REQUIRED, ErrorCode::BadRequest, message) }
     }
 
-    /// Returns whether the caller may repeat the request as it is, after the `Retry-After`: 429 and 503.
-    pub fn is_temporary(&self) -> bool {
-        self.retry_after.is_some()
-    }
-
     /// The message for the caller.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The time after which the same request may succeed, `Retry-After` of 429 and 503. `None`: it is refused for another reason than a
+    /// limit or an outage.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after.map(Duration::from_secs)
     }
 
     /// The status.
@@ -296,9 +297,9 @@ mod tests {
         ] {
             let response = error.error_response();
             assert_eq!(response.headers().get(RETRY_AFTER).unwrap(), seconds, "{error}");
-            assert!(error.is_temporary(), "{error}");
+            assert!(error.retry_after().is_some(), "{error}");
         }
         assert!(HttpError::bad_request("").error_response().headers().get(RETRY_AFTER).is_none());
-        assert!(!HttpError::bad_request("").is_temporary());
+        assert!(HttpError::bad_request("").retry_after().is_none());
     }
 }

@@ -1,6 +1,8 @@
 //! The WebSocket handshake: checks of RFC 6455 §4.2, and the response. A 101 carries the result of the [`Candidate`], an
 //! [`Admission`](crate::auth::Admission), in its extensions.
 
+use std::time::Duration;
+
 use actix_http::{
     ConnectionType,
     ws::{HandshakeError, verify_handshake},
@@ -40,9 +42,9 @@ impl HandshakeRefusal {
         Self { is_recorded: true, ..self }
     }
 
-    /// Returns whether the client may repeat the request as it is.
-    pub(super) fn is_temporary(&self) -> bool {
-        self.error.is_temporary()
+    /// The time after which the client may try again. `None`: it is not refused for a while only.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.error.retry_after()
     }
 }
 
@@ -67,6 +69,13 @@ pub(super) fn refuse_handshake(
     request: &HttpRequest,
     context: &HttpContext,
 ) -> HttpResponse {
+    let mut response = HttpResponse::from_error(record_refusal(refusal, request, context));
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response
+}
+
+/// Counts a refused handshake, or request for a stream, and records it in the audit log. Returns the error for the client.
+pub(super) fn record_refusal(refusal: HandshakeRefusal, request: &HttpRequest, context: &HttpContext) -> HttpError {
     let HandshakeRefusal { reason, error, is_recorded } = refusal;
     context.metrics.count_refused_handshake(reason);
     if !is_recorded {
@@ -79,9 +88,7 @@ pub(super) fn refuse_handshake(
         };
         context.audit.record(AuditEvent::Refused, AuditFields { reason: Some(error.message()), ..fields });
     }
-    let mut response = HttpResponse::from_error(error);
-    response.head_mut().set_connection_type(ConnectionType::Close);
-    response
+    error
 }
 
 /// Decides on a handshake.

@@ -4,7 +4,7 @@
 
 use actix_http::ConnectionType;
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     http::header::{CACHE_CONTROL, CONTENT_TYPE, Date, HeaderName, HeaderValue, PRAGMA},
     web::Data,
 };
@@ -24,6 +24,8 @@ use crate::{
 
 /// Query parameter with the first commands, percent-encoded.
 const FIRST_COMMANDS: &str = "cf_connect";
+/// Content type of events.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 /// Content type of Protobuf.
 const PROTOBUF: &str = "application/octet-stream";
 /// nginx does not buffer a response with this header.
@@ -91,18 +93,28 @@ pub(super) fn respond(admission: Admission) -> HttpResponse {
     let content_type = match admission.format {
         Format::ProtobufStream => PROTOBUF,
         Format::JsonStream => "application/json",
-        _ => "text/event-stream",
+        _ => EVENT_STREAM,
     };
-    let mut response = HttpResponse::Ok()
-        .insert_header(Date::now())
-        .insert_header((CONTENT_TYPE, content_type))
-        .insert_header((CACHE_CONTROL, NO_STORE))
-        .insert_header((PRAGMA, "no-cache"))
-        .insert_header(NO_BUFFERING)
-        .finish();
+    let mut response = stream_head(content_type).insert_header(Date::now()).finish();
     response.head_mut().set_connection_type(ConnectionType::Close);
     response.extensions_mut().insert(admission);
     response
+}
+
+/// Returns the response to a client of events that is not admitted: these events, and no more.
+pub(super) fn respond_with_events(events: String) -> HttpResponse {
+    let mut response = stream_head(EVENT_STREAM).body(events);
+    response.head_mut().set_connection_type(ConnectionType::Close);
+    response
+}
+
+fn stream_head(content_type: &'static str) -> HttpResponseBuilder {
+    let mut head = HttpResponse::Ok();
+    head.insert_header((CONTENT_TYPE, content_type))
+        .insert_header((CACHE_CONTROL, NO_STORE))
+        .insert_header((PRAGMA, "no-cache"))
+        .insert_header(NO_BUFFERING);
+    head
 }
 
 /// Checks the page of a request. Unlike a handshake, a GET request of the own page has no Origin; only a browser can send

@@ -68,6 +68,23 @@ test("an EventSource whose token expires does not come back with it", () =>
     assert.deepEqual(await page.evaluate("[received, opened]"), [[], 1]);
   }));
 
+test("an EventSource that a full hub refuses comes back by itself when there is room", () =>
+  withBlankPage({ "limits.connections": 1 }, async (hub, page) => {
+    await openEvents(page, hub, hub.sign({ sub: "ann" }));
+    await page.evaluate((url) => {
+      window.first = source;
+      window.errors = 0;
+      window.subscribed = 0;
+      window.second = new EventSource(url);
+      second.onerror = () => (errors += 1);
+      second.addEventListener("subscribe", () => (subscribed += 1));
+    }, `http://${hub.address}/v1/channels/news/events?token=${hub.sign({ sub: "bob" })}`);
+    await page.waitForFunction("errors > 0");
+    assert.equal(await page.evaluate("second.readyState === EventSource.CONNECTING"), true);
+    await page.evaluate("first.close()");
+    await page.waitForFunction("subscribed === 1");
+  }));
+
 for (const [transport, path] of [["http_stream", "/connection/http_stream"], ["sse", "/connection/sse"]]) {
   test(`the SDK falls back to ${transport} in a browser: it subscribes, publishes, and recovers after a disconnect`, () =>
     withBlankPage({}, async (hub, page) => {
