@@ -237,6 +237,41 @@ async fn what_waits_above_the_limit_is_sent_early() {
     assert!(start.elapsed() >= LONG, "the interval goes on");
 }
 
+/// Otherwise a batch may be larger than every outbox that begins after the reload, again and again.
+#[actix_rt::test]
+async fn batches_fit_into_outboxes_that_a_reload_has_made_smaller() {
+    const OUTBOX: usize = 1 << 18;
+    let hub = start_paced_hub(LONG, |config| {
+        config.limits.outbox_bytes = 8 * OUTBOX;
+        config.limits.paced_bytes = 2 * OUTBOX;
+        config.channels.history_size = 0;
+    })
+    .await;
+    let mut config = hub.config.clone();
+    config.limits.outbox_bytes = OUTBOX;
+    hub.running().reload_config(&config).unwrap();
+    let mut ann = hub.connect_subscriber("ann", "news").await;
+    let data = "x".repeat(OUTBOX / 16);
+    let publish = async {
+        for number in 1..=24 {
+            hub.publish("news", json!([number, data])).await;
+        }
+    };
+    let receive = async {
+        for number in 1..=24 {
+            assert_eq!(ann.receive_publication().await[0], json!(number));
+        }
+    };
+    futures_util::future::join(publish, receive).await;
+    // The same limit for more publications at once.
+    config.limits.paced_publications = 3;
+    hub.running().reload_config(&config).unwrap();
+    let start = Instant::now();
+    publish_numbers(&hub, 25..=32).await;
+    assert_eq!(receive_numbers(&mut ann, 7).await, (25..=31).collect::<Vec<_>>());
+    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+}
+
 #[actix_rt::test]
 async fn unsubscribed_client_gets_nothing_that_waited_and_recovers_it_once() {
     let hub = start_paced_hub(LONG, |_| ()).await;

@@ -286,8 +286,8 @@ config_options! {
     reload limits.outbox_stall;
     reload limits.unsent_bytes;
     restart limits.hub_queue_bytes;
-    restart limits.paced_publications;
-    restart limits.paced_bytes;
+    reload limits.paced_publications;
+    reload limits.paced_bytes;
     restart limits.history_bytes;
     reload limits.recovered_publications;
     reload limits.history_publications;

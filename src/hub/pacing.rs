@@ -125,6 +125,11 @@ impl PacedChannels {
         Self { channels: FastMap::default(), due: Vec::new(), waiting_bytes: 0, limits }
     }
 
+    /// Replaces the limits. The next delivery of a channel shows whether what waits there is above them.
+    pub(in crate::hub) fn set_limits(&mut self, limits: PaceLimits) {
+        self.limits = limits;
+    }
+
     /// Decides about a delivery of a channel with this interval, and keeps it if it waits.
     pub(in crate::hub) fn admit(&mut self, delivery: &Arc<Delivery>, interval: Duration, now: Instant) -> Admission {
         let channel = delivery.channel();

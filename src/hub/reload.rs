@@ -10,7 +10,7 @@ use super::{
     Hub, HubLimits, SessionControl, SessionKey,
     fanout::MAX_RUN,
     paced_queue::{PACE_INTERVAL, PacedQueue},
-    pacing::Paces,
+    pacing::{PaceLimits, Paces},
 };
 use crate::config::Config;
 
@@ -77,6 +77,7 @@ impl Handler<ApplyConfig> for Hub {
     fn handle(&mut self, ApplyConfig { config, has_new_rules }: ApplyConfig, ctx: &mut Self::Context) {
         self.limits = HubLimits::from(&config.limits);
         self.liveness.set_limits(&config.limits);
+        self.fanout.set_pace_limits(PaceLimits::from(&config.limits));
         // A channel that has subscribers keeps its pace.
         self.paces = Paces::new(&config);
         if has_new_rules {

@@ -8,7 +8,7 @@ use std::{
 
 use actix::prelude::*;
 
-use super::{Admission, Fanout, FlowId, FlowItem, batch::Batch};
+use super::{Admission, Fanout, FlowId, FlowItem, PaceLimits, batch::Batch};
 use crate::{
     channel::Channel,
     hub::{
@@ -20,6 +20,11 @@ use crate::{
 };
 
 impl Fanout {
+    /// Replaces the limits on waiting deliveries.
+    pub(in crate::hub) fn set_pace_limits(&mut self, limits: PaceLimits) {
+        self.paced.set_limits(limits);
+    }
+
     /// Paces a delivery of a channel with this interval. Returns whether it waits; then it counts for the queue again.
     pub(super) fn pace(&mut self, delivery: &Arc<Delivery>, interval: Duration) -> bool {
         match self.paced.admit(delivery, interval, Instant::now()) {
