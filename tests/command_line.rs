@@ -10,6 +10,7 @@ mod nodes;
 mod refusals;
 mod reload;
 mod secrets;
+mod signals;
 mod terminal;
 mod tokens;
 mod users;

@@ -1,6 +1,6 @@
 //! `serve`: sets up the log, completes the secrets of a development run, runs the server and handles signals.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -19,7 +19,7 @@ use crate::{
     server::{self, ListenAddress, PassedSockets, RunningServer},
 };
 
-/// Runs a hub until SIGTERM or SIGINT. `ephemeral`: a development hub does not use the secrets of earlier runs, and does
+/// Runs a hub until SIGTERM or SIGINT; later signals change nothing. `ephemeral`: a development hub does not use the secrets of earlier runs, and does
 /// not keep its own.
 pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String> {
     let environment = inputs.environment;
@@ -72,8 +72,10 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
         log::info!("server stopping connections={}", running.connections());
         // A hub that is gone is recognised as such, too.
         hub_file.iter().for_each(|file| _ = file.remove());
-        running.stop().await;
-        Ok(())
+        tokio::select! {
+            () = running.stop() => Ok(()),
+            never = signals.report_all() => match never {},
+        }
     })
 }
 
@@ -131,6 +133,21 @@ impl Signals {
                     reload_files(running);
                 }
             }
+        }
+    }
+
+    /// Logs the signals of a hub that is stopping. They do not end it earlier: process managers send SIGTERM again, or beside the
+    /// SIGINT of a terminal, and each client would lose the rest of its time.
+    async fn report_all(&mut self) -> Infallible {
+        loop {
+            let signal = tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+                _ = self.hang_up.recv() => "SIGHUP",
+            };
+            log::warn!(
+                "signal ignored, the hub is stopping signal={signal} remedy=\"wait for server.drain, or end it with SIGKILL\""
+            );
         }
     }
 }
