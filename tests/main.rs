@@ -157,6 +157,7 @@ mod bench_tokens;
 mod command_line;
 mod lifecycle;
 mod metrics;
+mod scrapes;
 mod stopping;
 
 // The fuzz targets.
