@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use wardcast::protocol::schema;
 
 use crate::support::{
@@ -249,12 +249,35 @@ async fn stream_works_over_tls() {
 
 #[actix_rt::test]
 async fn stopping_hub_closes_streams_with_3001_and_refuses_new_ones() {
-    let hub = start_hub().await;
+    let hub = start_hub_with(|config| config.server.drain = Duration::from_secs(20)).await;
     let streams = connect_both(&hub, "ann").await;
+    let command = json!({"id": 1, "connect": {"token": hub.token("ann")}});
+    let requests = [
+        get(hub.address, &sse_path(&command), &[]).into_bytes(),
+        post(hub.address, "/connection/sse", "application/json", command.to_string().as_bytes()),
+        post(hub.address, "/connection/http_stream", "application/json", command.to_string().as_bytes()),
+    ];
+    // Connections that are open already: the listener is closed before the streams are.
+    let mut open = Vec::new();
+    for _ in &requests {
+        let mut connection = TcpStream::connect(hub.address).await.unwrap();
+        connection.write_all(b"GET /health/live HTTP/1.1\r\nHost: hub\r\n\r\n").await.unwrap();
+        assert_eq!(http::receive(&mut connection).await.status, 200);
+        open.push(connection);
+    }
+    // It does not answer the close frame, so its session stays for a while, and with it these connections.
+    let session = hub.connect_raw("bob").await;
     let stopped = actix_rt::spawn(hub.stop());
     for (mut client, _) in streams {
         assert_eq!(client.wait_for_close().await, (3001, "shutdown".to_owned()));
     }
+    for (connection, request) in open.iter_mut().zip(requests) {
+        connection.write_all(&request).await.unwrap();
+        let response = http::receive(connection).await;
+        assert_eq!((response.status, response.header("retry-after")), (503, Some("1")), "{response:?}");
+        assert!(response.body.contains("stopping"), "{response:?}");
+    }
+    drop(session);
     stopped.await.unwrap();
 }
 
