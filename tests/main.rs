@@ -95,6 +95,7 @@ mod delivery;
 mod deltas;
 mod filters;
 mod gaps;
+mod hook_event_answers;
 mod hook_event_refusals;
 mod hook_events;
 mod hook_events_on_nodes;
