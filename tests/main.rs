@@ -154,6 +154,7 @@ mod two_hubs;
 mod bench;
 mod bench_chaos;
 mod bench_compare;
+mod bench_storm;
 mod bench_tokens;
 mod command_line;
 mod lifecycle;

@@ -41,13 +41,26 @@ impl ApiConnection {
             self.key,
             body.len()
         );
+        self.exchange(&request, |response| serde_json::from_slice(response.body).context("an answer that is not JSON"))
+    }
+
+    /// Reads the metrics, as a monitor does.
+    pub(crate) fn read_metrics(&mut self) -> Result<()> {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", self.authority);
+        self.exchange(&request, |response| match response.code() {
+            "200" => Ok(()),
+            _ => fail(format!("reading /metrics was {}", response.quote())),
+        })
+    }
+
+    fn exchange<T>(&mut self, request: &str, on_response: impl FnOnce(Response<'_>) -> Result<T>) -> Result<T> {
         self.stream.write_all(request.as_bytes()).context("calling the server API")?;
         let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
         loop {
             let count = self.stream.read(&mut buffer).context("reading an answer of the server API")?;
             answer.extend_from_slice(&buffer[..count]);
             if let Some(response) = Response::parse(&answer, count == 0)? {
-                return serde_json::from_slice(response.body).context("an answer that is not JSON");
+                return on_response(response);
             }
             if count == 0 {
                 return fail("the server API has closed the connection");

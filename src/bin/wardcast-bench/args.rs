@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     load_driver::Workload,
     publication_stamp::check_size,
+    signing_key::TokenAlgorithm,
     tokens::{ExpiryArgs, ForgedArgs, RefreshArgs, RevokeArgs},
     websocket::Credentials,
 };
@@ -251,6 +252,10 @@ pub(crate) struct FanoutArgs {
     /// Publishing connections at a rate (with --closed-loop K there are K)
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=999))]
     pub(crate) publishers: u16,
+    /// Turn everything on that should cost deliveries nothing: all hooks and all events, for a backend in this program, and a monitor that
+    /// reads /metrics every second. Compare server_cpu_us_per_delivery with a run without it
+    #[arg(long)]
+    pub(crate) everything: bool,
     /// Add K subscribers that never read after their subscribe reply, and report when the server closes them
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) stalled: u16,
@@ -378,6 +383,16 @@ pub(crate) struct RecoverArgs {
     /// Seconds before the clients are disconnected, and again after the last has reconnected
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     pub(crate) seconds: f64,
+    /// The algorithm of the signatures of their tokens; es256 only for a hub that is started for the run
+    #[arg(long, value_enum, default_value_t = TokenAlgorithm::Hs256)]
+    pub(crate) algorithm: TokenAlgorithm,
+    /// Sessions that stay connected, in the channel CHANNEL-others. Their deliveries are timed before the clients are disconnected, and
+    /// from then until all have reconnected. With them, the threads of the clients have a lower priority than the hub
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) others: u32,
+    /// Publications per second for these sessions
+    #[arg(long, default_value_t = 20.0, value_parser = positive)]
+    pub(crate) others_rate: f64,
     /// Minimum time that the clients stay disconnected, in seconds
     #[arg(long, default_value_t = 1.0, value_parser = positive)]
     pub(crate) away: f64,

@@ -123,6 +123,8 @@ pub(crate) struct ClientResults {
     pub(crate) to_live: Latencies,
     /// From the permission to reconnect to live.
     pub(crate) to_recovered: Latencies,
+    /// Refusals of clients that reconnected, after which they tried again, by reason.
+    pub(crate) refused: BTreeMap<String, u64>,
     /// Clients that never became live, by reason.
     pub(crate) failed: BTreeMap<String, u64>,
     /// Live clients whose connection ended, by reason.

@@ -1,11 +1,13 @@
 //! `fanout`: many subscribers of one channel, publications through the server API, every delivery checked and timed.
 
 use crate::clients::{ClientBehavior, ClientOptions, Clients};
+use crate::error::{Result, fail};
+use crate::everything::{Backend, Everything};
 use crate::load_driver::{Load, LoadDriver};
 use crate::probe::{PROBE_SOCKETS, Probe};
 use crate::{
-    args::FanoutArgs, clock, error::Result, http_transport::PublishMethod, hub_under_test::HubUnderTest,
-    measurement::ServerMonitor, process::raise_file_limit, run::Run,
+    args::FanoutArgs, clock, http_transport::PublishMethod, hub_under_test::HubUnderTest, measurement::ServerMonitor,
+    process::raise_file_limit, run::Run,
 };
 
 /// The receive buffer of a stalled subscriber: small, so that the server has to hold what the subscriber does not read.
@@ -16,7 +18,14 @@ pub(crate) fn run(args: &FanoutArgs, run: &mut Run) -> Result<()> {
     let (workload, publishers) = args.load.workload(args.publishers)?;
     let (connections, stalled) = (args.load.connections as usize, usize::from(args.stalled));
     raise_file_limit(connections + stalled + publishers + if args.load.probe { PROBE_SOCKETS } else { 0 })?;
-    let hub = HubUnderTest::select(run, &args.hub, Some(&args.api), &[])?;
+    let backend = args.everything.then(Backend::start).transpose()?;
+    let settings = backend.as_ref().map(Backend::hub_settings).unwrap_or_default();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let hub = HubUnderTest::select(run, &args.hub, Some(&args.api), &settings)?;
+    if backend.is_some() && !hub.is_started() {
+        return fail("--everything is for a hub that is started for the run: give no --url and no secret with it");
+    }
+    let everything = backend.map(|backend| Everything::start(backend, &hub)).transpose()?;
     let channels = vec![args.channel.clone()];
     let transport =
         hub.http_transport((run.poll.registry(), &args.api), (PublishMethod::Publish, 1), &channels, publishers)?;
@@ -36,7 +45,8 @@ pub(crate) fn run(args: &FanoutArgs, run: &mut Run) -> Result<()> {
         // The result is read before this program closes anything.
         stalled.map_or(Ok(()), |stalled| stalled.report(driver.run))
     };
-    run.drive(clients, load, phases).map(drop)
+    run.drive(clients, load, phases)?;
+    everything.map_or(Ok(()), |everything| everything.report(run))
 }
 
 /// Subscribers that do not read, and the thread that watches them from outside.

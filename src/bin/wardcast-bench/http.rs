@@ -1,13 +1,15 @@
-//! A minimal HTTP/1.1 client: reads whole responses, for the WebSocket upgrade and for the server API.
+//! Minimal HTTP/1.1: reads whole responses, for the WebSocket upgrade and for the server API, and whole requests, for backends.
 
-use crate::error::{Context, Result, fail};
+use bytes::{Buf, BytesMut};
+
+use crate::error::{BenchError, Context, Result, fail};
 use crate::target_url::TargetUrl;
 
 /// A key need be neither secret nor new: it only proves that the server speaks WebSocket (the example of RFC 6455 §1.3).
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// The `Sec-WebSocket-Accept` that follows from that key.
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// The longest head of a response.
+/// The longest head of a response or a request.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// How much of a response's body an error message quotes.
 const QUOTED_CHARS: usize = 300;
@@ -117,6 +119,25 @@ impl<'a> Response<'a> {
     }
 }
 
+/// Takes the first request out of what was received, and returns its body. `None`: it is incomplete.
+pub(crate) fn take_request(bytes: &mut BytesMut) -> Result<Option<Vec<u8>>> {
+    let Some(head) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else {
+        return if bytes.len() > MAX_HEAD_BYTES { fail("a request without the end of its head") } else { Ok(None) };
+    };
+    let text = std::str::from_utf8(&bytes[..head]).context("a request that is not text")?;
+    let length = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let length = length.ok_or_else(|| BenchError("a request without a length".to_owned()))?;
+    let body = head + 4;
+    if bytes.len() < body + length {
+        return Ok(None);
+    }
+    bytes.advance(body);
+    Ok(Some(bytes.split_to(length).to_vec()))
+}
+
 /// What begins the id of the request, the last member of an error body.
 const REQUEST_ID: &[u8] = b",\"request\":";
 
@@ -128,6 +149,16 @@ pub(crate) fn quote(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_are_taken_one_by_one_once_they_are_complete() {
+        let mut bytes = BytesMut::from("POST / HTTP/1.1\r\nCONTENT-LENGTH: 3\r\n\r\nab");
+        assert_eq!(take_request(&mut bytes).unwrap(), None);
+        bytes.extend_from_slice(b"cPOST /");
+        assert_eq!(take_request(&mut bytes).unwrap().as_deref(), Some(b"abc".as_slice()));
+        assert_eq!(bytes, "POST /");
+        assert!(take_request(&mut BytesMut::from("POST / HTTP/1.1\r\n\r\n")).is_err());
+    }
 
     #[test]
     fn upgrade_response_is_measured_and_an_incomplete_one_awaited() {

@@ -225,6 +225,11 @@ impl<'a> HubUnderTest<'a> {
         }
     }
 
+    /// Returns whether the hub was started for the run, with the settings that the run needs.
+    pub(crate) fn is_started(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
     /// How clients send their tokens.
     pub(crate) fn send_token(&self) -> SendToken {
         self.args.send_token
@@ -366,13 +371,15 @@ pub(crate) fn random_secret() -> String {
 
 /// Signs `count` tokens with the HS256 secret, for the users `bench-0`, `bench-1` and so on.
 pub(crate) fn sign_tokens(count: usize, secret: &str) -> Result<Vec<String>> {
-    let now = clock::unix_seconds();
     let key = EncodingKey::from_secret(secret.as_bytes());
-    let sign = |user| {
-        let claims = json!({"sub": format!("bench-{user}"), "iat": now, "exp": now + TOKEN_SECONDS});
-        encode(&Header::new(Algorithm::HS256), &claims, &key).context("signing a token")
-    };
+    let sign = |user| encode(&Header::new(Algorithm::HS256), &token_claims(user), &key).context("signing a token");
     (0..count).map(sign).collect()
+}
+
+/// The claims of the user with this number.
+pub(crate) fn token_claims(user: usize) -> Value {
+    let now = clock::unix_seconds();
+    json!({"sub": format!("bench-{user}"), "iat": now, "exp": now + TOKEN_SECONDS})
 }
 
 #[cfg(test)]

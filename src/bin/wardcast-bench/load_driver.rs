@@ -326,8 +326,8 @@ impl<'a> LoadDriver<'a> {
     }
 }
 
-/// Returns whether the same publication may be accepted later: the hub says so, or the session or address is too fast.
-fn is_temporary(error: &str) -> bool {
+/// Returns whether the same publication or handshake may be accepted later: the hub says so, or the session or address is too fast.
+pub(crate) fn is_temporary(error: &str) -> bool {
     ["\"temporary\":true", "HTTP/1.1 429", "HTTP/1.1 503"].iter().any(|word| error.contains(word))
 }
 

@@ -12,6 +12,7 @@
 mod args;
 
 mod connect_idle;
+mod everything;
 mod fanout;
 mod limit;
 mod limit_server;
@@ -52,6 +53,7 @@ mod hub_under_test;
 mod machine;
 mod process;
 mod program;
+mod signing_key;
 
 mod clock;
 mod error;

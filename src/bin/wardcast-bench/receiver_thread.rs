@@ -1,6 +1,6 @@
 //! One receiving thread: opens its share of the clients, then handles their events until it is told to stop.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
@@ -10,12 +10,18 @@ use crate::clients::{ClientBehavior, ClientOptions};
 use crate::connection::{ReadBuffer, wait_for_events};
 use crate::delivery_stats::{DeliveryStats, SharedState};
 use crate::error::{BenchError, Context, Result, fail};
-use crate::{clock, simulated_client::SimulatedClient};
+use crate::{clock, load_driver::is_temporary, simulated_client::SimulatedClient};
 
 /// How long the thread sleeps before it checks again whether it should stop.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// The same while its clients wait to reconnect, which is timed from the moment when they may.
 const RECONNECT_POLL_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// The pause of a client that was refused while it reconnected, as the JavaScript SDK has it by default: at least the first of these, and
+/// longer by a random time of up to as much, twice as much after each further refusal, and so on, but at most the second.
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(20));
+/// How often a client is refused until it gives up.
+const MAX_REFUSALS: u32 = 10;
 
 /// What to add to the niceness of a thread, so that a server that wants the processor gets three quarters of it.
 const LOWER_PRIORITY: i32 = 5;
@@ -31,6 +37,8 @@ pub(crate) struct ReceiverThread {
     /// The index of the client that connects next.
     next: usize,
     connecting: usize,
+    /// The clients that were refused while they reconnected: when they try again, and their index.
+    retries: BinaryHeap<Reverse<(u64, usize)>>,
     has_opened: bool,
     has_disconnected: bool,
     buffer: ReadBuffer,
@@ -54,6 +62,7 @@ impl ReceiverThread {
             clients: numbers.map(|number| SimulatedClient::new(number, publishers)).collect(),
             next: 0,
             connecting: 0,
+            retries: BinaryHeap::new(),
             has_opened: false,
             has_disconnected: false,
             buffer: ReadBuffer::new(),
@@ -73,7 +82,7 @@ impl ReceiverThread {
         loop {
             self.disconnect_if_requested();
             self.connect_more();
-            let timeout = if self.is_waiting_to_reconnect() { RECONNECT_POLL_TIMEOUT } else { POLL_TIMEOUT };
+            let timeout = if self.is_waiting_to_reconnect() { RECONNECT_POLL_TIMEOUT } else { self.time_to_retry() };
             wait_for_events(&mut self.poll, &mut events, timeout)?;
             let is_stopped = self.shared.stop.load(Ordering::Relaxed);
             // Of clients that do not read, the last events count: the server may have closed them.
@@ -131,9 +140,9 @@ impl ReceiverThread {
         }
         let ClientOptions { concurrency, reconnect_concurrency, threads, .. } = *self.options;
         let at_once = if self.has_disconnected { reconnect_concurrency } else { concurrency };
-        while self.connecting < at_once.div_ceil(threads).max(1) && self.next < self.clients.len() {
-            let index = self.next;
-            self.next += 1;
+        while self.connecting < at_once.div_ceil(threads).max(1)
+            && let Some(index) = self.next_to_connect()
+        {
             self.connecting += 1;
             let client = &mut self.clients[index];
             let connected = match self.has_disconnected && !client.has_position() {
@@ -149,6 +158,35 @@ impl ReceiverThread {
             self.shared.results.lock().opened_threads += 1;
             self.shared.changed.notify_all();
         }
+    }
+
+    /// The index of the client that connects next: one that has not tried yet, or one whose pause after a refusal is over.
+    fn next_to_connect(&mut self) -> Option<usize> {
+        if self.next < self.clients.len() {
+            self.next += 1;
+            return Some(self.next - 1);
+        }
+        self.retries.peek().filter(|Reverse((at, _))| *at <= clock::now())?;
+        self.retries.pop().map(|Reverse((_, index))| index)
+    }
+
+    /// How long the thread sleeps at most: until a client tries again.
+    fn time_to_retry(&self) -> Duration {
+        let next = self.retries.peek().map(|Reverse((at, _))| Duration::from_nanos(at.saturating_sub(clock::now())));
+        next.map_or(POLL_TIMEOUT, |next| next.clamp(RECONNECT_POLL_TIMEOUT, POLL_TIMEOUT))
+    }
+
+    /// Has a client that was refused while it reconnected try again, unless it was refused for good or too often. Returns whether it
+    /// will.
+    fn retry_later(&mut self, index: usize, reason: &str) -> bool {
+        let client = &mut self.clients[index];
+        if !client.has_position() || !is_temporary(reason) || client.refusals >= MAX_REFUSALS {
+            return false;
+        }
+        client.websocket = None;
+        self.retries.push(Reverse((clock::now() + retry_delay(client.refusals).as_nanos() as u64, index)));
+        client.refusals += 1;
+        true
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -203,6 +241,10 @@ impl ReceiverThread {
 
     fn on_failed(&mut self, index: usize, BenchError(reason): BenchError) {
         self.connecting -= 1;
+        if self.has_disconnected && self.retry_later(index, &reason) {
+            *self.shared.results.lock().refused.entry(reason).or_default() += 1;
+            return;
+        }
         if self.has_disconnected {
             if self.clients[index].has_position() {
                 self.end_client(index);
@@ -230,5 +272,26 @@ impl ReceiverThread {
         client.end();
         self.stats.remove_client(&client.newest);
         self.shared.ended.add(1);
+    }
+}
+
+/// How long a client waits that was refused after this many refusals.
+fn retry_delay(refusals: u32) -> Duration {
+    let (min, max) = RETRY_DELAYS;
+    let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
+    (min + min.saturating_mul(1 << refusals.min(16)).min(max).mul_f64(random)).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_clients_wait_longer_each_time_and_not_together() {
+        for (refusals, longest) in [(0, 1000), (1, 1500), (3, 4500), (10, 20_000), (40, 20_000)] {
+            let delays: Vec<u128> = (0..200).map(|_| retry_delay(refusals).as_millis()).collect();
+            assert!(delays.iter().all(|delay| (500..=longest).contains(delay)), "{refusals}: {delays:?}");
+            assert!(delays.iter().max().unwrap() - delays.iter().min().unwrap() > (longest - 500) / 2, "{delays:?}");
+        }
     }
 }

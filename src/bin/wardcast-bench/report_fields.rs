@@ -46,8 +46,9 @@ const PUBLISHING: Text = "Publishing";
 const DELIVERING: Text = "Delivering";
 const TOKEN_END: Text = "End of tokens";
 const REFRESH: Text = "Refreshing";
-const BESIDE: Text = "Sessions that stay";
+const BESIDE: Text = "Sessions that stay, beside what happens to others";
 const EVENTS: Text = "Events for the backend";
+const EVERYTHING: Text = "With everything on";
 const PROBE: Text = "Probe, beside the load";
 const STALLED: Text = "Stalled subscribers";
 const SERVER: Text = "Server";
@@ -64,6 +65,7 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(RUN, "publications_per_call", "publications per call", "", "of batch or broadcast"),
     field(RUN, "subscribers", "subscribers", "", "of `publish`, all channels together"),
     field(RUN, "concurrency", "concurrent handshakes", "", ""),
+    field(RUN, "others", "sessions that stay", "", "of `recover`, in a channel of their own"),
     field(RUN, "revocations", "revocations", "", "of other tokens, before the run"),
     field(RUN, "seconds", "measured", "s", ""),
     field(CONNECTING, "connected", "connected", "", "connections that became live"),
@@ -82,6 +84,13 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(CONNECTING, "to_subscribed", "connect to subscribed", MILLISECONDS, ""),
     field(RECOVERING, "returned", "reconnected", "", "disconnected clients that became live again"),
     field(RECOVERING, "returning_seconds", "reconnecting took", "s", "until the last client received what it missed"),
+    field(
+        RECOVERING,
+        "refused_returns",
+        "refused for a while",
+        BY_REASON,
+        "handshakes with 429 or 503, after which the client tried again as SDKs do",
+    ),
     field(RECOVERING, "recovered", "recovered", "", "received all they missed, as the hub says"),
     field(RECOVERING, "unrecovered", "not recovered", "", "did not, as the hub says"),
     field(RECOVERING, "missed_publications", "missed publications", "", "accepted while all clients were disconnected"),
@@ -125,7 +134,7 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(TOKEN_END, "token_end_close", "close", MILLISECONDS, "from expiry, or from the call"),
     field(REFRESH, "refreshed", "refreshed", "", "refresh commands that succeeded"),
     field(REFRESH, "refresh_answer", "refresh to answer", MILLISECONDS, "from when it was due"),
-    field(BESIDE, "beside_before", "before", MILLISECONDS, "publish to delivery, before the load on tokens began"),
+    field(BESIDE, "beside_before", "before", MILLISECONDS, "publish to delivery, before it began"),
     field(BESIDE, "beside_during", "during", MILLISECONDS, "likewise, until it ended"),
     field(BESIDE, "beside_closed", "closed", BY_REASON, "of these sessions, by reason"),
     field(EVENTS, "events_backend_down_seconds", "backend down", "s", "one hub is killed after half of it"),
@@ -143,6 +152,9 @@ pub(crate) const REPORT_FIELDS: &[ReportField] = &[
     field(EVENTS, "events_measured", "events measured", "", "for their cost, from the return of the backend on"),
     field(EVENTS, "events_hub_cpu_us", "hub CPU per event", "µs", "to read it from the outbox, send and remove it"),
     field(EVENTS, "events_redis_cpu_us", "Redis CPU per event", "µs", "likewise"),
+    field(EVERYTHING, "hook_calls", "calls of the backend", "", "hooks and batches of events"),
+    field(EVERYTHING, "scrapes", "readings of /metrics", "", "one per second"),
+    field(EVERYTHING, "scrape", "time of one", MILLISECONDS, "from the request to the whole response"),
     field(PROBE, "probe_delivery", "quiet channel", MILLISECONDS, "publish to delivery, to its one subscriber"),
     field(PROBE, "probe_publish", "REST publish", MILLISECONDS, "the answer to the same publications"),
     field(PROBE, "probe_command", "command's reply", MILLISECONDS, "of a ping command, on a session of its own"),

@@ -56,6 +56,8 @@ pub(crate) struct SimulatedClient {
     pub(crate) connecting_at: u64,
     /// The newest sequence numbers that it has received, by publisher.
     pub(crate) newest: Box<[u32]>,
+    /// How often it was refused since it was disconnected.
+    pub(crate) refusals: u32,
     state: ClientState,
     position: Option<StreamPosition>,
 }
@@ -64,7 +66,7 @@ impl SimulatedClient {
     /// A client that is not connected.
     pub(crate) fn new(number: usize, publishers: usize) -> Self {
         let (newest, state) = (vec![0; publishers].into(), ClientState::Connecting);
-        Self { number, websocket: None, connecting_at: 0, newest, state, position: None }
+        Self { number, websocket: None, connecting_at: 0, newest, refusals: 0, state, position: None }
     }
 
     /// Begins to connect, and registers the socket.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    CONNECTIONS_PER_SECOND, ExpiryArgs, MAX_END, OPENING, SECOND, open,
-    publisher::Publisher,
+    CHANNEL, CONNECTIONS_PER_SECOND, ExpiryArgs, MAX_END, OPENING, SECOND, open,
+    publisher::{Publisher, TimedFrom},
     sessions::{SessionPlan, Sessions},
     staying::StayingSessions,
 };
@@ -30,9 +30,9 @@ pub(crate) fn run(args: &ExpiryArgs, run: &mut Run) -> Result<()> {
         SessionPlan { user: format!("bench-{number}"), expires_at, end }
     };
     let others = |number| SessionPlan { user: format!("bench-{number}"), expires_at: first + 3600, end: None };
-    let mut sessions = Sessions::open(&hub, run, common.ending(), common.stalled.into(), expiring)?;
-    let staying = StayingSessions::start(Sessions::open(&hub, run, common.staying(), 0, others)?)?;
-    let publisher = Publisher::start(&hub, common.rate, common.size)?;
+    let mut sessions = Sessions::open((&hub, CHANNEL), run, common.ending(), common.stalled.into(), expiring)?;
+    let staying = StayingSessions::start(Sessions::open((&hub, CHANNEL), run, common.staying(), 0, others)?)?;
+    let publisher = Publisher::start((&hub, CHANNEL), common.rate, common.size, TimedFrom::Sent)?;
     if clock::now() > to_clock(first) {
         return fail("connecting took too long: tokens have expired before all sessions were open");
     }

@@ -4,6 +4,7 @@
 //! A publication that was sent after the end of a token and arrives is a fault of the hub. One that was sent before may still be
 //! on its way: the hub has passed it to the kernel in time, and this program reads it later.
 
+mod beside;
 mod expiry;
 mod forged;
 mod options;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::beside::SessionsBeside;
 use self::options::TokenEndArgs;
 pub(crate) use self::options::{ExpiryArgs, ForgedArgs, RefreshArgs, RevokeArgs};
 pub(crate) use self::{expiry::run as expiry, forged::run as forged, refresh::run as refresh, revoke::run as revoke};
@@ -26,7 +28,7 @@ use crate::error::{Context, Result, fail};
 use crate::publication_stamp::check_size;
 use crate::{hub_under_test::HubUnderTest, process::raise_file_limit, run::Run};
 
-/// The channel of all sessions.
+/// The channel of the sessions of these commands.
 const CHANNEL: &str = "bench";
 /// Settings of a hub that is started for the run: one user has all sessions.
 const SETTINGS: &[&str] = &["limits.connections_per_user=1000000"];

@@ -2,9 +2,10 @@
 
 use std::{ops::Range, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::args::{ApiArgs, ConnectionArgs, HubArgs, positive};
+use crate::signing_key::TokenAlgorithm;
 
 /// Options of `revoke` and `expiry`.
 #[derive(Args)]
@@ -121,8 +122,8 @@ pub(crate) struct ForgedArgs {
     #[arg(long, short = 'n', default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) handshakes: u32,
     /// The algorithm of their signatures. A hub that is started for the run has a key for it
-    #[arg(long, value_enum, default_value_t = ForgedAlgorithm::Hs256)]
-    pub(super) algorithm: ForgedAlgorithm,
+    #[arg(long, value_enum, default_value_t = TokenAlgorithm::Hs256)]
+    pub(super) algorithm: TokenAlgorithm,
     /// Sessions that receive publications meanwhile
     #[arg(long, default_value_t = 500)]
     pub(super) others: u32,
@@ -142,13 +143,4 @@ impl ForgedArgs {
     pub(super) fn margin(&self) -> Duration {
         Duration::from_secs_f64(self.margin)
     }
-}
-
-/// An algorithm of forged tokens.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum ForgedAlgorithm {
-    /// The cheapest to check
-    Hs256,
-    /// The most expensive of the common ones
-    Es256,
 }

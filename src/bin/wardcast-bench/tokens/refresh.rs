@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    CONNECTIONS_PER_SECOND, MAX_END, OPENING, RefreshArgs, SECOND, open_hubs,
-    publisher::Publisher,
+    CHANNEL, CONNECTIONS_PER_SECOND, MAX_END, OPENING, RefreshArgs, SECOND, open_hubs,
+    publisher::{Publisher, TimedFrom},
     sessions::{SessionPlan, Sessions},
 };
 use crate::error::{Result, fail};
@@ -23,12 +23,12 @@ pub(crate) fn run(args: &RefreshArgs, run: &mut Run) -> Result<()> {
     let expires_at = clock::unix_nanos() / SECOND + (expire_at - clock::now()).div_ceil(SECOND);
     let user = |number: usize| format!("bench-{number}");
     let plan = |number| SessionPlan { user: user(number), expires_at, end: None };
-    let mut sessions = Sessions::open(&hub, run, 0..count, 0, plan)?;
+    let mut sessions = Sessions::open((&hub, CHANNEL), run, 0..count, 0, plan)?;
     let tokens = (0..count).map(|number| hub.token_of(&user(number), expires_at + 3600)).collect::<Result<Vec<_>>>()?;
     if clock::now() > opened_until {
         return fail("connecting took too long: the tokens would expire before they are refreshed");
     }
-    let publisher = Publisher::start(&hub, args.rate, args.size)?;
+    let publisher = Publisher::start((&hub, CHANNEL), args.rate, args.size, TimedFrom::Sent)?;
     sessions.read_for(args.margin(), run)?;
     let (meter, began_at) = (ResourceMeter::start(run)?, clock::now());
     for (number, token) in tokens.iter().enumerate() {

@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{
-    MAX_END, RevokeArgs, SECOND, join, open,
-    publisher::Publisher,
+    CHANNEL, MAX_END, RevokeArgs, SECOND, join, open,
+    publisher::{Publisher, TimedFrom},
     sessions::{NEVER, SessionPlan, Sessions},
     spawn,
     staying::StayingSessions,
@@ -33,9 +33,9 @@ pub(crate) fn run(args: &RevokeArgs, run: &mut Run) -> Result<()> {
     let end = Arc::new(AtomicU64::new(NEVER));
     let revoked = |_| SessionPlan { user: REVOKED_USER.to_owned(), expires_at, end: Some(end.clone()) };
     let others = |number| SessionPlan { user: format!("bench-{number}"), expires_at, end: None };
-    let mut sessions = Sessions::open(&hub, run, common.ending(), common.stalled.into(), revoked)?;
-    let staying = StayingSessions::start(Sessions::open(&hub, run, common.staying(), 0, others)?)?;
-    let publisher = Publisher::start(&hub, common.rate, common.size)?;
+    let mut sessions = Sessions::open((&hub, CHANNEL), run, common.ending(), common.stalled.into(), revoked)?;
+    let staying = StayingSessions::start(Sessions::open((&hub, CHANNEL), run, common.staying(), 0, others)?)?;
+    let publisher = Publisher::start((&hub, CHANNEL), common.rate, common.size, TimedFrom::Sent)?;
     sessions.read_until(run, MAX_END, Sessions::have_received_any)?;
     staying.wait_for_publications(run);
     sessions.read_for(common.margin(), run)?;

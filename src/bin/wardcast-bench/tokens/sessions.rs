@@ -14,7 +14,6 @@ use std::{
 use actix_http::ws::OpCode;
 use mio::{Events, Poll, Token};
 
-use super::CHANNEL;
 use crate::connection::{ReadBuffer, SocketOptions, wait_for_events};
 use crate::delivery_stats::Latencies;
 use crate::error::{BenchError, Context, Result, fail};
@@ -63,6 +62,7 @@ pub(super) struct Sessions {
     buffer: ReadBuffer,
     finder: StampFinder,
     list: Vec<Session>,
+    channel: String,
     nodes: usize,
     /// When the deliveries to sessions that stay were sent, and when they were read.
     timed: Vec<(u64, u64)>,
@@ -76,9 +76,9 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the sessions with these numbers, spread over the hubs. The first ones do not read.
+    /// Opens the sessions with these numbers, spread over the hubs and subscribed to a channel. The first ones do not read.
     pub(super) fn open(
-        hub: &HubUnderTest<'_>,
+        (hub, channel): (&HubUnderTest<'_>, &str),
         run: &Run,
         numbers: Range<usize>,
         stalled: usize,
@@ -92,6 +92,7 @@ impl Sessions {
             buffer: ReadBuffer::new(),
             finder: StampFinder::default(),
             list: Vec::with_capacity(count),
+            channel: channel.to_owned(),
             nodes: hub.targets.len(),
             timed: Vec::new(),
             refreshed: Latencies::default(),
@@ -196,7 +197,7 @@ impl Sessions {
     }
 
     fn on_ready(&mut self, index: usize, is_closing: bool) {
-        let Self { list, buffer, finder, timed, refreshed, missed, deliveries, late, .. } = self;
+        let Self { list, channel, buffer, finder, timed, refreshed, missed, deliveries, late, .. } = self;
         let Some(session) = list.get_mut(index) else { return };
         if session.is_stalled && session.is_live {
             return;
@@ -226,7 +227,7 @@ impl Sessions {
                 return fail(format!("answered {text}"));
             }
             if text.contains("\"connect\":") {
-                let command = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{CHANNEL}\"}}}}");
+                let command = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\"}}}}");
                 write_frame(out, OpCode::Text, command.as_bytes());
             }
             *is_live |= text.contains("\"subscribe\":");

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, net::Ipv4Addr, rc::Rc};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -10,10 +10,9 @@ use tokio::task::{JoinSet, spawn_local};
 use tokio::time::Instant;
 
 use crate::child_process::free_port;
-use crate::error::{BenchError, Context, Result, fail};
+use crate::error::{BenchError, Context, Result};
+use crate::http::take_request;
 
-/// Maximum bytes of the head of a request.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The answer to every call.
 const ACCEPTED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
@@ -105,25 +104,6 @@ async fn serve(mut stream: TcpStream, log: Rc<RefCell<EventLog>>) {
     }
 }
 
-/// Takes the first request out of what was received, and returns its body. `None`: it is incomplete.
-fn take_request(bytes: &mut BytesMut) -> Result<Option<Vec<u8>>> {
-    let Some(head) = bytes.windows(4).position(|end| end == b"\r\n\r\n") else {
-        return if bytes.len() > MAX_HEAD_BYTES { fail("a request without the end of its head") } else { Ok(None) };
-    };
-    let text = std::str::from_utf8(&bytes[..head]).context("a request that is not text")?;
-    let length = text.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    let length = length.ok_or_else(|| BenchError("a request without a length".to_owned()))?;
-    let body = head + 4;
-    if bytes.len() < body + length {
-        return Ok(None);
-    }
-    bytes.advance(body);
-    Ok(Some(bytes.split_to(length).to_vec()))
-}
-
 /// Records the events of a call.
 fn record(log: &RefCell<EventLog>, body: &[u8]) {
     let call: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -159,16 +139,6 @@ fn parse(event: &Value) -> Option<ReceivedEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn requests_are_taken_one_by_one_once_they_are_complete() {
-        let mut bytes = BytesMut::from("POST / HTTP/1.1\r\nCONTENT-LENGTH: 3\r\n\r\nab");
-        assert_eq!(take_request(&mut bytes).unwrap(), None);
-        bytes.extend_from_slice(b"cPOST /");
-        assert_eq!(take_request(&mut bytes).unwrap().as_deref(), Some(b"abc".as_slice()));
-        assert_eq!(bytes, "POST /");
-        assert!(take_request(&mut BytesMut::from("POST / HTTP/1.1\r\n\r\n")).is_err());
-    }
 
     #[test]
     fn call_is_recorded_whole_or_reported() {
