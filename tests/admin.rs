@@ -130,7 +130,7 @@ async fn every_file_of_the_admin_page_has_restrictive_security_headers() {
         at += 1;
     }
     // All files that there are.
-    assert_eq!(found.len(), 16, "{found:?}");
+    assert_eq!(found.len(), 17, "{found:?}");
     let redirect = http::get(hub.address, "/admin/").send().await;
     assert_eq!((redirect.status, redirect.header("location")), (308, Some("../admin")));
 }

@@ -160,14 +160,23 @@ async fn user_who_logs_in_all_the_time_fills_no_list_and_keeps_the_newest_login(
     })
     .await;
     let mut tokens = start_login(&hub).await;
-    for _ in 0..5 {
+    let mut kept = Vec::new();
+    for _ in 0..8 {
         let mut socket = tokens.connect(&hub).await;
-        tokens = start_login(&hub).await;
+        kept.push(std::mem::replace(&mut tokens, start_login(&hub).await).refresh);
         if revocations(&hub).await < 2.0 {
             assert_closed_as_revoked(&mut socket).await;
         }
     }
     assert_eq!(revocations(&hub).await, 2.0);
+    // Nor with the refresh tokens of the logins that have ended.
+    let mut statuses = Vec::new();
+    for refresh in kept.iter().rev() {
+        let body = json!({"refresh_token": refresh});
+        statuses.push(http::post(hub.address, "/auth/logout").json(body).send().await.status);
+    }
+    assert_eq!(statuses, [204, 204, 429, 429, 429, 429, 429, 429]);
+    assert_eq!(revocations(&hub).await, 4.0);
     tokens.connect(&hub).await.subscribe("news").await;
     // These revocations do not count as logouts of the user, which would then be logouts everywhere.
     let other = log_in(&hub, "ann", PASSWORD).await;

@@ -30,7 +30,11 @@ async fn scrape(connection: &mut TcpStream) -> (Duration, usize) {
     let start = Instant::now();
     connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: hub\r\n\r\n").await.unwrap();
     let response = http::receive(connection).await;
-    assert_eq!((response.status, response.header("connection")), (200, None), "{response:?}");
+    assert_eq!(response.status, 200, "{response:?}");
+    // After many requests without a key the hub ends a connection.
+    if response.header("connection").is_some() {
+        *connection = TcpStream::connect(connection.peer_addr().unwrap()).await.unwrap();
+    }
     (start.elapsed(), response.body.lines().filter(|line| !line.starts_with('#')).count())
 }
 

@@ -233,7 +233,7 @@ impl<'a> Candidate<'a> {
     /// Returns a refusal of this client after its authentication. Uses up its ticket, unless the refusal is temporary.
     pub(super) async fn refuse(mut self, refusal: impl Into<HandshakeRefusal>) -> HandshakeRefusal {
         let refusal = refusal.into();
-        if refusal.is_temporary() {
+        if refusal.retry_after().is_some() {
             return refusal;
         }
         match timeout(self.time_left, self.use_ticket()).await {

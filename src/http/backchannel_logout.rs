@@ -63,7 +63,7 @@ pub(super) async fn log_out(
     let logout = actix_rt::spawn(async move {
         let source =
             AuditFields { address: Some(address), path: Some(PATH), request: id.as_deref(), ..AuditFields::default() };
-        obey(token.as_deref(), address, source, &context).await
+        obey(token.as_deref(), address, &source, &context).await
     });
     // An error means that the task has panicked.
     logout.await.map_err(|_| HttpError::internal())?.map_err(LogoutError::from)
@@ -72,7 +72,7 @@ pub(super) async fn log_out(
 async fn obey(
     token: Option<&str>,
     address: IpAddr,
-    source: AuditFields<'_>,
+    source: &AuditFields<'_>,
     context: &HttpContext,
 ) -> Result<HttpResponse, HttpError> {
     let verified = match token {
@@ -89,7 +89,7 @@ async fn obey(
         let is_pending = matches!(refused, Refused::Token(error) if error.is_temporary());
         context.metrics.count_backchannel_logout(if is_pending { "pending" } else { "refused" });
         if let Refused::Token(error) = refused {
-            context.refusals.record_from(Refusal::LogoutToken(error), &source);
+            context.refusals.record_from(Refusal::LogoutToken(error), source);
         }
         HttpError::from(refused)
     })?;
@@ -98,10 +98,10 @@ async fn obey(
         user: token.user.as_deref(),
         jti: Some(&token.jti),
         sid: token.sid.as_deref(),
-        ..source
+        ..*source
     };
     context.audit.record(AuditEvent::BackChannelLogout, fields);
-    let audit = (&*context.audit, AuditFields { by: Some("back_channel_logout"), ..source });
+    let audit = (&*context.audit, AuditFields { by: Some("back_channel_logout"), ..*source });
     let revocations = token.revocations(&context.revocations);
     if let Err(error) = revoke_everywhere(&*context.broker, revocations, audit, &context.metrics).await {
         let is_in_force = matches!(error, RevokeError::Unconfirmed(_));

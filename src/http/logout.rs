@@ -27,7 +27,8 @@ use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{LogoutClaims, RefreshToken, TokenError, credentials, refusal_log::Refusal},
     broker::{
-        BrokerError, LoginRecord, LoginSelection, RevokeError, has_logins_of, revocation_of_login, revoke_with_logins,
+        BrokerError, LoginRecord, LoginSelection, RevokeError, has_logins_of, login_tokens_end, revocation_of_login,
+        revoke_with_logins,
     },
     config::Config,
     json,
@@ -251,11 +252,21 @@ async fn verify_token(
             }
         };
         if *is_revoked {
+            // A logout that some instances have not confirmed, or that could not be stored, is repeated until it succeeds.
+            let entry = context.revocations.entry(&claims.user, &claims.token, &target);
+            if entry.is_some() && context.revocations.charge_void_logout(&claims.user).is_ok() {
+                return Ok(Some(Logout { subject: LogoutSubject::Token(Box::new(token)), revocation: entry }));
+            }
             // Its login goes on if what has revoked it could not end the login.
             let has_logins = has_logins_of(&*context.broker, &target, &context.config.current()).await;
             if !has_logins.map_err(|_| unavailable())? {
                 return Ok(None);
             }
+        }
+        if claims.is_anonymous() {
+            let charged = context.revocations.charge_anonymous_logout(&source.address);
+            charged
+                .map_err(|wait| HttpError::too_many("too many logouts of anonymous clients of this address", wait))?;
         }
         context.revocations.of_logout(&claims.user, target, claims.expires_at, claims.token.issue_times())
     };
@@ -295,6 +306,11 @@ async fn carry_out(logouts: Vec<Logout>, source: RequestSource, context: Data<Ht
             ErrorCode::LimitExceeded,
             "limits.revocations is reached, so the token is not revoked; raise it on all instances",
         ),
+        RevokeError::Broker(BrokerError::Busy) => HttpError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::TooManyRequests,
+            "too many logouts; try again later",
+        ),
         RevokeError::Broker(_) => unavailable(),
         RevokeError::Unconfirmed(_) => {
             HttpError::unavailable("logged out, but some instances have not confirmed it yet")
@@ -312,8 +328,8 @@ async fn attempt(
     for mut logout in logouts {
         let revoked = revoke(&mut logout, source, context).await;
         match &revoked {
-            // There will hardly be room by then.
-            Err(RevokeError::Broker(BrokerError::RevocationsFull(_))) => {}
+            // There will hardly be room by then, and too many of a user remain too many.
+            Err(RevokeError::Broker(BrokerError::RevocationsFull(_) | BrokerError::Busy)) => {}
             Err(RevokeError::Broker(_)) => failed.push(logout),
             Ok(()) | Err(RevokeError::Unconfirmed(_)) => {
                 context.audit.record(AuditEvent::LoggedOut, logout.subject.fields(source));
@@ -328,7 +344,7 @@ async fn attempt(
 async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpContext) -> Result<(), RevokeError> {
     if let Logout { subject: LogoutSubject::Login(id, user), revocation: revocation @ None } = logout {
         let config = context.config.current();
-        let end = context.clock.now().saturating_add(config.login.token_ttl);
+        let end = login_tokens_end(context.clock.now(), &config);
         let of_login = revocation_of_login(id, config.login_issuer(), end);
         // One that is not found may have been ended by a logout that could not revoke its tokens.
         *revocation = Some(match stored_login(id, context).await? {
@@ -337,7 +353,11 @@ async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpConte
                 *user = Some(login.user);
                 limited
             }
-            None => of_login,
+            None => {
+                let user = user.as_deref().unwrap_or(id.split().0);
+                context.revocations.charge_void_logout(user).map_err(|_| BrokerError::Busy)?;
+                of_login
+            }
         });
     }
     // Another attempt has the same one: a later time would mean newer tokens, and count as another logout of the user.

@@ -185,6 +185,13 @@ async fn refresh_login(
             let refresh_ends_at = ends_at.min(refreshed_at.saturating_add(limits.idle));
             Ok(IssuedTokens { access_token, expires_at, login, generation, refresh_ends_at })
         }
+        LoginRefresh::Spent if !context.revocations.may_revoke_reused_login(login.split().0) => {
+            log::warn!(
+                "not revoking the tokens of another login whose refresh token was used twice sid={:?}",
+                login.as_str()
+            );
+            Err(refuse(RefreshRefusal::Spent))
+        }
         LoginRefresh::Spent => {
             let config = context.config.current();
             let end = login_tokens_end(context.clock.now(), &config);

@@ -1,5 +1,5 @@
 //! `POST /auth/ticket`: exchanges a token for a ticket, which opens one connection within `auth.ticket_ttl`. The URL of
-//! a WebSocket is logged on its way, with the credentials in it; a ticket from a log is expired or already used.
+//! a WebSocket is logged on its way, with the credentials in it; a ticket from a log is expired or used, unless its handshake was refused for a while.
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Fingerprint, KeyNumber, Revocation, TokenIdentity, fingerprint,
+    Fingerprint, KeyNumber, Revocation, RevocationTarget, TokenIdentity, fingerprint,
     identity::{CHANNEL, USER, USER_WITHOUT_SESSION},
     scoped,
 };
@@ -231,6 +231,17 @@ impl RevocationList {
     /// Returns whether a token is revoked everywhere.
     pub fn is_revoked(&self, user: &str, token: &TokenIdentity, now: WallTime) -> bool {
         self.has_revoked_key(user, token, now) || self.revocations_of(user, token, now).next().is_some()
+    }
+
+    /// Returns the revocation of this target, if it means the token.
+    pub fn entry<'a>(
+        &'a self,
+        user: &str,
+        token: &'a TokenIdentity,
+        target: &RevocationTarget,
+        now: WallTime,
+    ) -> Option<&'a Revocation> {
+        self.revocations_of(user, token, now).find(|revocation| revocation.target == *target)
     }
 
     /// Returns the earliest time at which a token like this one may be issued without being revoked by an id that it has, or as one

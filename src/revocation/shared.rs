@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::{IssuerScope, KeyInUse, KeyNumber, ListFull, Revocation, RevocationList, RevocationTarget, TokenIdentity};
 use crate::{
+    address::ClientAddress,
     channel::Channel,
     clock::{Clock, NEVER, WallTime},
     config::{Config, RequiredClaim, UserPrefixes},
@@ -179,13 +180,27 @@ impl Revocations {
         self.logouts.charge(&("replaced", user)).is_ok()
     }
 
-    /// Charges a logout everywhere by a token that is void itself, such as the refresh token of a login that has ended: a thief of one
-    /// could log its user out at every login. The number is that of the logouts.
+    /// Returns whether the tokens of a login may be revoked whose refresh token was used twice. Its user could fill the list with logins.
+    /// `user` is its tag. The number is that of the logouts.
+    pub fn may_revoke_reused_login(&self, user: &str) -> bool {
+        self.logouts.charge(&("reused", user)).is_ok()
+    }
+
+    /// Charges a logout by a token that is void itself, such as the refresh token of a login that has ended: a thief of one could log its
+    /// user out at every login, and a user who has kept many could fill the list. The number is that of the logouts.
     ///
     /// # Errors
     /// How long the user has to wait.
     pub fn charge_void_logout(&self, user: &str) -> Result<(), Duration> {
         self.logouts.charge(&("void", user))
+    }
+
+    /// Charges a logout by a token without a user to the address from which it comes. The number is that of the logouts of a user.
+    ///
+    /// # Errors
+    /// How long the address has to wait.
+    pub fn charge_anonymous_logout(&self, address: &ClientAddress) -> Result<(), Duration> {
+        self.logouts.charge(address)
     }
 
     /// Adds revocations. From then on no token that they mean is accepted, and no hub delivers anything before it has applied
@@ -300,6 +315,11 @@ impl Revocations {
     /// Returns whether a token is revoked because its key has been removed or has ended, or may not name its user.
     pub fn has_revoked_key(&self, user: &str, token: &TokenIdentity) -> bool {
         !self.is_empty() && self.list.read().has_revoked_key(user, token, self.clock.now())
+    }
+
+    /// Returns the revocation of this target, if it means the token.
+    pub fn entry(&self, user: &str, token: &TokenIdentity, target: &RevocationTarget) -> Option<Revocation> {
+        self.list.read().entry(user, token, target, self.clock.now()).cloned()
     }
 
     /// Returns the earliest time at which a token like this one may be issued without being revoked; `None` if it may be now, and

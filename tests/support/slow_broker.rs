@@ -15,7 +15,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Semaphore, watch},
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
@@ -37,8 +37,8 @@ use wardcast::{
     config::{Config, LiveConfig},
     connection_limit::{ConnectionLimit, KeyedLimit},
     hub::{
-        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, RefusedAttempts, Register, SessionControl,
-        SessionDetails, SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
+        ApiGrants, BrokerSubscriptions, CheckHealth, Hub, Hubs, KeepAlive, RefusedAttempts, Register, SessionDetails,
+        SessionKey, Subscribe, Subscription, SubscriptionOptions, SubscriptionSource,
     },
     metrics::{Metrics, QueueDepth},
     position::{Epoch, Position},
@@ -50,7 +50,10 @@ use wardcast::{
 };
 
 pub use super::worker_client::Client;
-use super::{PATIENCE, SECRET, config, mark_secret};
+use super::{
+    PATIENCE, SECRET, config, mark_secret,
+    worker_client::{SessionStub, connected_sockets},
+};
 
 /// A memory broker that answers each `subscribe`, `read_history`, `presence` and `count_presence` only when the test lets it.
 pub struct SlowBroker {
@@ -329,25 +332,6 @@ impl Broker for SlowBroker {
     fn check_ready(&self) -> BrokerFuture<()> {
         self.inner.check_ready()
     }
-}
-
-async fn connected_sockets() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, listener.accept().await.unwrap().0)
-}
-
-/// Ignores what a session would be asked to do.
-struct SessionStub;
-
-impl Actor for SessionStub {
-    type Context = Context<Self>;
-}
-
-impl Handler<SessionControl> for SessionStub {
-    type Result = ();
-
-    fn handle(&mut self, _: SessionControl, _: &mut Self::Context) {}
 }
 
 /// One hub on this thread, with the sessions that a test starts.

@@ -1,8 +1,13 @@
 //! The client's end of a plain session of a [`Worker`](super::slow_broker::Worker).
 
+use actix::prelude::*;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -13,8 +18,28 @@ use tokio_tungstenite::{
         },
     },
 };
+use wardcast::hub::SessionControl;
 
 use super::PATIENCE;
+
+pub(super) async fn connected_sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+/// Ignores what a session would be asked to do.
+pub(super) struct SessionStub;
+
+impl Actor for SessionStub {
+    type Context = Context<Self>;
+}
+
+impl Handler<SessionControl> for SessionStub {
+    type Result = ();
+
+    fn handle(&mut self, _: SessionControl, _: &mut Self::Context) {}
+}
 
 /// The client's end of a plain session.
 pub struct Client(pub(super) WebSocketStream<TcpStream>);

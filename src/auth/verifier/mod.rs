@@ -133,17 +133,20 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let claims = self.verify_unrevoked(token)?;
-        if self.permissions.is_revoked(&claims.user, &claims.token) { Err(TokenError::Revoked) } else { Ok(claims) }
+        let (claims, key_end) = self.verify_unrevoked(token)?;
+        if self.permissions.is_revoked(&claims.user, &claims.token) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(Claims { expires_at: claims.expires_at.min(key_end), ..claims })
     }
 
-    /// Returns the claims of a connection token that is valid if it is not revoked.
-    fn verify_unrevoked(&self, token: &str) -> Result<Claims, TokenError> {
+    /// Returns the claims of a connection token that is valid if it is not revoked, and the end of its key.
+    fn verify_unrevoked(&self, token: &str) -> Result<(Claims, WallTime), TokenError> {
         let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
         let prefixes = self.prefixes.load();
         let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules, &prefixes))?;
         claims.token.key = Some(key.number);
-        Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
+        Ok((claims, key.not_after))
     }
 
     /// Returns the claims of a valid connection token, and the claims by which it can be revoked.
@@ -154,12 +157,13 @@ impl Verifier {
         Ok((self.verify(token)?, self.ids_of(token)))
     }
 
-    /// Returns the claims of a connection token that is to be revoked, also if it is revoked already, unless that is because of its key.
+    /// Returns the claims of a connection token that is to be revoked, also if it is revoked already, unless that is because of its key. They
+    /// expire with the token: a reload may move the end of its key, and the token must not be valid again then.
     ///
     /// # Errors
     /// As [`Self::verify`].
     pub fn verify_for_logout(&self, token: &str) -> Result<LogoutClaims, TokenError> {
-        let claims = self.verify_unrevoked(token)?;
+        let (claims, _) = self.verify_unrevoked(token)?;
         if self.permissions.has_revoked_key(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }

@@ -59,8 +59,10 @@ impl RevocationRequests {
 /// not store them, they are in force on this instance at once, and on the others when it has put them back.
 pub(super) async fn revoke(context: &RedisContext, revocations: Vec<Revocation>, limit: Duration) -> Confirmation {
     let confirmed = context.revocation_requests.revoke(revocations.clone(), limit).await;
-    let is_unavailable = |error: &BrokerError| !matches!(error, BrokerError::RevocationsFull(_));
-    if confirmed.as_ref().is_err_and(is_unavailable) && context.deliver.add_revocations(revocations).is_ok() {
+    if confirmed.as_ref().is_err_and(|error| !matches!(error, BrokerError::RevocationsFull(_))) {
+        context.deliver.add_revocations_or_none(revocations.clone())?;
+        // Redis may have stored them without an answer, so that they would not be missing there.
+        context.revocations.announce_later(&revocations);
         context.revocations.request();
     }
     confirmed

@@ -52,6 +52,8 @@ type HashPage = (u64, Vec<(Vec<u8>, Vec<u8>)>);
 pub(super) struct RevocationLoader {
     due: Notify,
     is_loaded: AtomicBool,
+    /// What this instance obeys and the others may not know, by target.
+    unannounced: Mutex<HashMap<String, Revocation>>,
     /// How often the deliveries were held: a list that was requested before the last time does not end it.
     holds: Mutex<u64>,
 }
@@ -75,6 +77,28 @@ impl RevocationLoader {
     /// Has the list loaded.
     pub(super) fn request(&self) {
         self.due.notify_one();
+    }
+
+    /// Has revocations of this instance's list announced to the others when the list has been loaded.
+    pub(super) fn announce_later(&self, revocations: &[Revocation]) {
+        let by_target = revocations.iter().map(|revocation| (revocation.target.to_text(), revocation.clone()));
+        self.unannounced.lock().extend(by_target);
+    }
+
+    /// Returns what is to be announced.
+    fn unannounced(&self) -> Vec<Revocation> {
+        self.unannounced.lock().values().cloned().collect()
+    }
+
+    /// Notes what has been announced.
+    fn forget_announced(&self, revocations: &[Revocation]) {
+        let mut unannounced = self.unannounced.lock();
+        for revocation in revocations {
+            let target = revocation.target.to_text();
+            if unannounced.get(&target) == Some(revocation) {
+                unannounced.remove(&target);
+            }
+        }
     }
 }
 
@@ -210,11 +234,22 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
     let missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
     // A merge would keep what another program has written in the place of one of them.
     let mode = if has_refused { "replace" } else { "merge" };
+    context.revocations.announce_later(&missing);
     for batch in missing.chunks(BATCH) {
-        store_as(context, batch, mode).await?;
-        // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
+        match store_as(context, batch, mode).await {
+            // They are in force here, and will be on the others. The next comparison tries again.
+            Err(error @ BrokerError::RevocationsFull(_)) => {
+                log::warn!("no room for revocations in redis count={} error={:?}", batch.len(), error.to_string());
+            }
+            stored => stored?,
+        }
+    }
+    // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
+    let unannounced = context.revocations.unannounced();
+    for batch in unannounced.chunks(BATCH) {
         let question = SurveyQuestion::Revoked(batch.to_vec());
         survey::announce(context, &question, context.timeout).await.map_err(BrokerError::Unavailable)?;
+        context.revocations.forget_announced(batch);
     }
     if !missing.is_empty() {
         log::warn!("put revocations back into redis count={}", missing.len());
