@@ -62,7 +62,7 @@ pub(super) async fn revoke(context: &RedisContext, revocations: Vec<Revocation>,
     if confirmed.as_ref().is_err_and(|error| !matches!(error, BrokerError::RevocationsFull(_))) {
         context.deliver.add_revocations_or_none(revocations.clone())?;
         // Redis may have stored them without an answer, so that they would not be missing there.
-        context.revocations.announce_later(&revocations);
+        context.revocations.announce_later(&revocations, context.deliver.revocations().now());
         context.revocations.request();
     }
     confirmed

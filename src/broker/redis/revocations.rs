@@ -37,7 +37,7 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often an instance that has just started looks whether it knows all others.
 const NODES_INTERVAL: Duration = Duration::from_millis(10);
 /// How long deliveries are held at most by an instance that has had the list: while the list in Redis cannot be
-/// reached, no token can be revoked, and the channels of other servers must be delivered.
+/// reached, the channels of other servers must be delivered.
 const MAX_HOLD: Duration = Duration::from_secs(5);
 /// How often an instance that has never had the list says so in its log, after [`MAX_HOLD`].
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -79,10 +79,12 @@ impl RevocationLoader {
         self.due.notify_one();
     }
 
-    /// Has revocations of this instance's list announced to the others when the list has been loaded.
-    pub(super) fn announce_later(&self, revocations: &[Revocation]) {
+    /// Has revocations of this instance's list announced to the others when the list has been loaded. Forgets those that have expired.
+    pub(super) fn announce_later(&self, revocations: &[Revocation], now: WallTime) {
         let by_target = revocations.iter().map(|revocation| (revocation.target.to_text(), revocation.clone()));
-        self.unannounced.lock().extend(by_target);
+        let mut unannounced = self.unannounced.lock();
+        unannounced.retain(|_, revocation| now < revocation.expires_at);
+        unannounced.extend(by_target);
     }
 
     /// Returns what is to be announced.
@@ -234,7 +236,7 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
     let missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
     // A merge would keep what another program has written in the place of one of them.
     let mode = if has_refused { "replace" } else { "merge" };
-    context.revocations.announce_later(&missing);
+    context.revocations.announce_later(&missing, context.deliver.revocations().now());
     for batch in missing.chunks(BATCH) {
         match store_as(context, batch, mode).await {
             // They are in force here, and will be on the others. The next comparison tries again.
