@@ -177,12 +177,12 @@ async fn find_login(token: &str, everywhere: bool, context: &Data<HttpContext>) 
     Ok(Some(Logout { subject: LogoutSubject::Login(id, Some(user)), revocation }))
 }
 
-/// Charges a logout everywhere by a token that is void.
+const VOID_LIMIT: &str = "too many logouts of the user by tokens that are void; log in first";
+
+/// Charges a logout by a token that is void.
 fn charge_void_logout(user: &str, context: &HttpContext) -> Result<(), HttpError> {
     let charged = context.revocations.charge_void_logout(user);
-    charged.map_err(|wait| {
-        HttpError::too_many("too many logouts of the user by tokens of logins that have ended; log in first", wait)
-    })
+    charged.map_err(|wait| HttpError::too_many(VOID_LIMIT, wait))
 }
 
 /// Returns the user of a login, which has a hash of the user in its name.
@@ -254,7 +254,8 @@ async fn verify_token(
         if *is_revoked {
             // A logout that some instances have not confirmed, or that could not be stored, is repeated until it succeeds.
             let entry = context.revocations.entry(&claims.user, &claims.token, &target);
-            if entry.is_some() && context.revocations.charge_void_logout(&claims.user).is_ok() {
+            if entry.is_some() {
+                charge_void_logout(&claims.user, context)?;
                 return Ok(Some(Logout { subject: LogoutSubject::Token(Box::new(token)), revocation: entry }));
             }
             // Its login goes on if what has revoked it could not end the login.
@@ -300,22 +301,37 @@ async fn carry_out(logouts: Vec<Logout>, source: RequestSource, context: Data<Ht
         }
     });
     let result = answered.await.map_err(|_| HttpError::internal())?;
-    result.map_err(|error| match error {
-        RevokeError::Broker(BrokerError::RevocationsFull(_)) => HttpError::new(
+    result.map_err(|failure| match failure {
+        LogoutFailure::Limited(wait) => HttpError::too_many(VOID_LIMIT, wait),
+        LogoutFailure::Revoke(RevokeError::Broker(BrokerError::RevocationsFull(_))) => HttpError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::LimitExceeded,
             "limits.revocations is reached, so the token is not revoked; raise it on all instances",
         ),
-        RevokeError::Broker(BrokerError::Busy) => HttpError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            ErrorCode::TooManyRequests,
-            "too many logouts; try again later",
-        ),
-        RevokeError::Broker(_) => unavailable(),
-        RevokeError::Unconfirmed(_) => {
+        LogoutFailure::Revoke(RevokeError::Broker(_)) => unavailable(),
+        LogoutFailure::Revoke(RevokeError::Unconfirmed(_)) => {
             HttpError::unavailable("logged out, but some instances have not confirmed it yet")
         }
     })
+}
+
+/// Why a logout is not done.
+enum LogoutFailure {
+    /// The user has logged out by void tokens too often, and has to wait so long.
+    Limited(Duration),
+    Revoke(RevokeError),
+}
+
+impl From<RevokeError> for LogoutFailure {
+    fn from(error: RevokeError) -> Self {
+        Self::Revoke(error)
+    }
+}
+
+impl From<BrokerError> for LogoutFailure {
+    fn from(error: BrokerError) -> Self {
+        Self::Revoke(error.into())
+    }
 }
 
 /// Carries out logouts once. Returns the first error, and the logouts that may succeed soon.
@@ -323,15 +339,17 @@ async fn attempt(
     logouts: Vec<Logout>,
     source: &RequestSource,
     context: &HttpContext,
-) -> (Result<(), RevokeError>, Vec<Logout>) {
+) -> (Result<(), LogoutFailure>, Vec<Logout>) {
     let (mut result, mut failed) = (Ok(()), Vec::new());
     for mut logout in logouts {
         let revoked = revoke(&mut logout, source, context).await;
         match &revoked {
             // There will hardly be room by then, and too many of a user remain too many.
-            Err(RevokeError::Broker(BrokerError::RevocationsFull(_) | BrokerError::Busy)) => {}
-            Err(RevokeError::Broker(_)) => failed.push(logout),
-            Ok(()) | Err(RevokeError::Unconfirmed(_)) => {
+            Err(
+                LogoutFailure::Limited(_) | LogoutFailure::Revoke(RevokeError::Broker(BrokerError::RevocationsFull(_))),
+            ) => {}
+            Err(LogoutFailure::Revoke(RevokeError::Broker(_))) => failed.push(logout),
+            Ok(()) | Err(LogoutFailure::Revoke(RevokeError::Unconfirmed(_))) => {
                 context.audit.record(AuditEvent::LoggedOut, logout.subject.fields(source));
             }
         }
@@ -341,7 +359,7 @@ async fn attempt(
 }
 
 /// Ends the logins of a logout, and has its revocation obeyed by all nodes.
-async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpContext) -> Result<(), RevokeError> {
+async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpContext) -> Result<(), LogoutFailure> {
     if let Logout { subject: LogoutSubject::Login(id, user), revocation: revocation @ None } = logout {
         let config = context.config.current();
         let end = login_tokens_end(context.clock.now(), &config);
@@ -355,7 +373,7 @@ async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpConte
             }
             None => {
                 let user = user.as_deref().unwrap_or(id.split().0);
-                context.revocations.charge_void_logout(user).map_err(|_| BrokerError::Busy)?;
+                context.revocations.charge_void_logout(user).map_err(LogoutFailure::Limited)?;
                 of_login
             }
         });
@@ -364,7 +382,8 @@ async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpConte
     let Some(revocation) = logout.revocation.clone() else { return Ok(()) };
     let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
     let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
-    revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await
+    revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await?;
+    Ok(())
 }
 
 fn unavailable() -> HttpError {

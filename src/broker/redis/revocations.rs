@@ -81,10 +81,13 @@ impl RevocationLoader {
 
     /// Has revocations of this instance's list announced to the others when the list has been loaded. Forgets those that have expired.
     pub(super) fn announce_later(&self, revocations: &[Revocation], now: WallTime) {
-        let by_target = revocations.iter().map(|revocation| (revocation.target.to_text(), revocation.clone()));
         let mut unannounced = self.unannounced.lock();
         unannounced.retain(|_, revocation| now < revocation.expires_at);
-        unannounced.extend(by_target);
+        for revocation in revocations {
+            let merged = unannounced.entry(revocation.target.to_text()).or_insert_with(|| revocation.clone());
+            merged.issued_before = merged.issued_before.max(revocation.issued_before);
+            merged.expires_at = merged.expires_at.max(revocation.expires_at);
+        }
     }
 
     /// Returns what is to be announced.
