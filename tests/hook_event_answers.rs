@@ -76,7 +76,7 @@ async fn garbage_is_no_acceptance_and_the_event_is_sent_again() {
         ("nothing", Answer::Raw(Vec::new())),
         ("half a head", Answer::Raw(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec())),
         ("a head without end", Answer::Raw(endless_head)),
-        ("chunks that are none", Answer::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz".to_vec())),
+        ("malformed chunks", Answer::Raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz".to_vec())),
         ("an error of 10 MiB", response("500 Oops", &vec![b'x'; TEN_MIB])),
     ] {
         check_not_accepted(&backend, &hub, what, answer).await;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use wardcast::config::{Config, Secret};
+use wardcast::config::{BrokerKind, Config, Secret};
 
-use crate::support::{TestHub, http, mark_secret, start_hub, start_hub_with, trust_loopback_proxy};
+use crate::support::{TestHub, http, mark_secret, redis::RedisServer, start_hub, start_hub_with, trust_loopback_proxy};
 
 /// The password of the user ann.
 pub const PASSWORD: &str = "right horse";
@@ -26,6 +26,26 @@ pub async fn start_login_hub_with(change: impl FnOnce(&mut Config)) -> (TestHub,
         change(config);
     });
     (hub.await, users)
+}
+
+/// Starts a hub with the user ann on this Redis, and a changed configuration. Waits until it is ready.
+pub async fn start_login_hub_on(
+    redis: &RedisServer,
+    change: impl FnOnce(&mut Config),
+) -> (TestHub, tempfile::NamedTempFile) {
+    let (hub, users) = start_login_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(redis.url());
+        change(config);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    (hub, users)
+}
+
+/// A Redis that does not answer is waited for so long.
+pub fn give_up_redis_soon(config: &mut Config) {
+    config.broker.redis.timeout = Duration::from_millis(300);
 }
 
 /// Writes a login file with the user ann.

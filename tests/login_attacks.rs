@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all};
 use serde_json::json;
-use wardcast::{
-    config::{Config, Secret},
-    revocation::LoginId,
-};
+use wardcast::{config::Config, revocation::LoginId};
 
 use crate::{
-    login::{PASSWORD, log_in, start_login_hub, start_login_hub_with},
+    login::{PASSWORD, give_up_redis_soon, log_in, start_login_hub, start_login_hub_on, start_login_hub_with},
     refresh_tokens::{Tokens, assert_ended, refresh, start_login, start_two_login_hubs},
     revocation::{assert_closed_as_revoked, invalidate, logout},
     support::{
@@ -199,13 +196,7 @@ async fn second_cookie_with_a_refresh_token_is_400_and_uses_no_token() {
 #[actix_rt::test]
 async fn revoking_while_redis_is_away_is_an_error_and_in_force_on_its_node() {
     let redis = RedisServer::start().await;
-    let (hub, _users) = start_login_hub_with(|config| {
-        config.broker.kind = wardcast::config::BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-        config.broker.redis.timeout = Duration::from_millis(300);
-    })
-    .await;
-    hub.wait_for_broker(true).await;
+    let (hub, _users) = start_login_hub_on(&redis, give_up_redis_soon).await;
     let tokens = start_login(&hub).await;
     let mut socket = tokens.connect(&hub).await;
     redis.freeze();

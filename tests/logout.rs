@@ -114,7 +114,8 @@ async fn void_tokens_log_their_user_out_everywhere_only_so_often() {
     assert_closed_as_revoked(&mut socket).await;
 }
 
-/// Both tokens of a browser are of one login, which is one logout of the user, and above the limit there are none left.
+/// A browser sends the access token and the refresh token of one login. Counted twice, the second logout of the user would be above the
+/// limit, and log out everywhere.
 #[actix_rt::test]
 async fn logout_by_both_tokens_of_a_login_counts_once() {
     let (hub, _users) = start_login_hub_with(|config| config.limits.logouts_per_user = 2).await;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use wardcast::config::{BrokerKind, Secret};
+use wardcast::config::BrokerKind;
 
 use crate::{
     audit::AuditedHub,
-    login::{PASSWORD, start_login_hub_with, write_users_file},
+    login::{PASSWORD, give_up_redis_soon, start_login_hub_on, start_login_hub_with, write_users_file},
     logout::log_out_everywhere,
     refresh_tokens::{Tokens, assert_ended, set_cookies, start_login},
     revocation::{assert_closed_as_revoked, invalidate, logout, revoke},
@@ -115,17 +115,6 @@ async fn logout_is_recorded_only_when_it_has_succeeded() {
     assert_eq!((&line["user"], &line["sid"]), (&json!("ann"), &login.claim("sid")), "{line}");
 }
 
-/// A hub on a Redis that can be told to end no login.
-async fn start_login_hub_on(redis: &RedisServer) -> (TestHub, tempfile::NamedTempFile) {
-    let (hub, users) = start_login_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-    })
-    .await;
-    hub.wait_for_broker(true).await;
-    (hub, users)
-}
-
 async fn allow_ending_logins(redis: &RedisServer, is_allowed: bool) {
     redis.run::<()>(&["ACL", "SETUSER", "default", if is_allowed { "+hdel" } else { "-hdel" }]).await;
 }
@@ -143,7 +132,7 @@ async fn wait_until_logins_have_ended(redis: &RedisServer, key: &str) {
 #[actix_rt::test]
 async fn logout_everywhere_that_stops_half_way_is_finished_by_the_hub() {
     let redis = RedisServer::start().await;
-    let (hub, _users) = start_login_hub_on(&redis).await;
+    let (hub, _users) = start_login_hub_on(&redis, |_| ()).await;
     let (one, other) = (start_login(&hub).await, start_login(&hub).await);
     let (mut socket, key) = (other.connect(&hub).await, login_key(&redis).await);
     allow_ending_logins(&redis, false).await;
@@ -158,7 +147,7 @@ async fn logout_everywhere_that_stops_half_way_is_finished_by_the_hub() {
 #[actix_rt::test]
 async fn logout_everywhere_that_stops_half_way_can_be_finished_by_the_revoked_token() {
     let redis = RedisServer::start().await;
-    let (hub, _users) = start_login_hub_on(&redis).await;
+    let (hub, _users) = start_login_hub_on(&redis, |_| ()).await;
     let (one, _other) = (start_login(&hub).await, start_login(&hub).await);
     let key = login_key(&redis).await;
     allow_ending_logins(&redis, false).await;
@@ -172,7 +161,7 @@ async fn logout_everywhere_that_stops_half_way_can_be_finished_by_the_revoked_to
 #[actix_rt::test]
 async fn revoked_token_still_ends_its_login() {
     let redis = RedisServer::start().await;
-    let (hub, _users) = start_login_hub_on(&redis).await;
+    let (hub, _users) = start_login_hub_on(&redis, |_| ()).await;
     let (one, other) = (start_login(&hub).await, start_login(&hub).await);
     let key = login_key(&redis).await;
     allow_ending_logins(&redis, false).await;
@@ -192,13 +181,7 @@ async fn revoked_token_still_ends_its_login() {
 #[actix_rt::test]
 async fn logout_that_redis_has_not_answered_is_carried_out_when_redis_is_back() {
     let redis = RedisServer::start().await;
-    let (hub, _users) = start_login_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-        config.broker.redis.timeout = Duration::from_millis(300);
-    })
-    .await;
-    hub.wait_for_broker(true).await;
+    let (hub, _users) = start_login_hub_on(&redis, give_up_redis_soon).await;
     let login = start_login(&hub).await;
     let mut socket = login.connect(&hub).await;
     redis.freeze();

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use wardcast::config::{Config, Secret};
 
 use crate::{
-    login::{PASSWORD, access_token, assert_cookie, assert_lifetime, log_in, start_login_hub, start_login_hub_with},
+    login::{
+        PASSWORD, access_token, assert_cookie, assert_lifetime, give_up_redis_soon, log_in, start_login_hub,
+        start_login_hub_on, start_login_hub_with,
+    },
     revocation::{assert_closed_as_revoked, logout},
     support::{Client, TestHub, http, mark_secret, poll_until, redis::RedisServer, start_hub, start_hub_with},
 };
@@ -383,13 +386,7 @@ async fn login_goes_on_at_another_node_and_ends_on_all_and_redis_has_no_token() 
 #[actix_rt::test]
 async fn login_without_redis_is_a_temporary_error() {
     let redis = RedisServer::start().await;
-    let (hub, _users) = start_login_hub_with(|config| {
-        config.broker.kind = wardcast::config::BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(redis.url());
-        config.broker.redis.timeout = Duration::from_millis(300);
-    })
-    .await;
-    hub.wait_for_broker(true).await;
+    let (hub, _users) = start_login_hub_on(&redis, give_up_redis_soon).await;
     let tokens = start_login(&hub).await;
     redis.freeze();
     for answer in [log_in(&hub, "ann", PASSWORD).await, refresh(&hub, &tokens.refresh).await] {

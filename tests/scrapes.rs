@@ -38,7 +38,7 @@ async fn scrape(connection: &mut TcpStream) -> (Duration, usize) {
     (start.elapsed(), response.body.lines().filter(|line| !line.starts_with('#')).count())
 }
 
-/// Scrapes every 100 ms until it is told to stop.
+/// Scrapes every 100 ms until `stop` is set.
 fn scrape_often(mut connection: TcpStream, stop: Arc<AtomicBool>) -> JoinHandle<(TcpStream, Scrapes)> {
     actix_rt::spawn(async move {
         let (mut scrapes, mut ticks) = (Vec::new(), interval(Duration::from_millis(100)));

@@ -106,8 +106,7 @@ pub(super) async fn logout(
         false => carry_out(logouts, source, context.clone()).await.and(refused),
     };
     // For another attempt the browser needs the cookies. Otherwise it is to forget the tokens in any case.
-    let is_temporary = |status| matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
-    let may_be_repeated = result.as_ref().is_err_and(|error| is_temporary(error.status()));
+    let may_be_repeated = result.as_ref().is_err_and(|error| error.retry_after().is_some());
     let mut response = result.map_or_else(|error| error.error_response(), |()| HttpResponse::NoContent().finish());
     if uses_cookies && !may_be_repeated {
         delete_cookies(&mut response, &context.config.current());

@@ -7,7 +7,7 @@ use crate::{
     revocation::{IssuerScope, Revocation, RevocationTarget, Revocations},
 };
 
-/// Whoever has stolen a key can name any user in a token.
+/// A thief of a key can sign a token for any user, so a token whose key is revoked logs no user out.
 #[test]
 fn a_revoked_token_still_logs_its_user_out_unless_its_key_is_revoked() {
     let config = config();
