@@ -317,6 +317,7 @@ impl Components {
             hooks: hooks.clone(),
             broadcast_turns: api::BroadcastTurns::default(),
             live_traces: api::LiveTraces::new(config.api.traces, hubs.node_id()),
+            survey_log: api::SurveyLog::default(),
             config: live.clone(),
             clock: clock.clone(),
             call_counters: api::CallCounters::new(&metrics),

@@ -12,7 +12,9 @@ use actix_web::{
 };
 use bytes::Bytes;
 use serde_json::json;
-use wardcast::api::{self, Access, ApiContext, BroadcastTurns, CallCounters, LiveTraces, METHODS, UserRates};
+use wardcast::api::{
+    self, Access, ApiContext, BroadcastTurns, CallCounters, LiveTraces, METHODS, SurveyLog, UserRates,
+};
 
 use crate::support::{API_KEY, slow_broker::Worker};
 
@@ -38,6 +40,7 @@ async fn start_api() -> (Worker, impl Service<Request, Response = ServiceRespons
         hooks: services.hooks.clone(),
         broadcast_turns: BroadcastTurns::default(),
         live_traces: LiveTraces::new(1, "node"),
+        survey_log: SurveyLog::default(),
         config: services.config.clone(),
         clock: worker.clock.clone(),
         call_counters: CallCounters::new(&services.metrics),

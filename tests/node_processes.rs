@@ -1,6 +1,8 @@
 //! Two and three processes on one Redis, of each form: clients and callers of the server API see the same channels on each of
 //! them, and lose nothing when one of them dies.
 
+use std::sync::Arc;
+
 use futures_util::future::{LocalBoxFuture, join_all};
 use serde_json::{Value, json};
 
@@ -102,6 +104,26 @@ async fn node_that_names_the_servers_differently_is_not_ready_while_the_others_r
     former.kill();
     poll_until("the newcomer is ready", async || newcomer.is_ready().await).await;
     assert_eq!(conflicts(&newcomer).await, 0.0);
+}
+
+/// The admin page and live traces ask all nodes every few seconds, or more often.
+#[actix_rt::test]
+async fn questions_to_all_nodes_while_redis_is_away_write_few_log_lines() {
+    let mut redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let [node, _other] = start_nodes::<2>(&redis, &[]).await;
+    let Some(RedisForm::OneServer(server)) = Arc::get_mut(&mut redis.form) else { unreachable!("it is one server") };
+    server.kill();
+    poll_until("the node is not ready", async || !node.is_ready().await).await;
+    for _ in 0..20 {
+        let info = node.call("info", json!({})).await;
+        assert_eq!(info["unreachable"].as_array().unwrap().len(), 1, "{info}");
+    }
+    node.begin_stop();
+    let log = node.wait_for_exit().stderr;
+    for phrase in ["survey question not sent", "nodes did not answer survey"] {
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(phrase)).collect();
+        assert!((1..=3).contains(&lines.len()), "{lines:?}");
+    }
 }
 
 /// Publishes the numbers one after another, on each node in turn.

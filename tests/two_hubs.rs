@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use serde_json::json;
+use serde_json::{Value, json};
 use wardcast::config::{BrokerKind, Secret};
 
 use crate::{
@@ -67,6 +67,32 @@ async fn publication_on_one_hub_reaches_subscribers_of_both() {
     }
     let channels = one.call_api("channels", json!({})).await;
     assert_eq!(channels, json!({"result": {"channels": {"news": {"num_clients": 2}}}}));
+}
+
+#[actix_rt::test]
+async fn pages_of_channels_on_two_hubs_have_each_channel_once() {
+    let (_redis, one, two) = start_two_hubs().await;
+    let (mut ann, mut bob) = (one.connect("ann").await, two.connect("bob").await);
+    for name in ["a", "c", "d"] {
+        ann.subscribe(name).await;
+    }
+    for name in ["b", "c", "e"] {
+        bob.subscribe(name).await;
+    }
+    let page = async |body: Value| one.call_api("channels", body).await["result"].clone();
+    let channel = |clients: u64| json!({"num_clients": clients});
+    let first = page(json!({"limit": 3})).await;
+    assert_eq!(
+        first,
+        json!({"channels": {"a": channel(1), "b": channel(1), "c": channel(2)}, "cursor": "c", "num_channels": 5})
+    );
+    let second = page(json!({"limit": 3, "cursor": "c"})).await;
+    assert_eq!(second, json!({"channels": {"d": channel(1), "e": channel(1)}}));
+    // Not all channels of either hub are on the page, so what both have is not known.
+    let short = page(json!({"limit": 2})).await;
+    assert_eq!(short, json!({"channels": {"a": channel(1), "b": channel(1)}, "cursor": "b"}));
+    let own = page(json!({"limit": 1, "pattern": "e*"})).await;
+    assert_eq!(own, json!({"channels": {"e": channel(1)}, "num_channels": 1}));
 }
 
 #[actix_rt::test]

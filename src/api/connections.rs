@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiContext,
-    description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
+    description::{Access, ApiMethod, ApiResult, BROKER_BUSY, Example, Field, Handler, JsonType, request_fields},
     request::{check_user, parse_optional_object, to_result},
     survey::{NO_ANSWER, NODE_NAME, NODE_UID, UNREACHABLE, survey_nodes},
 };
@@ -41,7 +41,11 @@ pub(super) const CONNECTIONS: ApiMethod = ApiMethod {
         Field::left_out("cursor", JsonType::String, "on the last page", "`cursor` of the request for the next page."),
         UNREACHABLE,
     ],
-    errors: &[NO_ANSWER, (ErrorCode::BadRequest, "`user`, `channel`, `limit`, `channels` or `cursor` is invalid")],
+    errors: &[
+        NO_ANSWER,
+        BROKER_BUSY,
+        (ErrorCode::BadRequest, "`user`, `channel`, `limit`, `channels` or `cursor` is invalid"),
+    ],
     example: Example {
         request: r#"{"user":"ann","channels":10}"#,
         answer: r#"{"result":{

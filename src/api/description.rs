@@ -132,6 +132,10 @@ pub(super) enum Handler {
 /// The error of all methods that use the broker.
 pub(super) const BROKER_UNAVAILABLE: (ErrorCode, &str) = (ErrorCode::Internal, "the broker is unavailable");
 
+/// The error of all methods for which the broker or other nodes do something, as of too many of them at the same time.
+pub(super) const BROKER_BUSY: (ErrorCode, &str) =
+    (ErrorCode::TooManyRequests, "too many requests wait for the broker or for answers of the nodes; try again later");
+
 /// The error of all methods that name a channel.
 pub(super) const UNKNOWN_NAMESPACE: (ErrorCode, &str) =
     (ErrorCode::UnknownChannel, "the namespace of `channel` is not configured");

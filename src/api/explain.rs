@@ -9,8 +9,8 @@ use super::{
     ApiContext, ApiError,
     connections::NODE,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
-        request_fields,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
+        UNKNOWN_NAMESPACE, request_fields,
     },
     request::{check_user, find_channel, parse_object, to_result},
     survey::{UNREACHABLE, survey_nodes_within},
@@ -63,6 +63,7 @@ pub(super) const EXPLAIN: ApiMethod = ApiMethod {
     ],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         UNKNOWN_NAMESPACE,
         (
             ErrorCode::BadRequest,

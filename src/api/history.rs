@@ -6,8 +6,8 @@ use serde::Deserialize;
 use super::{
     ApiContext,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
-        request_fields,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
+        UNKNOWN_NAMESPACE, request_fields,
     },
     request::{
         ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, to_raw_result,
@@ -44,6 +44,7 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
     ],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         UNKNOWN_NAMESPACE,
         (ErrorCode::BadRequest, "`channel` is missing or invalid"),
         NO_HISTORY,
@@ -73,6 +74,7 @@ pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         UNKNOWN_NAMESPACE,
         (ErrorCode::BadRequest, "`channel` is missing or invalid"),
         NO_HISTORY,

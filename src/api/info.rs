@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiContext,
-    description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
+    description::{Access, ApiMethod, ApiResult, BROKER_BUSY, Example, Field, Handler, JsonType, request_fields},
     request::{parse_optional_object, to_result},
     survey::{NO_ANSWER, NODE_NAME, NODE_UID, UNREACHABLE, sort_nodes, survey_nodes},
 };
@@ -26,7 +26,7 @@ pub(super) const INFO: ApiMethod = ApiMethod {
         ),
         UNREACHABLE,
     ],
-    errors: &[NO_ANSWER],
+    errors: &[NO_ANSWER, BROKER_BUSY],
     example: Example {
         request: "{}",
         answer: r#"{"result":{

@@ -42,6 +42,7 @@ pub use self::{
     description::{Access, ApiMethod, Example, Field, JsonType},
     methods::METHODS,
     publish::BroadcastTurns,
+    survey::SurveyLog,
     trace::LiveTraces,
     user_rates::UserRates,
 };
@@ -82,6 +83,8 @@ pub struct ApiContext {
     pub broadcast_turns: BroadcastTurns,
     /// The live traces that this node serves.
     pub live_traces: LiveTraces,
+    /// Limits the log lines about surveys.
+    pub survey_log: SurveyLog,
     /// The configuration.
     pub config: Arc<LiveConfig>,
     /// The clock by which tokens expire.

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::{
     ApiContext, ApiError,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
+        UNKNOWN_NAMESPACE,
     },
     request::{ChannelRequest, find_channel, parse_object, to_raw_result, to_result},
 };
@@ -28,6 +29,7 @@ pub(super) const PRESENCE: ApiMethod = ApiMethod {
     result: &[Field::always("presence", JsonType::Map(&JsonType::Object(CLIENT_INFO)), "The clients by their ids.")],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         UNKNOWN_NAMESPACE,
         (
             ErrorCode::LimitExceeded,
@@ -58,7 +60,7 @@ pub(super) const PRESENCE_STATS: ApiMethod = ApiMethod {
         Field::always("num_clients", JsonType::Integer, "Number of connections."),
         Field::always("num_users", JsonType::Integer, "Number of different users of these connections."),
     ],
-    errors: &[BROKER_UNAVAILABLE, UNKNOWN_NAMESPACE, INVALID_CHANNEL, NO_PRESENCE],
+    errors: &[BROKER_UNAVAILABLE, BROKER_BUSY, UNKNOWN_NAMESPACE, INVALID_CHANNEL, NO_PRESENCE],
     example: Example { request: r#"{"channel":"news"}"#, answer: r#"{"result":{"num_clients":1,"num_users":1}}"# },
     handler: Handler::Single(|body, api| Box::pin(presence_stats(body, api))),
 };

@@ -47,8 +47,10 @@ const CHANNEL_COST_BYTES: usize = 1024;
 const TOO_LARGE: (ErrorCode, &str) = (ErrorCode::LimitExceeded, "`data` is larger than `api.publication_bytes`");
 const NOT_AVAILABLE: (ErrorCode, &str) =
     (ErrorCode::NotAvailable, "`version` is given, but the channel has no history or `skip_history` is set");
-const QUEUE_FULL: (ErrorCode, &str) =
-    (ErrorCode::TooManyRequests, "a delivery queue is full (`limits.hub_queue_bytes`); nothing was published");
+const QUEUE_FULL: (ErrorCode, &str) = (
+    ErrorCode::TooManyRequests,
+    "a delivery queue (`limits.hub_queue_bytes`) or that of the broker is full; nothing was published",
+);
 
 /// `publish`.
 pub(super) const PUBLISH: ApiMethod = ApiMethod {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     ApiContext,
-    description::{Access, ApiMethod, ApiResult, Example, Field, Handler, JsonType, request_fields},
+    description::{Access, ApiMethod, ApiResult, BROKER_BUSY, Example, Field, Handler, JsonType, request_fields},
     key::Caller,
     request::{empty_result, find_channel, parse_object},
     sessions::parse_end,
@@ -40,6 +40,7 @@ pub(super) const REVOKE_TOKEN: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         NOT_CONFIRMED,
+        BROKER_BUSY,
         LIST_FULL,
         (
             ErrorCode::BadRequest,
@@ -63,6 +64,7 @@ pub(super) const INVALIDATE_USER_TOKENS: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         NOT_CONFIRMED,
+        BROKER_BUSY,
         LIST_FULL,
         (ErrorCode::UnknownChannel, "the namespace of `channel` is not configured"),
         (

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use super::{
     ApiContext,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
-        request_fields,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
+        UNKNOWN_NAMESPACE, request_fields,
     },
     request::{
         ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, json_or_base64, json_string,
@@ -42,6 +42,7 @@ pub(super) const SUBSCRIBE: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         UNKNOWN_NAMESPACE,
         (ErrorCode::LimitExceeded, "`info` or `data` is longer than 4,096 bytes, or the epoch longer than 64 bytes"),
         (
@@ -66,6 +67,7 @@ pub(super) const UNSUBSCRIBE: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         UNKNOWN_NAMESPACE,
         (ErrorCode::BadRequest, "`user`, `client`, `session` or `channel` is missing or invalid"),
     ],
@@ -85,6 +87,7 @@ pub(super) const DISCONNECT: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         (ErrorCode::LimitExceeded, "`whitelist` has more than 1,000 ids"),
         (
             ErrorCode::BadRequest,
@@ -109,6 +112,7 @@ pub(super) const REFRESH: ApiMethod = ApiMethod {
     result: &[],
     errors: &[
         BROKER_UNAVAILABLE,
+        BROKER_BUSY,
         (ErrorCode::LimitExceeded, "`info` is longer than 4,096 bytes"),
         (
             ErrorCode::BadRequest,

@@ -1,6 +1,6 @@
 //! Shared code of the methods that ask all nodes: the survey, its error, and the nodes that have not answered.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::web;
 use serde::de::DeserializeOwned;
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     broker::{NodeIdentity, SurveyQuestion},
+    log_throttle::LogThrottle,
     protocol::ErrorCode,
 };
 
@@ -37,7 +38,24 @@ pub(super) const UNREACHABLE: Field = Field::left_out(
     "Live nodes that have not answered, sorted by name and id. The result lacks what they would have added.",
 );
 
-/// Asks all live nodes. Returns the answers, each with its node, and the nodes without a valid answer, which the log names, too.
+/// How often a line about surveys is logged at most: the admin page and live traces ask every few seconds, or more often.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Limits the log lines about surveys.
+pub struct SurveyLog {
+    /// Of surveys without an answer.
+    failed: LogThrottle,
+    /// Of those that some nodes have not answered.
+    unanswered: LogThrottle,
+}
+
+impl Default for SurveyLog {
+    fn default() -> Self {
+        Self { failed: LogThrottle::new(LOG_INTERVAL), unanswered: LogThrottle::new(LOG_INTERVAL) }
+    }
+}
+
+/// Asks all live nodes. Returns the answers, each with its node, and the nodes without a valid answer.
 pub(super) async fn survey_nodes<T: DeserializeOwned + Send + 'static>(
     question: SurveyQuestion,
     api: &ApiContext,
@@ -53,7 +71,9 @@ pub(super) async fn survey_nodes_within<T: DeserializeOwned + Send + 'static>(
 ) -> Result<(Vec<(NodeIdentity, T)>, Vec<NodeIdentity>), ErrorCode> {
     let result = api.broker.survey(question.clone(), deadline).await;
     let result = result.inspect_err(|error| {
-        log::warn!("could not survey nodes question={question:?} error={:?}", error.to_string());
+        if let Some(count) = api.survey_log.failed.count(Instant::now()) {
+            log::warn!("could not survey nodes count={count} question={question:?} error={:?}", error.to_string());
+        }
     })?;
     let is_long = result.answers.iter().map(|answer| answer.answer.len()).sum::<usize>() > MAX_DECODED_BYTES;
     let decode = move || {
@@ -69,8 +89,10 @@ pub(super) async fn survey_nodes_within<T: DeserializeOwned + Send + 'static>(
     };
     let (answers, mut unreachable) = run_outside_if(is_long, decode).await?;
     sort_nodes(&mut unreachable, |node| node);
-    for NodeIdentity { uid, name } in &unreachable {
-        log::warn!("node did not answer survey question={question:?} uid={uid:?} name={name:?}");
+    if let Some(NodeIdentity { uid, name }) = unreachable.first()
+        && let Some(count) = api.survey_log.unanswered.count(Instant::now())
+    {
+        log::warn!("nodes did not answer survey count={count} nodes={} uid={uid:?} name={name:?}", unreachable.len());
     }
     Ok((answers, unreachable))
 }

@@ -1,6 +1,8 @@
 //! Inspections: questions of the server API to all nodes about their sessions and channels, and the answers. Questions and
 //! answers are JSON in surveys. Written by the hubs, read by the server API.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ExplainQuery, TraceQuery};
@@ -17,6 +19,8 @@ pub(super) const MAX_QUESTION_BYTES: usize = 16 * 1024;
 pub enum Inspection {
     /// A page of the sessions. The answer is a [`ConnectionsPage`].
     Connections(ConnectionsQuery),
+    /// A page of the channels that have subscribers. The answer is a [`ChannelsPage`].
+    Channels(ChannelsQuery),
     /// The subscribers of the channel with this name. The answer is a [`NodeChannel`].
     Channel(String),
     /// Why a publication did not arrive. The answer is a [`NodeExplanation`](super::NodeExplanation).
@@ -38,6 +42,28 @@ pub struct ConnectionsQuery {
     pub limit: usize,
     /// Maximum channels that are named for each connection.
     pub channels: usize,
+}
+
+/// Which channels a page has: the first ones after a name, in the order of the names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelsQuery {
+    /// Pattern of the names, in which `*` matches any text.
+    pub pattern: String,
+    /// The page begins after this name; empty: with the first channel.
+    pub after: String,
+    /// Maximum channels of the page.
+    pub limit: usize,
+}
+
+/// The channels of a page that have subscribers on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelsPage {
+    /// The channels, each with the number of its subscribers.
+    pub channels: BTreeMap<String, u64>,
+    /// The node has channels after these.
+    pub has_more: bool,
+    /// Number of channels of the node that the pattern matches, on all pages.
+    pub total: u64,
 }
 
 /// The place of a connection in the order of all connections: by node, worker and slot. A connection keeps its place as long as

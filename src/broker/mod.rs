@@ -44,8 +44,8 @@ pub use self::{
         page_limit, read_history_page,
     },
     inspection::{
-        ConnectionInfo, ConnectionPlace, ConnectionsPage, ConnectionsQuery, Inspection, LocalPlace, MAX_PAGE_BYTES,
-        NodeChannel, OwnedPosition,
+        ChannelsPage, ChannelsQuery, ConnectionInfo, ConnectionPlace, ConnectionsPage, ConnectionsQuery, Inspection,
+        LocalPlace, MAX_PAGE_BYTES, NodeChannel, OwnedPosition,
     },
     logins::{
         Login, LoginLimits, LoginRecord, LoginRefresh, LoginSelection, has_logins_of, login_tokens_end,

@@ -11,6 +11,7 @@ use super::{
     CommandResult,
     client::{ApiClient, Hub, HubArguments, block_on},
     configuration::ConfigInputs,
+    escape_invisible,
 };
 use crate::api::{ApiMethod, Field, JsonType, METHODS};
 
@@ -48,12 +49,17 @@ fn list_methods() -> String {
 
 /// Returns the JSON indented for a terminal, and unchanged for a program.
 pub(super) fn for_reader(result: &RawValue) -> String {
-    let indented =
-        || serde_json::from_str::<Value>(result.get()).and_then(|value| serde_json::to_string_pretty(&value));
-    match io::stdout().is_terminal() {
-        true => indented().unwrap_or_else(|_| result.get().to_owned()),
-        false => result.get().to_owned(),
-    }
+    if io::stdout().is_terminal() { for_terminal(result) } else { result.get().to_owned() }
+}
+
+/// Returns the JSON indented. Characters that a terminal executes or hides are escaped: users and publications have any text.
+fn for_terminal(result: &RawValue) -> String {
+    let indented = serde_json::from_str::<Value>(result.get()).and_then(|value| serde_json::to_string_pretty(&value));
+    // The line breaks of the indentation are not escaped.
+    indented.map_or_else(
+        |_| escape_invisible(result.get()),
+        |text| text.split('\n').map(escape_invisible).collect::<Vec<_>>().join("\n"),
+    )
 }
 
 /// Returns the body of a call: the only argument, if that is a JSON object, or the fields `name=value`.
@@ -125,6 +131,12 @@ mod tests {
         ] {
             assert_eq!(body(method, arguments).as_deref(), Ok(expected));
         }
+    }
+
+    #[test]
+    fn terminal_gets_escaped_what_it_would_execute_or_hide() {
+        let result = RawValue::from_string("{\"user\":\"\u{9b}2J\u{202e}ann é\"}".to_owned()).unwrap();
+        assert_eq!(for_terminal(&result), "{\n  \"user\": \"\\u009b2J\\u202eann é\"\n}");
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub(super) enum CliCommand {
         /// The channel
         channel: String,
         /// JSON; `-`: each line of standard input is one publication
+        #[arg(allow_negative_numbers = true)]
         data: String,
     },
     /// Print what is published to channels of a running hub, as JSON lines

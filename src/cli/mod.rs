@@ -27,6 +27,7 @@ mod top;
 mod users;
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     path::Path,
     process::ExitCode,
@@ -153,4 +154,20 @@ fn print_error_line(line: &str) {
 fn escape_control(text: &str) -> String {
     let show = |c: char| if is_invisible(c) { c.escape_unicode().to_string() } else { c.to_string() };
     text.chars().map(show).collect()
+}
+
+/// Replaces characters of a JSON text that are invisible. They can only be in its strings.
+fn escape_invisible(json: &str) -> String {
+    if !json.chars().any(is_invisible) {
+        return json.to_owned();
+    }
+    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
+        if is_invisible(character) {
+            // Writing to a string cannot fail.
+            character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(text, "\\u{unit:04x}"));
+        } else {
+            text.push(character);
+        }
+        text
+    })
 }

@@ -30,11 +30,7 @@ pub(super) fn serve(inputs: &ConfigInputs, ephemeral: bool) -> Result<(), String
     logging::start(&config.log)?;
     let clock = Clock::default();
     warnings.iter().for_each(|warning| log_warning(warning));
-    // A development hub has few connections.
-    let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
-    machine::raise_open_file_limit(&config)
-        .iter()
-        .for_each(|warning| log::log!(level, "open file limit too low text={warning:?}"));
+    raise_open_file_limit(&config, environment);
     machine::check_clock(clock.now()).iter().for_each(|warning| log::warn!("system clock wrong text={warning:?}"));
     let mut missing_secrets = (environment == Environment::Development)
         .then(|| MissingSecrets::new(inputs.secrets_file.as_ref().filter(|_| !ephemeral)));
@@ -152,6 +148,15 @@ impl Signals {
     }
 }
 
+/// Raises the limit of open files for the configured connections, or logs that the machine does not permit it.
+fn raise_open_file_limit(config: &Config, environment: Environment) {
+    // A development hub has few connections.
+    let level = if environment == Environment::Development { log::Level::Debug } else { log::Level::Warn };
+    machine::raise_open_file_limit(config)
+        .iter()
+        .for_each(|warning| log::log!(level, "open file limit too low text={warning:?}"));
+}
+
 /// Reloads the certificate, the keys and the files of users, and opens the audit log again. An error in one of them does not prevent the others from reloading.
 fn reload_files(running: &RunningServer) {
     for (section, reloaded) in
@@ -203,6 +208,7 @@ fn reload_config(running: &RunningServer, inputs: &ConfigInputs, missing_secrets
     match running.reload_config(&loaded) {
         Ok(in_force) => {
             logging::reload(&in_force.log);
+            raise_open_file_limit(&in_force, inputs.environment);
             warnings.iter().for_each(|warning| log_warning(warning));
         }
         Err(errors) => refused(&errors.to_string()),

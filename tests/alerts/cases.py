@@ -1,6 +1,6 @@
 """The cases of tests/alerts/run: for each alert series that fire it, and similar ones that do not.
 
-fires, quiet: the series, in the notation of promtool, one value each 15 s. labels: those of the alert, beside its severity. texts: its
+fires, fires_too (a list), quiet: the series, in the notation of promtool, one value each 15 s. labels: those of the alert, beside its severity. texts: its
 annotations where they depend on labels and value. for: the seconds for which the condition has to last, and onset: the second in which
 it begins (0).
 """
@@ -20,6 +20,10 @@ def constant(value):
 
 def rising(step):
     return f"0+{step}x60"
+
+
+# A series that begins late, with its first event, in the last two minutes before the alerts are looked at.
+FIRST_LATE = "_x35 1x25"
 
 
 def buckets(metric, labels, slow_percent):
@@ -112,6 +116,7 @@ CASES = {
     },
     "WardcastBusRefused": {
         "fires": series("bus_refused_total", f'{A},reason="forged"', rising(1)),
+        "fires_too": [series("bus_refused_total", f'{A},reason="forged"', FIRST_LATE)],
         "quiet": series("bus_refused_total", f'{A},reason="forged"', constant(5)),
         "labels": {**JOB, "reason": "forged"},
         "texts": {"summary": "Messages on the bus are refused: forged"},

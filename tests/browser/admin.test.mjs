@@ -270,6 +270,45 @@ test("nodes show their load, and charts grow", () =>
     assertNoProblems(page);
   }));
 
+test("the message of a failed poll goes when the hub answers again", () =>
+  withHub({}, async (hub) => {
+    const page = await openLoggedIn(hub.address, hub.key);
+    await page.getByRole("table", { name: "Nodes" }).waitFor();
+    await page.route("**/api/info", (route) => route.fulfill({ status: 503, json: { code: 100, message: "internal server error" } }));
+    const message = page.getByRole("alert");
+    await message.waitFor();
+    await page.evaluate(() => {
+      window.said = 0;
+      new MutationObserver(() => (window.said += 1)).observe(document.getElementById("bad"), { childList: true, characterData: true, subtree: true });
+    });
+    await page.waitForResponse("**/api/info");
+    await page.waitForResponse("**/api/info");
+    assert.equal(await page.evaluate(() => window.said), 0, "the same message is not read aloud again");
+    await page.unroute("**/api/info");
+    await message.waitFor({ state: "hidden" });
+  }));
+
+test("a page of a list that could not be loaded is asked for again, and no other", () =>
+  withHub({}, async (hub) => {
+    await connectClient(hub.address, hub.sign({ sub: "ann" }), Array.from({ length: 120 }, (_, at) => `room-${at}`));
+    const page = await openLoggedIn(hub.address, hub.key);
+    await goTo(page, "Channels");
+    const first = page.getByRole("table", { name: "Channels" }).locator("tbody tr").first();
+    await page.getByText("Page 1", { exact: true }).waitFor();
+    const names = [await first.textContent()];
+    await page.route("**/api/channels", (route) => route.abort());
+    await page.getByRole("button", { name: "Next page" }).click();
+    await page.getByRole("alert").waitFor();
+    await page.unroute("**/api/channels");
+    for (const number of [2, 3]) {
+      await page.getByRole("button", { name: "Next page" }).click();
+      await page.getByText(`Page ${number}`, { exact: true }).waitFor();
+      names.push(await first.textContent());
+    }
+    assert.equal(new Set(names).size, 3, `${names}`);
+    assert.equal(await page.getByRole("button", { name: "Next page" }).isDisabled(), true);
+  }));
+
 test("a channel of another node is found, published to, read and emptied", () =>
   withNodes(async (nodes) => {
     const ann = await connectClient(nodes.addresses[1], nodes.sign({ sub: "ann" }), ["chat", "news"]);
@@ -397,6 +436,19 @@ test("sessions of a user on two nodes are shown, disconnected and revoked", () =
     await confirm(page, "Revoke");
     await page.getByText("“ann” has no session.").waitFor();
     assert.deepEqual((await Promise.all(ann.map((client) => client.closed()))).sort(), [3500, 3503]);
+    assert.ok(await bob.isOpen());
+    // A user whose name begins with a space is another user; and what is only typed changes nothing that is shown.
+    const other = await connectClient(nodes.addresses[0], nodes.sign({ sub: " bob" }));
+    const name = page.getByRole("searchbox", { name: "Name of a user" });
+    await name.fill(" bob");
+    await page.keyboard.press("Enter");
+    await waitUntil("the session of the other user", async () => (await rows.count()) === 1 && (await rows.first().textContent()).startsWith(" bob"));
+    await name.fill("bob");
+    await page.getByRole("button", { name: "Refresh the list" }).click();
+    await page.getByRole("button", { name: "Disconnect all of  bob" }).click();
+    await confirm(page, "Disconnect all");
+    await page.getByText("“ bob” has no session.").waitFor();
+    assert.equal(await other.closed(), 3503);
     assert.ok(await bob.isOpen());
     assertNoProblems(page);
   }));

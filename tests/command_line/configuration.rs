@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use super::{
-    LOOPBACK,
+    LOOPBACK, SIGHUP,
     process::{Process, run, wardcast},
 };
 use crate::support::{API_KEY, KillOnDrop, SECRET, mark_secret, tls::Authority};
@@ -117,19 +117,54 @@ fn address_of_another_machine_is_refused_with_a_working_suggestion() {
 #[test]
 fn open_file_limit_is_raised_or_a_warning_is_logged() {
     let start_under = |limits: &str, settings: &str| {
-        let binary = env!("CARGO_BIN_EXE_wardcast");
-        let script = format!("{limits}; exec {binary} --set server.bind=127.0.0.1:0 {settings}");
-        let mut hub = Process::start(Command::new("sh").args(["-c", &script]).env_clear());
-        hub.banner();
-        let limits = fs::read_to_string(format!("/proc/{}/limits", hub.child.id())).unwrap();
-        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
-        (line.split_whitespace().nth(3).unwrap().to_owned(), hub.kill())
+        let mut hub = start_under(limits, settings);
+        (soft_open_file_limit(&hub), hub.kill())
     };
     let few = "--set limits.connections=100 --set limits.http_connections=10";
     let (soft, log) = start_under("ulimit -Sn 128; ulimit -Hn 2048", few);
     assert!(soft == "366" && !log.contains("open"), "{soft}: {log}");
     let (soft, log) = start_under("ulimit -Sn 128; ulimit -Hn 256", &format!("{few} --set log.level=debug"));
     assert!(soft == "256" && log.contains("limits.connections is 100") && log.contains("ulimit -n"), "{log}");
+}
+
+#[test]
+fn reload_with_more_connections_raises_the_open_file_limit_or_a_warning_is_logged() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let write = |connections: usize| {
+        let text = format!("[limits]\nconnections = {connections}\nhttp_connections = 10\n[log]\nlevel = \"debug\"\n");
+        fs::write(file.path(), text).unwrap();
+    };
+    write(100);
+    let mut hub =
+        start_under("ulimit -Sn 128; ulimit -Hn 2048", &format!("--ephemeral --config {}", file.path().display()));
+    assert_eq!(soft_open_file_limit(&hub), "366");
+    write(200);
+    hub.signal(SIGHUP);
+    hub.wait_for_log("reloaded configuration");
+    write(3000);
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("open file limit too low");
+    assert!(line.contains("limits.connections is 3000") && line.contains("2048 files"), "{line}");
+    assert_eq!(soft_open_file_limit(&hub), "2048");
+    write(200);
+    hub.signal(SIGHUP);
+    let log = hub.kill();
+    assert_eq!(log.matches("open file limit too low").count(), 1, "{log}");
+}
+
+/// Starts a hub in a shell that has set limits.
+fn start_under(limits: &str, settings: &str) -> Process {
+    let binary = env!("CARGO_BIN_EXE_wardcast");
+    let script = format!("{limits}; exec {binary} --set server.bind=127.0.0.1:0 {settings}");
+    let mut hub = Process::start(Command::new("sh").args(["-c", &script]).env_clear());
+    hub.banner();
+    hub
+}
+
+fn soft_open_file_limit(hub: &Process) -> String {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", hub.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).unwrap().to_owned()
 }
 
 #[test]

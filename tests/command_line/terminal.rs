@@ -197,6 +197,19 @@ fn pub_sends_each_line_of_standard_input() {
 }
 
 #[test]
+fn pub_takes_a_negative_number() {
+    let hub = Hub::start(&HISTORY);
+    hub.output(&["pub", "news", "-5"]);
+    assert_eq!(hub.output(&["sub", "news", "--history", "1", "--count", "1", "--data-only"]).trim(), "-5");
+}
+
+#[test]
+fn sub_of_a_channel_with_binary_data_says_that_it_cannot_show_it() {
+    let hub = Hub::start(&["--set", "channels.data_format=binary"]);
+    hub.run(&["sub", "news"]).assert_failed_with(&["news", "data_format", "Protobuf"]);
+}
+
+#[test]
 fn failures_name_what_is_wrong_and_what_to_do() {
     let hub = Hub::start(&[]);
     hub.run(&["pub", "news", "hello"]).assert_failed_with(&["the data is not JSON", "--text"]);

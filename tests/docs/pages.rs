@@ -12,7 +12,8 @@ use std::{
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wardcast::{
-    config::{self, BrokerKind, Environment, Secret, Sources},
+    api::METHODS,
+    config::{self, BrokerKind, Environment, OPTIONS, Secret, Sources},
     metrics::{Metrics, Queue},
 };
 
@@ -173,13 +174,15 @@ fn deploying_describes_each_queue_that_metrics_name() {
 }
 
 #[test]
-fn dashboard_and_alert_rules_use_metrics_that_exist() {
-    for (file, least) in [("config/grafana.json", 20), ("config/alerts.yml", 10)] {
+fn dashboard_alert_rules_and_configuration_name_metrics_that_exist() {
+    for (file, least) in [("config/grafana.json", 20), ("config/alerts.yml", 10), ("config/default.toml", 4)] {
         let text = fs::read_to_string(repository().join(file)).unwrap();
         let is_name = |character: char| character.is_ascii_lowercase() || character == '_';
         let used: BTreeSet<&str> = text
             .match_indices("wardcast_")
             .map(|(start, _)| text[start..].split(|character| !is_name(character)).next().unwrap())
+            // A cookie.
+            .filter(|name| *name != "wardcast_token")
             .collect();
         for name in &used {
             let exists = Metrics::EXPOSED.iter().any(|(existing, kind)| match *kind {
@@ -195,6 +198,37 @@ fn dashboard_and_alert_rules_use_metrics_that_exist() {
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
     assert_eq!(ids.len(), panels.len());
+}
+
+#[test]
+fn alert_rules_name_methods_options_and_metrics_that_exist() {
+    let rules = fs::read_to_string(repository().join("config/alerts.yml")).unwrap();
+    let descriptions = rules.lines().filter_map(|line| line.trim().strip_prefix("description: "));
+    let names: BTreeSet<&str> = descriptions
+        .flat_map(|text| text.split(|character: char| !(character.is_ascii_alphanumeric() || "_.".contains(character))))
+        .map(|word| word.trim_matches('.'))
+        .filter(|word| word.contains('_') && word.chars().all(|character| !character.is_ascii_uppercase()))
+        .collect();
+    for name in &names {
+        let is_method = METHODS.iter().any(|method| method.name == *name);
+        let is_option = OPTIONS.iter().any(|option| option.key == *name);
+        let is_metric = Metrics::EXPOSED.iter().any(|(metric, _)| metric == name);
+        assert!(is_method || is_option || is_metric, "config/alerts.yml names {name}");
+    }
+    assert!(names.contains("invalidate_user_tokens") && names.contains("limits.hub_queue_bytes"), "{names:?}");
+}
+
+/// systemd refuses to start a socket unit while its service runs.
+#[test]
+fn switch_to_passed_sockets_stops_the_service_before_it_starts_the_socket() {
+    let page = fs::read_to_string(repository().join("docs/deploying.md")).unwrap();
+    let shell = blocks(&page, "sh").into_iter().find(|block| block.contains("enable --now wardcast.socket")).unwrap();
+    let steps: Vec<&str> = shell.trim().split(" && ").collect();
+    assert_eq!(
+        steps,
+        ["stop wardcast", "enable --now wardcast.socket", "start wardcast"]
+            .map(|step| format!("sudo systemctl {step}"))
+    );
 }
 
 #[actix_rt::test]

@@ -7,6 +7,7 @@ use wardcast::{
     api::{Access, ApiMethod, Field, JsonType, METHODS},
     broker::{Cause, TraceEventKind},
     config::Config,
+    protocol::ErrorCode,
 };
 
 use crate::support::{API_KEY, TestHub, generated::assert_section_generated, repository, start_hub_with};
@@ -67,6 +68,11 @@ fn descriptions_of_api_methods_are_complete() {
             let count = method.errors.iter().filter(|(other, _)| other == error).count();
             assert!(count == 1 && !when.is_empty(), "{name}: describe {error} once, with all its cases");
         }
+        let can = |code: ErrorCode| method.errors.iter().any(|(error, _)| *error == code);
+        assert!(
+            !can(ErrorCode::Internal) || can(ErrorCode::TooManyRequests),
+            "{name}: a full queue of the broker is missing"
+        );
         for (path, field) in method.request.iter().flat_map(|group| flatten(group)).chain(flatten(method.result)) {
             assert!(!field.meaning.is_empty(), "{name}: the field {path} has no meaning");
         }

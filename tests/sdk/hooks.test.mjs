@@ -98,6 +98,9 @@ for (const [name, command] of Object.entries(BACKENDS)) {
       stranger.connect();
       assert.equal((await stranger.events.waitFor("disconnected")).code, 401);
 
+      for (const password of ["größe", "", 5]) {
+        assert.equal((await post(backend, "/login", {}, JSON.stringify({ user: "ann", password }))).status, 401);
+      }
       const client = async (user, password) => {
         const it = createClient(t, hub, { format, websocket: socketWith(await logIn(backend, user, password), hub) });
         it.connect();

@@ -40,7 +40,7 @@ handled = {}
 async def log_in(request: Request, response: Response):
     body = await request.json()
     password = PASSWORDS.get(body.get("user"), "")
-    if not password or not secrets.compare_digest(password, body.get("password", "")):
+    if not password or not secrets.compare_digest(password.encode(), str(body.get("password", "")).encode()):
         raise HTTPException(401)
     session = secrets.token_urlsafe(32)
     sessions[session] = body["user"]

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, NodeAnswer, SurveyQuestion, SurveyResult},
+    log_throttle::LogThrottle,
     metrics::{MAX_SURVEYS, Queue, QueueDepth},
 };
 
@@ -43,10 +44,15 @@ const PART_OVERHEAD_BYTES: usize = 128;
 /// Maximum size of a message with a part, unless `broker.redis.message_bytes` is less. Publications are sent between parts.
 const MAX_PART_BYTES: usize = 256 * 1024;
 
+/// How often a line about questions that could not be sent is logged at most.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The surveys of this instance that wait for answers.
 pub(super) struct SurveyRegistry {
     pending: Mutex<HashMap<SurveyId, PendingSurvey>>,
     permits: Semaphore,
+    /// Limits the log lines about questions that could not be sent: a live trace asks four times a second.
+    unsent: LogThrottle,
 }
 
 struct PendingSurvey {
@@ -58,7 +64,7 @@ struct PendingSurvey {
 impl SurveyRegistry {
     /// Creates an empty registry.
     pub(super) fn new() -> Self {
-        Self { pending: Mutex::default(), permits: Semaphore::new(MAX_SURVEYS) }
+        Self { pending: Mutex::default(), permits: Semaphore::new(MAX_SURVEYS), unsent: LogThrottle::new(LOG_INTERVAL) }
     }
 
     /// Returns how many surveys of this instance run.
@@ -185,7 +191,9 @@ async fn ask_other_nodes(context: &RedisContext, question: SurveyQuestion, deadl
                 survey.collect_answers(&mut answers, deadline, for_suspects).await;
             }
             Err(error) => {
-                log::warn!("survey question not sent question={question:?} error={error:?}");
+                if let Some(count) = context.surveys.unsent.count(Instant::now().into_std()) {
+                    log::warn!("survey question not sent count={count} error={error:?}");
+                }
                 let unreachable = answers.missing.into_values().map(|partial| partial.node.identity).collect();
                 return SurveyResult { answers: Vec::new(), unreachable };
             }

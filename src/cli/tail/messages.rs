@@ -1,12 +1,12 @@
 //! The messages of the client protocol that `sub` sends and understands, and the lines that it prints.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use super::channel_tail::ChannelTail;
-use crate::channel::is_invisible;
+use crate::cli::escape_invisible;
 
 /// A reply or a push. Members that `sub` does not use are ignored.
 #[derive(Deserialize)]
@@ -135,22 +135,6 @@ pub(super) fn line(channel: &str, publication: &Publication, data_only: bool) ->
     }
     let members = publication.json.get().trim_start_matches('{');
     escape_invisible(&format!("{{\"channel\":{},{members}", json!(channel)))
-}
-
-/// Replaces characters of a JSON text that are invisible. They can only be in its strings.
-fn escape_invisible(json: &str) -> String {
-    if !json.chars().any(is_invisible) {
-        return json.to_owned();
-    }
-    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
-        if is_invisible(character) {
-            // Writing to a string cannot fail.
-            character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(text, "\\u{unit:04x}"));
-        } else {
-            text.push(character);
-        }
-        text
-    })
 }
 
 #[cfg(test)]

@@ -185,7 +185,8 @@ impl Tail {
                     self.channels.keys().map(String::as_str).filter(|name| !connect.subs.contains_key(*name)).collect();
                 if !missing.is_empty() {
                     return Err(End::Failed(format!(
-                        "the token does not permit a subscription to {}: the channel's options or the claims of the token must allow it",
+                        "cannot subscribe to {}: the channel's options or the claims of the token must allow it, and the data of the channel must \
+                         be JSON (`data_format = \"binary\"` is for Protobuf clients)",
                         missing.join(", ")
                     )));
                 }

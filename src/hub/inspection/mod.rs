@@ -1,6 +1,7 @@
 //! Answers of this node to inspections of the server API: each hub answers for its sessions, and the node joins the answers.
 
 mod channel;
+mod channels;
 mod connections;
 mod explain;
 mod totals;
@@ -30,6 +31,7 @@ pub(super) async fn answer(
 ) -> Vec<u8> {
     match inspection {
         Inspection::Connections(query) => to_json(connections::list(&hubs, &node, &query).await),
+        Inspection::Channels(query) => to_json(channels::list(&hubs, query).await),
         Inspection::Channel(channel) => to_json(channel::describe(&hubs, &channel).await),
         Inspection::Explain(query) => to_json(explain::explain(&hubs, query, &refused).await),
         Inspection::Trace(query) => to_json(traces.collect(query, &node.uid)),

@@ -45,8 +45,8 @@ function draw(result) {
 }
 
 async function explainNow() {
-  const text = (id) => $(id).value.trim();
-  const [user, client, channel, offset] = ["explain-user", "explain-client", "explain-channel", "explain-offset"].map(text);
+  // Users and channels may begin or end with a space.
+  const [user, client, channel, offset] = ["explain-user", "explain-client", "explain-channel", "explain-offset"].map((id) => $(id).value);
   if (!user && !client) return sayBad("Name a user or a client id.");
   try {
     draw(await call("explain", { channel, ...(user && { user }), ...(client && { client }), ...(offset && { offset: Number(offset) }) }));

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { Chart, MAX_SAMPLES } from "./chart.js";
 import { $, make } from "./dom.js";
-import { missingNodes, sayBad, table } from "./parts.js";
+import { hideMessages, missingNodes, sayBad, table } from "./parts.js";
 import { formatBytes, formatDuration, formatNumber, formatShort } from "./text.js";
 
 const INTERVAL_MS = 2000;
@@ -25,6 +25,8 @@ let series = new Map();
 let before = { time: 0, nodes: new Map() };
 let timer = null;
 let turn = 0;
+/** The message that the last poll has shown, because it failed. */
+let failure = null;
 
 function measure(nodes) {
   const time = performance.now();
@@ -85,9 +87,13 @@ async function poll(mine) {
       drawPick(result.nodes);
       drawCharts();
       drawTable(result);
+      if (failure) hideMessages();
+      failure = null;
     } catch (error) {
       if (mine !== turn) return;
-      sayBad(error.message);
+      // A message that is shown already is not read aloud again.
+      if (failure !== error.message) sayBad(error.message);
+      failure = error.message;
     }
   }
   timer = setTimeout(() => poll(mine), INTERVAL_MS);
@@ -100,6 +106,7 @@ export const nodes = {
   show: () => poll(++turn),
   hide() {
     turn += 1;
+    failure = null;
     clearTimeout(timer);
   },
   /** Forgets what an earlier session has seen. */

@@ -110,18 +110,23 @@ export class PagedList {
 
   /** Shows the first page. */
   restart() {
-    this.#cursors = [undefined];
-    return this.reload();
+    return this.#show([undefined]);
   }
 
   /** Loads the page again. */
-  async reload() {
+  reload() {
+    return this.#show(this.#cursors);
+  }
+
+  /** Loads the page that the last of these cursors begins. If that fails, the page that is shown stays. */
+  async #show(cursors) {
     const turn = ++this.#turn;
     this.#place.setAttribute("aria-busy", "true");
     try {
-      const result = await this.#load(this.#cursors.at(-1));
+      const result = await this.#load(cursors.at(-1));
       // Another page was asked for meanwhile.
       if (turn !== this.#turn) return;
+      this.#cursors = cursors;
       this.#place.replaceChildren(...missingNodes(result), ...this.#draw(result), this.#pager(result.cursor));
     } catch (error) {
       if (turn === this.#turn) sayBad(error.message);
@@ -132,13 +137,12 @@ export class PagedList {
 
   #pager(next) {
     const number = this.#cursors.length;
-    const go = (change) => async () => {
-      change();
-      await this.reload();
+    const go = (cursors) => async () => {
+      await this.#show(cursors);
       this.#place.querySelector(".pager")?.focus();
     };
-    const previous = button("Previous", "Previous page", go(() => this.#cursors.pop()));
-    const following = button("Next", "Next page", go(() => this.#cursors.push(next)));
+    const previous = button("Previous", "Previous page", go(this.#cursors.slice(0, -1)));
+    const following = button("Next", "Next page", go([...this.#cursors, next]));
     previous.disabled = number === 1;
     following.disabled = !next;
     const refresh = button("Refresh", "Refresh the list", () => this.reload(), "small quiet");

@@ -61,20 +61,17 @@ async function disconnect(element, { user, client }, reload) {
 
 function draw({ connections, cursor }) {
   if (connections.length === 0 && !cursor) {
-    const user = currentUser();
-    return [make("p", { className: "empty" }, user ? `“${user}” has no session.` : "There are no sessions.")];
+    return [make("p", { className: "empty" }, shownUser ? `“${shownUser}” has no session.` : "There are no sessions.")];
   }
   return [sessionTable("Sessions", connections, () => list.reload())];
 }
 
-const currentUser = () => $("sessions-user").value.trim();
+/** The user whose sessions are shown, exactly as the hub knows it; empty: all users. The field may have a text that was not sent. */
+let shownUser = "";
 
 const list = new PagedList(
   $("sessions-table"),
-  (cursor) => {
-    const user = currentUser();
-    return call("connections", { limit: PAGE, ...(user && { user, channels: CHANNELS }), ...(cursor && { cursor }) });
-  },
+  (cursor) => call("connections", { limit: PAGE, ...(shownUser && { user: shownUser, channels: CHANNELS }), ...(cursor && { cursor }) }),
   draw,
 );
 
@@ -98,7 +95,7 @@ function drawActions(user) {
 
 $("sessions-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const user = currentUser();
+  const user = $("sessions-user").value;
   const target = user ? `#sessions/${encodeURIComponent(user)}` : "#sessions";
   if (location.hash === target) list.restart();
   else location.hash = target;
@@ -106,6 +103,7 @@ $("sessions-form").addEventListener("submit", (event) => {
 
 export const sessions = {
   show(user = "") {
+    shownUser = user;
     $("sessions-user").value = user;
     drawActions(user);
     return list.restart();

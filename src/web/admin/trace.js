@@ -49,7 +49,7 @@ async function start() {
   setRunning(controller);
   say("Starting…");
   try {
-    await readTrace($("trace-kind").value, $("trace-name").value.trim(), controller.signal, (name, event) => running === controller && add(name, event));
+    await readTrace($("trace-kind").value, $("trace-name").value, controller.signal, (name, event) => running === controller && add(name, event));
     if (running === controller && $("trace-state").textContent.startsWith("Running")) say("The connection was lost.");
   } catch (error) {
     if (running !== controller || error.name === "AbortError") return;

@@ -33,7 +33,7 @@ mod tests {
         super::{super::names::MessageSource, BusMessage, DropReason, MessageSigner, decode},
         *,
     };
-    use crate::broker::{ConnectionsQuery, Inspection};
+    use crate::broker::{ChannelsQuery, ConnectionsQuery, Inspection};
 
     fn decode_question(message: Vec<u8>) -> Result<SurveyQuestion, DropReason> {
         match decode(MessageSource::Control, Bytes::from(message), &MessageSigner::without_key())? {
@@ -50,6 +50,9 @@ mod tests {
         };
         let question = inspect("ann".to_owned());
         assert_eq!(decode_question(encode_question(&[7; 16], "a", &question)), Ok(question.clone()));
+        let query = ChannelsQuery { pattern: "n*".to_owned(), after: String::new(), limit: 50 };
+        let channels = SurveyQuestion::Inspect(Inspection::Channels(query));
+        assert_eq!(decode_question(encode_question(&[7; 16], "a", &channels)), Ok(channels.clone()));
         let long = encode_question(&[7; 16], "a", &inspect("x".repeat(20_000)));
         assert_eq!(decode_question(long), Err(DropReason("too_long")));
         let mut unknown = encode_question(&[7; 16], "a", &SurveyQuestion::Info);
