@@ -70,7 +70,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "broker::event_outbox",
         ],
     ),
-    ("transport", &["protocol::frame", "protocol::disconnect"]),
+    ("transport", &["protocol::frame", "protocol::FrameRule", "protocol::disconnect"]),
     // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
     // and a reason, which must be valid on the wire.
     ("broker", &["protocol::ErrorCode", "protocol::WireError", "protocol::ExceededLimit", "protocol::Disconnect"]),

@@ -2,6 +2,7 @@
 
 use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
+use wardcast::protocol::{FrameRule, disconnect::INVALID_UTF8_REASON};
 
 use crate::{
     compression::start_compressing_hub,
@@ -38,23 +39,27 @@ async fn compressed_message_over_the_limit_closes_with_1009() {
 async fn violations_of_compression_close_with_1002_and_invalid_text_with_1007() {
     let hub = start_compressing_hub(|_| ()).await;
     let message = deflate(b"{\"id\":1,\"ping\":{}}");
-    for (what, bytes, code) in [
-        ("no data", frame(FIN | TEXT | RSV1, b""), 1002),
-        ("not compressed", frame(FIN | TEXT | RSV1, b"{\"id\":1}"), 1002),
-        ("cut", frame(FIN | TEXT | RSV1, &message[..message.len() / 2]), 1002),
+    let compression = FrameRule::ValidCompression.text();
+    let reserved = FrameRule::ReservedBits.text();
+    for (what, bytes, code, reason) in [
+        ("no data", frame(FIN | TEXT | RSV1, b""), 1002, compression),
+        ("not compressed", frame(FIN | TEXT | RSV1, b"{\"id\":1}"), 1002, compression),
+        ("cut", frame(FIN | TEXT | RSV1, &message[..message.len() / 2]), 1002, compression),
         (
             "RSV1 in a continuation",
             [frame(TEXT | RSV1, &message[..3]), frame(FIN | CONTINUATION | RSV1, &message[3..])].concat(),
             1002,
+            reserved,
         ),
-        ("compressed ping", frame(FIN | PING | RSV1, &message), 1002),
-        ("compressed close", frame(FIN | CLOSE | RSV1, &1000_u16.to_be_bytes()), 1002),
-        ("RSV2", frame(FIN | TEXT | RSV1 | 0x20, &message), 1002),
-        ("not UTF-8", frame(FIN | TEXT | RSV1, &deflate(b"\xff\xfe")), 1007),
+        ("compressed ping", frame(FIN | PING | RSV1, &message), 1002, reserved),
+        ("compressed close", frame(FIN | CLOSE | RSV1, &1000_u16.to_be_bytes()), 1002, reserved),
+        ("RSV2", frame(FIN | TEXT | RSV1 | 0x20, &message), 1002, reserved),
+        ("not UTF-8", frame(FIN | TEXT | RSV1, &deflate(b"\xff\xfe")), 1007, INVALID_UTF8_REASON),
     ] {
         let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
         ann.send(&bytes).await;
-        assert_eq!(ann.wait_for_close().await, Some(code), "{what}");
+        let close = ann.wait_for_close_frame().await.unwrap();
+        assert_eq!((close.close_code(), close.close_reason()), (Some(code), reason), "{what}");
     }
     // Each message is compressed by itself, so it may not refer to the one before.
     let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
