@@ -132,11 +132,11 @@ impl ConnectionEnd {
 /// connection, it asks first for the data and then for the signal.
 #[derive(Default)]
 pub struct ConnectionSetup {
-    accepted: RefCell<Option<AcceptedConnection>>,
+    accepted: RefCell<Option<PreparedConnection>>,
 }
 
 /// What ends a connection, and what is dropped when actix-http has taken note.
-struct AcceptedConnection {
+struct PreparedConnection {
     last_response: Rc<Notify>,
     idleness: Rc<Idleness>,
     _note: oneshot::Sender<Infallible>,
@@ -150,7 +150,7 @@ impl ConnectionSetup {
         let (last_response, idleness) = (Rc::<Notify>::default(), Rc::<Idleness>::default());
         let (note, noted) = oneshot::channel();
         let accepted =
-            AcceptedConnection { last_response: last_response.clone(), idleness: idleness.clone(), _note: note };
+            PreparedConnection { last_response: last_response.clone(), idleness: idleness.clone(), _note: note };
         self.accepted.replace(Some(accepted));
         let end = RefCell::new(Some(ConnectionEnd { last_response, noted }));
         data.insert(HttpConnection { requests: Cell::new(0), requests_in_turn: Cell::new(0), idleness, stop, end });

@@ -69,7 +69,7 @@ pub use self::error::{BrokerStartError, RedisConfigError};
 pub(super) use self::partition::stable_hash;
 use self::{
     call_times::CallTimes,
-    claims::Claims,
+    claims::SettingClaims,
     cluster::ClusterHealth,
     envelope::MessageSigner,
     error::stopped_error,
@@ -84,7 +84,7 @@ use self::{
     revocation_rounds::RevocationRequests,
     revocations::RevocationLoader,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, RedisServer, ServerBoard},
+    server::{DesiredSubscriptions, RedisServer, ServerAvailability},
     survey::SurveyRegistry,
 };
 use super::{BrokerError, BrokerFuture, Deliver};
@@ -114,7 +114,7 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
-    claims: Claims,
+    claims: SettingClaims,
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
@@ -241,19 +241,23 @@ impl RedisBroker {
         } else {
             RedisNames::new(&config.prefix, &instance)
         };
-        let board = Arc::new(ServerBoard::new(metrics.clone()));
+        let availability = Arc::new(ServerAvailability::new(metrics.clone()));
         Self::check_config(config)?;
         let mut servers = Vec::new();
         // Those of a Cluster are found when it has been asked.
         for config in if is_cluster { Vec::new() } else { server_configs(config) } {
-            servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
+            servers.push(RedisServer::new(&config, &names, queue_bytes, &availability, None)?);
         }
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
         let heartbeat_interval = config.heartbeat_interval;
         let claims = if is_cluster {
-            Claims::of_cluster(config.partitions, heartbeat_interval, metrics.clone())
+            SettingClaims::of_cluster(config.partitions, heartbeat_interval, metrics.clone())
         } else {
-            Claims::of_servers(servers.iter().map(|server| server.address()), heartbeat_interval, metrics.clone())
+            SettingClaims::of_servers(
+                servers.iter().map(|server| server.address()),
+                heartbeat_interval,
+                metrics.clone(),
+            )
         };
         let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };
         let router = Router::new(routes, &names);
@@ -263,7 +267,7 @@ impl RedisBroker {
             names,
             instance,
             router,
-            cluster_health: ClusterHealth::new(board, is_cluster),
+            cluster_health: ClusterHealth::new(availability, is_cluster),
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,

@@ -21,7 +21,8 @@ use crate::{
     broker::{
         BrokerError,
         event_outbox::{
-            EVENT_LANES, EntryOwner, EventOutbox, LOST_INTERVALS, OutboxChange, OutboxEntry, Renewal, StoredSessions,
+            EVENT_LANES, EntryOwner, EventOutbox, LOST_INTERVALS, OutboxChange, OutboxEntry, RenewedRegistration,
+            StoredSessions,
         },
     },
     config::HooksConfig,
@@ -198,7 +199,7 @@ impl<'a> LaneTransfer<'a> {
         let Some(interval) = interval.filter(|_| now >= self.next_renewal) else { return };
         self.next_renewal = now + interval;
         let named = match self.transfer.outbox.renew(self.lane).await {
-            Ok(Renewal { is_known, lost }) => {
+            Ok(RenewedRegistration { is_known, lost }) => {
                 if !is_known {
                     self.stores_again.get_or_insert(false);
                 }

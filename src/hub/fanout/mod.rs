@@ -23,7 +23,7 @@ use super::{
     CloseReason, Hub, SessionKey,
     delivery::Delivery,
     fanout_outcome::FanoutOutcome,
-    pacing::{Admission, PaceLimits, PacedChannels},
+    pacing::{PaceDecision, PaceLimits, PacedChannels},
     subscription::{DeliveryOptions, PositionCheck, SubscriptionSource},
 };
 use crate::{

@@ -4,8 +4,8 @@
 //!
 //! What all servers share (names, nodes, surveys, receivers) is in the [`RedisContext`].
 
+mod availability;
 mod batch;
-mod board;
 mod client;
 mod connect;
 mod desired_subscriptions;
@@ -40,7 +40,7 @@ use tokio::{
 };
 
 pub(super) use self::{
-    board::ServerBoard,
+    availability::ServerAvailability,
     desired_subscriptions::DesiredSubscriptions,
     fault::{accepted, describe, no_reply},
     redirect::Redirects,
@@ -109,7 +109,7 @@ impl RedisServer {
         Ok(Connector::new(config)?.address())
     }
 
-    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health is on `board`.
+    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health counts for `availability`.
     ///
     /// # Errors
     /// [`RedisConfigError`]: the URL or a file is invalid.
@@ -117,7 +117,7 @@ impl RedisServer {
         config: &config::RedisConfig,
         names: &RedisNames,
         queue_bytes: usize,
-        board: &Arc<ServerBoard>,
+        availability: &Arc<ServerAvailability>,
         redirects: Option<Arc<Redirects>>,
     ) -> Result<(Arc<Self>, ServerQueue), RedisConfigError> {
         let connector = Connector::new(config)?;
@@ -125,7 +125,7 @@ impl RedisServer {
         let (command, limit) = (names.publish_command(), config.message_bytes);
         let (publisher, jobs) = Publisher::new(command, queue_bytes, limit, config.timeout, redirects.clone());
         let server = Self {
-            health: RedisHealth::new(address.clone(), board.clone()),
+            health: RedisHealth::new(address.clone(), availability.clone()),
             address,
             connector,
             timeout: config.timeout,

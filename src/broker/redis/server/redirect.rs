@@ -59,7 +59,7 @@ impl Redirect {
 pub(in super::super) struct WaitingJob {
     pub(super) job: PublishJob,
     /// `None`: it was not refused, but waits behind one that was.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<CommandRefusal>,
 }
 
 impl WaitingJob {
@@ -71,7 +71,7 @@ impl WaitingJob {
 
 /// How a command was refused.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct CommandRefusal {
     pub(super) redirect: Redirect,
     /// The address of the server.
     pub(super) by: String,
@@ -113,7 +113,7 @@ impl Redirects {
         };
         // It waits until the keys of its channel have moved. Those of the slot's other channels need not.
         let is_ordered = redirect != Redirect::TryAgain || is_change(&job.command());
-        let refusal = Some(Refusal { redirect, by: by.to_owned() });
+        let refusal = Some(CommandRefusal { redirect, by: by.to_owned() });
         match slot {
             Some(_) if !is_ordered => {
                 if let Err(error) = self.unordered.try_send(WaitingJob { job, refusal }) {

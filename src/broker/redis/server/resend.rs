@@ -16,7 +16,7 @@ use super::{
         scripts::{Announcement, ImportingCall},
     },
     RedisServer,
-    redirect::{MAX_UNORDERED, Redirect, Redirects, Refusal, WaitingJob},
+    redirect::{CommandRefusal, MAX_UNORDERED, Redirect, Redirects, WaitingJob},
 };
 
 /// Time until a refused command is sent again. Meanwhile the topology is read.
@@ -70,7 +70,7 @@ fn send_to_publisher(context: &RedisContext, redirects: &Redirects, WaitingJob {
 enum Answer {
     /// A server has run it, or has refused it for another reason than its slot.
     Reply(Value),
-    Refused(Refusal),
+    Refused(CommandRefusal),
     /// It may have run.
     Failed(String),
 }
@@ -135,7 +135,7 @@ impl SlotResender<'_> {
     async fn send_to_master(&self, batch: &[WaitingJob]) -> Vec<Answer> {
         let routes = self.context.router.routes();
         let Some(server) = routes.of_slot(self.slot) else {
-            let refusal = Refusal { redirect: Redirect::Moved(self.slot), by: String::new() };
+            let refusal = CommandRefusal { redirect: Redirect::Moved(self.slot), by: String::new() };
             return batch.iter().map(|_| Answer::Refused(refusal.clone())).collect();
         };
         let commands = batch.iter().map(|waiting| waiting.job.command()).collect();
@@ -151,7 +151,7 @@ impl SlotResender<'_> {
         let routes = self.context.router.routes();
         let Some(server) = routes.at(address) else {
             // It has no other slot yet.
-            let refusal = Refusal { redirect: Redirect::TryAgain, by: by.to_owned() };
+            let refusal = CommandRefusal { redirect: Redirect::TryAgain, by: by.to_owned() };
             return batch.iter().map(|_| Answer::Refused(refusal.clone())).collect();
         };
         let calls: Vec<_> = batch.iter().map(|waiting| ImportingCall::new(&waiting.job.command())).collect();
@@ -166,8 +166,10 @@ impl SlotResender<'_> {
             let (reply, announcements) = call.parse(reply);
             announced.extend(announcements);
             answers.push(match Redirect::of_reply(&reply) {
-                Some(moved @ Redirect::Moved(_)) => Answer::Refused(Refusal { redirect: moved, by: by.to_owned() }),
-                Some(_) => Answer::Refused(Refusal { redirect: Redirect::TryAgain, by: by.to_owned() }),
+                Some(moved @ Redirect::Moved(_)) => {
+                    Answer::Refused(CommandRefusal { redirect: moved, by: by.to_owned() })
+                }
+                Some(_) => Answer::Refused(CommandRefusal { redirect: Redirect::TryAgain, by: by.to_owned() }),
                 None => Answer::Reply(reply),
             });
         }
@@ -194,19 +196,19 @@ impl SlotResender<'_> {
     async fn send_part(&self, command: &Cmd, by: &str) -> Answer {
         let routes = self.context.router.routes();
         let Some(server) = routes.at(by).or_else(|| routes.of_slot(self.slot)) else {
-            return Answer::Refused(Refusal { redirect: Redirect::Moved(self.slot), by: by.to_owned() });
+            return Answer::Refused(CommandRefusal { redirect: Redirect::Moved(self.slot), by: by.to_owned() });
         };
         match query(server, vec![command.clone()]).await {
-            Answer::Refused(Refusal { redirect: Redirect::Ask(address), by }) => match routes.at(&address) {
+            Answer::Refused(CommandRefusal { redirect: Redirect::Ask(address), by }) => match routes.at(&address) {
                 Some(importing) => {
                     let call = ImportingCall::new(command);
                     match query(importing, call.commands.clone()).await {
                         Answer::Reply(reply) => Answer::Reply(call.parse(reply).0),
-                        Answer::Refused(_) => Answer::Refused(Refusal { redirect: Redirect::TryAgain, by }),
+                        Answer::Refused(_) => Answer::Refused(CommandRefusal { redirect: Redirect::TryAgain, by }),
                         failed => failed,
                     }
                 }
-                None => Answer::Refused(Refusal { redirect: Redirect::TryAgain, by }),
+                None => Answer::Refused(CommandRefusal { redirect: Redirect::TryAgain, by }),
             },
             answer => answer,
         }
@@ -237,7 +239,7 @@ async fn query(server: &RedisServer, commands: Vec<Cmd>) -> Answer {
 
 fn answer(server: &RedisServer, reply: Value) -> Answer {
     match Redirect::of_reply(&reply) {
-        Some(redirect) => Answer::Refused(Refusal { redirect, by: server.address.clone() }),
+        Some(redirect) => Answer::Refused(CommandRefusal { redirect, by: server.address.clone() }),
         None => Answer::Reply(reply),
     }
 }

@@ -122,8 +122,8 @@ impl EventOutbox for FakeOutbox {
         Some(Duration::from_millis(100))
     }
 
-    fn renew(&self, _: usize) -> Answer<Renewal> {
-        Box::pin(ready(Ok(Renewal { is_known: true, lost: vec!["lost".to_owned()] })))
+    fn renew(&self, _: usize) -> Answer<RenewedRegistration> {
+        Box::pin(ready(Ok(RenewedRegistration { is_known: true, lost: vec!["lost".to_owned()] })))
     }
 
     /// Pages of 100.
