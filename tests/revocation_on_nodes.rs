@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use wardcast::{
     broker::{Broker, Deliver},
@@ -89,10 +89,10 @@ async fn history_that_was_read_before_a_revocation_in_the_channel_is_not_sent_af
     }
 }
 
-/// As on a node that was frozen, or has just started: its list may lack revocations.
-#[actix_rt::test]
-async fn recovered_publications_are_held_until_the_missing_revocations_are_there() {
-    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+/// Has two clients send a command while deliveries are held, as on a node that was frozen or has just started: its list may lack
+/// revocations. When the broker has answered `calls`, the token of the first client is revoked, and deliveries go on: the client is
+/// closed, and nothing is left of its reply. Returns that of the other.
+async fn reply_after_a_hold(worker: &Worker, command: Value, calls: &[&str]) -> Value {
     worker.publish("news", "1").await;
     let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
     for client in &mut clients {
@@ -101,16 +101,24 @@ async fn recovered_publications_are_held_until_the_missing_revocations_are_there
     worker.hubs.revocations().hold();
     worker.broker.answer(10);
     for client in &mut clients {
-        client.send(&[json!({"id": 1, "subscribe": {"channel": "news", "recover": true}})]).await;
+        client.send(&[command.clone()]).await;
     }
-    worker.broker.wait_for_calls(&["subscribe", "read_history", "read_history"]).await;
+    worker.broker.wait_for_calls(calls).await;
     worker.hub.send(CheckHealth).await.unwrap();
     let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
     worker.hubs.add_revocations(vec![missing]).unwrap();
     worker.hubs.release_deliveries();
     let [mut revoked, mut other] = clients;
-    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was recovered");
-    assert_eq!(other.receive().await["subscribe"]["publications"][0]["data"], 1);
+    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was sent");
+    other.receive().await
+}
+
+#[actix_rt::test]
+async fn recovered_publications_are_held_until_the_missing_revocations_are_there() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    let command = json!({"id": 1, "subscribe": {"channel": "news", "recover": true}});
+    let reply = reply_after_a_hold(&worker, command, &["subscribe", "read_history", "read_history"]).await;
+    assert_eq!(reply["subscribe"]["publications"][0]["data"], 1);
 }
 
 #[actix_rt::test]
@@ -118,24 +126,9 @@ async fn history_replies_are_held_until_the_missing_revocations_are_there() {
     let worker = Worker::start(|config| {
         (config.channels.history_size, config.channels.allow_history) = (10, wardcast::config::ChannelAccess::User);
     });
-    worker.publish("news", "1").await;
-    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
-    for client in &mut clients {
-        assert!(client.receive().await["push"]["connect"].is_object());
-    }
-    worker.hubs.revocations().hold();
-    worker.broker.answer(10);
-    for client in &mut clients {
-        client.send(&[json!({"id": 1, "history": {"channel": "news", "limit": 10}})]).await;
-    }
-    worker.broker.wait_for_calls(&["read_history", "read_history"]).await;
-    worker.hub.send(CheckHealth).await.unwrap();
-    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
-    worker.hubs.add_revocations(vec![missing]).unwrap();
-    worker.hubs.release_deliveries();
-    let [mut revoked, mut other] = clients;
-    assert_eq!(revoked.next_close().await, Ok(3500), "no history");
-    assert_eq!(other.receive().await["history"]["publications"][0]["data"], 1);
+    let command = json!({"id": 1, "history": {"channel": "news", "limit": 10}});
+    let reply = reply_after_a_hold(&worker, command, &["read_history", "read_history"]).await;
+    assert_eq!(reply["history"]["publications"][0]["data"], 1);
 }
 
 async fn is_refused(hub: &TestHub, jti: &str) -> bool {
