@@ -81,7 +81,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
     ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "hub::RefusedAttempt", "broker"]),
     // Exceptions, because a refused request looks the same on every path, bodies have the same limits, and a listener has one
     // role, and the admin page one session: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
-    // ListenerRole, and finds the address of a caller as http does.
+    // ListenerRole, finds the address of a caller as http does, and has the headers of http's streams and of its CORS.
     (
         "api",
         &[
@@ -90,6 +90,9 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "broker",
             "protocol",
             "http::HttpError",
+            "http::EVENT_STREAM",
+            "http::NO_BUFFERING",
+            "http::cors::IDEMPOTENCY_KEY",
             "http::RequestBody",
             "http::BodyLimit",
             "http::ListenerRole",

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use super::{
     ApiContext,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType, UNKNOWN_NAMESPACE,
-        request_fields,
+        Access, ApiMethod, ApiResult, BROKER_UNAVAILABLE, Example, Field, Handler, INVALID_CHANNEL, JsonType,
+        UNKNOWN_NAMESPACE, request_fields,
     },
     request::{
         ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, to_raw_result,
@@ -45,7 +45,7 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
     errors: &[
         BROKER_UNAVAILABLE,
         UNKNOWN_NAMESPACE,
-        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
+        INVALID_CHANNEL,
         NO_HISTORY,
         (ErrorCode::UnrecoverablePosition, "the history has another epoch than `since`"),
     ],
@@ -71,12 +71,7 @@ pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
     details: "",
     request: &[ChannelRequest::FIELDS],
     result: &[],
-    errors: &[
-        BROKER_UNAVAILABLE,
-        UNKNOWN_NAMESPACE,
-        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
-        NO_HISTORY,
-    ],
+    errors: &[BROKER_UNAVAILABLE, UNKNOWN_NAMESPACE, INVALID_CHANNEL, NO_HISTORY],
     example: Example { request: r#"{"channel":"news"}"#, answer: r#"{"result":{}}"# },
     handler: Handler::Single(|body, api| Box::pin(history_remove(body, api))),
 };

@@ -150,10 +150,13 @@ pub(super) fn has_key(request: &HttpRequest) -> bool {
     sent_keys(request).next().is_some()
 }
 
+/// The header with the API key.
+pub const X_API_KEY: &str = "x-api-key";
+
 /// Returns the keys in `X-API-Key`, in `Authorization: apikey KEY`, and with `api.key_in_query` in `?api_key=KEY`.
 fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let headers = request.headers();
-    let keys = headers.get_all("x-api-key").map(|value| value.as_bytes());
+    let keys = headers.get_all(X_API_KEY).map(|value| value.as_bytes());
     let keys = keys.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("apikey").then(|| key.trim().as_bytes())

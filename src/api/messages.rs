@@ -26,7 +26,7 @@ use crate::{
     channel::Channel,
     config::Config,
     hooks::{HookRefusal, HookRequest, PublishApproval},
-    http::{BodyLimit, HttpError, RequestBody, forwarded, request_id::id_of},
+    http::{BodyLimit, HttpError, RequestBody, cors::IDEMPOTENCY_KEY, forwarded, request_id::id_of},
     protocol::{self, ErrorCode, ExceededLimit, WireError},
     publication::ClientInfo,
 };
@@ -194,7 +194,7 @@ fn user_body_limit(config: &Config) -> BodyLimit {
 
 /// Reads the header `Idempotency-Key`.
 fn read_idempotency_key(request: &HttpRequest) -> Result<Option<&str>, HttpError> {
-    let mut keys = request.headers().get_all("idempotency-key");
+    let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
     match (keys.next().map(|key| key.to_str()), keys.next()) {
         (None, _) => Ok(None),
         (Some(Ok(key)), None) if (1..=publish::MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()) => Ok(Some(key)),

@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
     web::{Data, Query},
 };
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use crate::{
     auth::AdminSession,
     broker::{BrokerError, Inspection, NodeTrace, SurveyQuestion, TraceEvent, TraceQuery, TraceTarget, TracedEvent},
     channel::Channel,
-    http::{HttpError, admin},
+    http::{EVENT_STREAM, HttpError, NO_BUFFERING, admin},
     protocol::{ErrorCode, WireError},
 };
 
@@ -110,10 +110,9 @@ pub(super) async fn get_trace(
         Some((Ok::<_, Infallible>(frames), trace))
     });
     let mut response = HttpResponse::Ok();
-    response.content_type("text/event-stream").insert_header((CACHE_CONTROL, "no-store"));
+    response.content_type(EVENT_STREAM).insert_header((CACHE_CONTROL, "no-store"));
     response.insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"));
-    // nginx would collect events before it passes them on.
-    response.insert_header(("x-accel-buffering", HeaderValue::from_static("no")));
+    response.insert_header(NO_BUFFERING);
     Ok(response.streaming(stream))
 }
 

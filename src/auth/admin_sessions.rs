@@ -3,11 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
+use aws_lc_rs::hmac::{Key, sign, verify};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use subtle::ConstantTimeEq;
 
-use super::users::Users;
+use super::{derived_key::derive_key, users::Users};
 use crate::{
     clock::{Clock, NEVER, WallTime},
     config::{Config, Secret},
@@ -116,8 +116,7 @@ impl AdminSessions {
         let api_key = config.api.key.clone();
         let is_enabled = config.admin.enabled && !api_key.is_empty();
         is_enabled.then(|| {
-            let derived = sign(&Key::new(HMAC_SHA256, api_key.expose().as_bytes()), b"wardcast admin sessions");
-            let key = Key::new(HMAC_SHA256, derived.as_ref());
+            let key = derive_key(&api_key, "wardcast admin sessions");
             Arc::new(Self { key, api_key, users, lifetime: config.admin.session_ttl, revocations, clock })
         })
     }

@@ -6,6 +6,7 @@ mod admin_sessions;
 mod claims;
 mod connect_hook;
 pub mod credentials;
+mod derived_key;
 mod grants;
 mod ignored_claims;
 mod key;

@@ -354,6 +354,13 @@ pub enum BrokerError {
     },
 }
 
+impl BrokerError {
+    /// The error of a new history for whose epoch the system has no randomness.
+    fn no_epoch(error: getrandom::Error) -> Self {
+        Self::Unavailable(format!("no randomness for the epoch of a history: {error}"))
+    }
+}
+
 /// The error that a client or a caller of the server API receives.
 impl From<BrokerError> for ErrorCode {
     fn from(error: BrokerError) -> Self {

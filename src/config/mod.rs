@@ -37,12 +37,14 @@ pub use channels::{
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use hook_events::{EventType, EventsConfig};
+pub(crate) use hooks::SIGNATURE_HEADER;
 pub use hooks::{HookConfig, HookEndpoint, HooksConfig};
 pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
 pub use print::print;
 pub use reload::{ConfigChange, ConfigOption, LiveConfig, OPTIONS, OptionEffect};
+pub use source::VARIABLE_PREFIX;
 pub use trusted_proxy::TrustedProxy;
 pub use user_prefixes::UserPrefixes;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};

@@ -73,10 +73,13 @@ impl LineIndex {
     }
 }
 
+/// With what the names of all variables begin that the hub reads.
+pub const VARIABLE_PREFIX: &str = "WARDCAST_";
+
 /// Reads a variable: `WARDCAST_SERVER__TLS__CERT` sets `server.tls.cert`. A variable without `__` is not configuration,
 /// like `WARDCAST_ENV`, unless it would name a key with `__`: then it is an error.
 pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Setting, ConfigError>> {
-    let key = name.strip_prefix("WARDCAST_")?;
+    let key = name.strip_prefix(VARIABLE_PREFIX)?;
     let source = format!("the variable {name}");
     let path: Vec<String> = key.split("__").map(str::to_lowercase).collect();
     if path.len() > 1 {
@@ -90,7 +93,7 @@ pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Set
         )));
     }
     let key_path = keys::all_keys().into_iter().find(|path| path.len() > 1 && path.join("_") == key.to_lowercase())?;
-    let variable = format!("WARDCAST_{}", key_path.join("__").to_uppercase());
+    let variable = format!("{VARIABLE_PREFIX}{}", key_path.join("__").to_uppercase());
     let problem = format!("needs two underscores between section and key: {variable}");
     Some(Err(ConfigError::new(key_path.join("."), source, problem)))
 }

@@ -7,11 +7,11 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use crate::{
     clock::WallTime,
-    config::{HooksConfig, Secret},
+    config::{HooksConfig, SIGNATURE_HEADER, Secret},
 };
 
 /// The header that carries the signatures of a call.
-pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-wardcast-signature");
+pub(super) const SIGNATURE: HeaderName = HeaderName::from_static(SIGNATURE_HEADER);
 
 /// Signs calls with each configured secret.
 #[derive(Clone)]

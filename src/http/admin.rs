@@ -14,10 +14,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    HttpContext, HttpError, LOGIN_BODY, ListenerRole, RequestBody, forwarded,
-    login::require_json,
-    login_attempt::{LoginFailure, check_credential},
-    request_source::RequestSource,
+    HttpContext, HttpError, LOGIN_BODY, ListenerRole, RequestBody, forwarded, login::require_json,
+    login_attempt::require_credential, request_source::RequestSource, stream::SEC_FETCH_SITE,
 };
 use crate::{
     audit::{AuditEvent, AuditFields},
@@ -82,7 +80,7 @@ async fn log_in(
 ) -> Result<HttpResponse, HttpError> {
     let sessions = context.admin_sessions.clone().ok_or_else(HttpError::internal)?;
     require_admin_page(&request, &context)?;
-    require_json(&request)?;
+    require_json(&request, "a login")?;
     let credential = parse_login(&body.0)?;
     // A name that is no user may be a password, typed into the wrong field.
     let by = match &credential {
@@ -99,19 +97,8 @@ async fn log_in(
         context.refusals.record(Refusal::Login(reason), format_args!("address={} by={by:?}", source.address));
     };
     let (account, verify) = verification(credential, sessions.clone());
-    let checked = check_credential(&account, source.address, &context, verify).await;
-    let admin = checked.map_err(|LoginFailure { outcome, error }| {
-        if outcome == "delayed" {
-            failed("delayed after earlier failures");
-        }
-        context.metrics.count_login(outcome);
-        error
-    })?;
-    let Some(admin) = admin else {
-        context.metrics.count_login("failed");
-        failed("wrong user, password or API key");
-        return Err(HttpError::unauthorized("wrong user, password or API key"));
-    };
+    let account = (account.as_str(), source.address);
+    let admin = require_credential(account, &context, verify, "wrong user, password or API key", failed).await?;
     context.metrics.count_login("succeeded");
     let session = sessions.begin(admin).ok_or_else(HttpError::internal)?;
     let by = session.admin.cause();
@@ -203,7 +190,7 @@ fn require_admin_page(request: &HttpRequest, context: &HttpContext) -> Result<()
     if !request.headers().contains_key(PAGE_HEADER) {
         return Err(HttpError::forbidden("only the admin page may send this: the header X-Wardcast-Admin is missing"));
     }
-    let is_other_site = request.headers().get_all("sec-fetch-site").any(|site| site.as_bytes() != b"same-origin");
+    let is_other_site = request.headers().get_all(SEC_FETCH_SITE).any(|site| site.as_bytes() != b"same-origin");
     let is_same_origin = context.origin_policy.is_same_origin(request.head(), scheme(request, context));
     // Browsers leave out the `Origin` of a GET to the page's own origin.
     let may_lack_origin = *request.method() == Method::GET;

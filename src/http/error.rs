@@ -72,7 +72,7 @@ impl HttpError {
     /// 401 for a refused bearer token (RFC 6750 §3). The message only distinguishes expired tokens from invalid ones.
     pub fn invalid_token(is_expired: bool) -> Self {
         let (code, message) = if is_expired {
-            (ErrorCode::TokenExpired, "token expired")
+            (ErrorCode::TokenExpired, ErrorCode::TokenExpired.text())
         } else {
             (ErrorCode::Unauthorized, "invalid token")
         };

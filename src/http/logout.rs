@@ -36,6 +36,8 @@ use crate::{
     revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget},
 };
 
+const PATH: &str = "/auth/logout";
+
 /// The body, which may be missing.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,7 +148,7 @@ impl Logout {
 
 impl LogoutSubject {
     fn fields<'a>(&'a self, source: &'a RequestSource) -> AuditFields<'a> {
-        let fields = source.fields("/auth/logout");
+        let fields = source.fields(PATH);
         match self {
             Self::Login(id, user) => AuditFields { sid: Some(id.as_str()), user: user.as_deref(), ..fields },
             Self::Token(token) => fields.with_token(&token.claims.user, &token.ids, token.claims.expires_at),
@@ -223,7 +225,7 @@ async fn verify_token(
     let token = match verified.await? {
         Ok(token) => token,
         Err(error) => {
-            context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
+            context.refusals.record_from(Refusal::Token(error), &source.fields(PATH));
             // A token that is void already, such as the cookie of an old login, need not be revoked. A token whose key is not there at
             // the moment may be valid again.
             let is_void =
@@ -379,7 +381,7 @@ async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpConte
     }
     // Another attempt has the same one: a later time would mean newer tokens, and count as another logout of the user.
     let Some(revocation) = logout.revocation.clone() else { return Ok(()) };
-    let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    let cause = AuditFields { by: Some("logout"), ..source.fields(PATH) };
     let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
     revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await?;
     Ok(())

@@ -2,7 +2,7 @@
 //! 9700 §4.14.2 says). Each works once. A spent one ends its login, because two parties have it.
 
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse,
     http::{
         StatusCode,
         header::{COOKIE, HeaderValue},
@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
+    login::{access_token_refused, login_store_unavailable, require_json},
     login_tokens::{IssuedTokens, TokenPlace, login_limits, refresh_cookie, sign_access_token, token_response},
     request_source::RequestSource,
 };
@@ -33,6 +34,8 @@ use crate::{
     protocol::ErrorCode,
     revocation::{LoginId, TokenIdentity},
 };
+
+const PATH: &str = "/auth/refresh";
 
 /// The body, which is missing if the token is in the cookie.
 #[derive(Default, Deserialize)]
@@ -65,7 +68,7 @@ pub(super) async fn refresh(
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
-            let (login, fields) = (keys.refresh_tokens.decode(&token), source.fields("/auth/refresh"));
+            let (login, fields) = (keys.refresh_tokens.decode(&token), source.fields(PATH));
             let fields = AuditFields { sid: login.as_ref().map(|token| token.login.as_str()), ..fields };
             if refusal == RefreshRefusal::Spent {
                 context.audit.record(AuditEvent::RefreshTokenReused, fields);
@@ -83,7 +86,7 @@ pub(super) async fn refresh(
 }
 
 fn record(event: AuditEvent, login: &LoginId, source: &RequestSource, context: &HttpContext) {
-    context.audit.record(event, AuditFields { sid: Some(login.as_str()), ..source.fields("/auth/refresh") });
+    context.audit.record(event, AuditFields { sid: Some(login.as_str()), ..source.fields(PATH) });
 }
 
 /// Finds the refresh token of a request, and where its response puts the next one.
@@ -96,10 +99,7 @@ fn find_refresh_token(
     let body = body.trim_ascii();
     if !body.is_empty() {
         source.origin_check.require_allowed()?;
-        if request.content_type() != "application/json" {
-            let message = "the Content-Type of a refresh must be application/json";
-            return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
-        }
+        require_json(request, "a refresh")?;
         let RefreshRequest { refresh_token } = json::parse_object(body).ok_or_else(invalid_body)?;
         if let Some(token) = refresh_token {
             return Ok((token, TokenPlace::Body));
@@ -129,15 +129,13 @@ impl From<TokenError> for RefreshFailure {
             return Self::Refused(RefreshRefusal::Ended);
         }
         // A fault of the hub or of its configuration: another login would not help, and the refresh may be repeated.
-        log::error!("access token of a login would be refused error={:?}", error.to_string());
-        Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+        Self::Failed(access_token_refused(&error))
     }
 }
 
 impl From<BrokerError> for RefreshFailure {
     fn from(error: BrokerError) -> Self {
-        log::warn!("login store unavailable error={:?}", error.to_string());
-        Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+        Self::Failed(login_store_unavailable(&error))
     }
 }
 

@@ -25,11 +25,11 @@ use crate::{
 /// Query parameter with the first commands, percent-encoded.
 const FIRST_COMMANDS: &str = "cf_connect";
 /// Content type of events.
-pub(super) const EVENT_STREAM: &str = "text/event-stream";
+pub const EVENT_STREAM: &str = "text/event-stream";
 /// Content type of Protobuf.
 const PROTOBUF: &str = "application/octet-stream";
-/// nginx does not buffer a response with this header.
-const NO_BUFFERING: (HeaderName, HeaderValue) =
+/// nginx does not buffer a response with this header: it would collect events before it passes them on.
+pub const NO_BUFFERING: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 /// Neither stored by a cache nor compressed by a proxy, which would hold events back.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-cache, no-store, no-transform, private");

@@ -26,10 +26,11 @@ use crate::{
     revocation::TokenIds,
 };
 
+const PATH: &str = "/auth/ticket";
 /// Random bytes of a ticket: too many to guess one.
 const TICKET_BYTES: usize = 32;
 /// Characters of a ticket: [`TICKET_BYTES`] in base64url.
-const TICKET_CHARACTERS: usize = 43;
+const TICKET_CHARACTERS: usize = (TICKET_BYTES * 4).div_ceil(3);
 
 #[derive(Serialize)]
 struct TicketResponse {
@@ -58,7 +59,7 @@ pub(super) async fn issue_ticket(
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
     let verified = context.verifications.verify(source.address, || context.verifier.verify(token)).await?;
     let claims = verified.inspect_err(|error| {
-        context.refusals.record_from(Refusal::Token(*error), &source.fields("/auth/ticket"));
+        context.refusals.record_from(Refusal::Token(*error), &source.fields(PATH));
     })?;
     // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
     let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));
@@ -72,7 +73,7 @@ pub(super) async fn issue_ticket(
     let stored = format!("{token}{}", ticket_binding(&request, &context));
     let stored = context.broker.put_ticket(ticket.clone(), Bytes::from(stored), ttl);
     stored.await.map_err(ticket_store_unavailable)?;
-    let fields = AuditFields { user: Some(&*claims.user), ..source.fields("/auth/ticket") };
+    let fields = AuditFields { user: Some(&*claims.user), ..source.fields(PATH) };
     context.audit.record(AuditEvent::TicketIssued, fields);
     Ok(HttpResponse::Ok().json(TicketResponse { ticket, expires_in: ttl.as_secs() }))
 }

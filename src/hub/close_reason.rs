@@ -12,6 +12,9 @@ use crate::{
     transport::{ClosePolicy, Outbox, PushError},
 };
 
+/// The reason of the end of a connection without a close of either side.
+pub const CONNECTION_LOST: &str = "the connection was lost";
+
 /// A close code with its text, and what happens to the backlog. A plain [`Disconnect`] sends the backlog first,
 /// whatever its code is.
 #[derive(Clone, Copy, Debug)]

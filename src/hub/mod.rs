@@ -68,7 +68,7 @@ use crate::{
 
 pub use api_grants::ApiGrants;
 pub use broker_subscriptions::BrokerSubscriptions;
-pub use close_reason::{CloseReason, record_close};
+pub use close_reason::{CONNECTION_LOST, CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
@@ -195,7 +195,7 @@ impl Hub {
         self.trace_session(key, TraceEventKind::Disconnected, None, |event| {
             let cause = self.registry.session(key).and_then(|session| session.outbox.close_cause());
             event.code = cause.as_ref().and_then(|cause| cause.code).map(u32::from);
-            event.reason = Some(cause.map_or("the connection was lost".to_owned(), |cause| cause.reason.into()));
+            event.reason = Some(cause.map_or(CONNECTION_LOST.to_owned(), |cause| cause.reason.into()));
         });
         let user = self.registry.user(key).cloned();
         self.renewers.remove(key);

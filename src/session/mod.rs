@@ -38,8 +38,9 @@ use crate::{
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
-        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, RefusedAttempts, Register,
-        ServerApiSubscription, SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister, record_close,
+        ApiGrants, AwaitDisconnect, CONNECTION_LOST, CloseReason, ForceUnsubscribe, Hub, KeepAlive, RefusedAttempts,
+        Register, ServerApiSubscription, SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister,
+        record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, MethodName, Push, Reply, frame},
@@ -87,9 +88,6 @@ pub struct Services {
 /// How many controls of the server API may wait for a session, for each channel of `limits.channels_per_session`: one that
 /// subscribes it, and one that unsubscribes it.
 const CONTROLS_PER_CHANNEL: usize = 2;
-
-/// The reason of an end without a close.
-const CONNECTION_LOST: &str = "the connection was lost";
 
 /// What a session has whose connection is an HTTP response.
 #[derive(Default)]

@@ -7,7 +7,7 @@ mod issuers;
 mod listeners;
 mod redis;
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -74,6 +74,15 @@ impl ErrorCollector {
             self.add(key, problem);
         }
     }
+}
+
+/// Checks that a certificate has its key. Both are PEM files.
+fn check_pair(section: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>, errors: &mut ErrorCollector) {
+    errors.require(
+        cert.is_some() == key.is_some(),
+        section,
+        "cert and key belong together: set both PEM files or neither",
+    );
 }
 
 fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCollector) {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    hub::{Hub, SessionControl, SessionKey, SubscriptionEnd},
+    hub::{Hub, SessionControl, SessionKey, SubscriptionEnd, recent_ends::UNSUBSCRIBED_BY_CLIENT},
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
@@ -169,7 +169,7 @@ impl Hub {
         let Some(events) = &self.events else { return };
         // The end of a session ends its subscriptions, too.
         if let Some(session) = self.registry.session(key).filter(|session| !session.is_closing()) {
-            let reason = why.map_or("unsubscribed by the client", UnsubscribeCode::reason);
+            let reason = why.map_or(UNSUBSCRIBED_BY_CLIENT, UnsubscribeCode::reason);
             events.unsubscribed(session.client, channel, why.map(UnsubscribeCode::code), reason);
         }
     }

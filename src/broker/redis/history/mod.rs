@@ -80,8 +80,7 @@ async fn forget_pages(context: &RedisContext, channel: Channel) -> Result<(), Br
 
 /// Generates the epoch for a channel that has none.
 fn new_epoch() -> Result<Epoch, BrokerError> {
-    Epoch::random()
-        .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))
+    Epoch::random().map_err(BrokerError::no_epoch)
 }
 
 /// Parses the receipt of a publish; empty if the publication was not stored.
