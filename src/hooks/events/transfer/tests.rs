@@ -12,6 +12,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::*;
 use crate::{
     broker::event_outbox::{Appended, EntryId, LostCursor, LostPage, OutboxPage, event_lane},
+    channel::Channel,
     clock::Clock,
     config::{Config, EventType, HookEndpoint},
     hooks::events::{EventService, ReportedSession},
@@ -204,6 +205,21 @@ fn open_sessions(reporter: &EventReporter, user: &str, clients: std::ops::Range<
     clients
 }
 
+/// A channel whose events have this lane.
+fn channel_of_lane(lane: usize) -> Channel {
+    let names = (0..).map(|number| format!("channel-{number}"));
+    Channel::new(&names.into_iter().find(|name| event_lane(name) == lane).unwrap()).unwrap()
+}
+
+/// Returns the types of events.
+fn types_of(events: &[String]) -> Vec<String> {
+    let event_type = |event: &String| {
+        let event: serde_json::Value = serde_json::from_str(event).unwrap();
+        event["type"].as_str().unwrap().to_owned()
+    };
+    events.iter().map(event_type).collect()
+}
+
 /// A user whose events have this lane.
 fn user_of_lane(lane: usize) -> String {
     let names = (0..).map(|number| format!("user-{number}"));
@@ -278,6 +294,46 @@ async fn lane_that_panics_goes_on_with_the_same_events_in_their_order_and_holds_
         assert_eq!(state.stored[lane], all.into_iter().collect(), "{fault:?}");
         assert_eq!(running.metrics.hook_event_restarts.get(), 1);
     }
+}
+
+#[actix_rt::test]
+async fn nothing_is_lost_when_encoding_panics() {
+    let (lane, news) = (6, channel_of_lane(6));
+    let types = [EventType::Connect, EventType::Disconnect, EventType::Occupied, EventType::Vacated];
+    let running = Running::start(&types, 100);
+    running.reporter.channel_occupied(&news);
+    let client = running.open(&user_of_lane(lane), 0..1)[0];
+    running.wait_until("the begins are appended", |state| state.events[lane].len() == 2).await;
+    running.reporter.panic_when_encoding(1);
+    // No await: both are taken at once.
+    running.reporter.channel_vacated(&news);
+    running.reporter.vacate_at_once(lane);
+    running.reporter.session_ended(client, None, "");
+    running.wait_until("the ends are appended", |state| state.events[lane].len() == 4).await;
+    running.service.stop(PATIENCE).await;
+    let state = running.outbox.state.lock();
+    let mut types = types_of(&state.events[lane]);
+    types[..2].sort();
+    assert_eq!(types, ["connect", "occupied", "vacated", "disconnect"]);
+    assert_eq!((running.metrics.hook_event_restarts.get(), running.dropped()), (1, 0));
+}
+
+#[actix_rt::test]
+async fn reports_that_cannot_be_encoded_do_not_hold_up_their_lane_for_ever() {
+    let (running, lane) = (Running::start(&[EventType::Connect], 100), 6);
+    running.reporter.panic_when_encoding(ENCODE_ATTEMPTS as usize);
+    running.open(&user_of_lane(lane), 0..5);
+    timeout(PATIENCE, async {
+        while running.dropped() == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    running.open(&user_of_lane(lane), 5..6);
+    running.wait_until("a later event is appended", |state| state.events[lane].len() == 1).await;
+    running.service.stop(PATIENCE).await;
+    assert_eq!((running.metrics.hook_event_restarts.get(), running.dropped()), (u64::from(ENCODE_ATTEMPTS), 5));
 }
 
 #[actix_rt::test]
