@@ -419,7 +419,8 @@ fn create_hooks(
 fn start_events(http: &http::HttpContext) -> Result<Option<EventService>, ServerStartError> {
     let http::HttpContext { config, hooks, broker, clock, metrics, .. } = http;
     let Some(reporter) = hooks.events.clone() else { return Ok(None) };
-    let started = EventService::start(&config.current().hooks, reporter, broker.event_outbox(), clock, metrics);
+    let (config, outbox) = (config.current(), broker.event_outbox());
+    let started = EventService::start(&config.hooks, reporter, outbox, hooks.signer(), clock, metrics);
     started.map_err(ServerStartError::Hooks)
 }
 

@@ -132,15 +132,14 @@ fn refusal(request: &HttpRequest) -> &'static str {
     }
 }
 
-/// Returns whether the request carries the API key exactly once. Without a configured key (`api.key`) no request does.
+/// Returns whether the request carries one of the API keys exactly once. Without a configured key (`api.key`) no request does.
 fn has_valid_key(request: &HttpRequest) -> bool {
     let Some(api) = request.app_data::<Data<ApiContext>>() else { return false };
     let config = api.config.current();
-    let key = config.api.key.expose().as_bytes();
     let mut sent = sent_keys(request);
     match (sent.next(), sent.next()) {
         // In constant time. The length of a random key is no secret.
-        (Some(sent), None) if !key.is_empty() => (*sent).ct_eq(key).into(),
+        (Some(sent), None) => config.api.keys().any(|key| (*sent).ct_eq(key.expose().as_bytes()).into()),
         _ => false,
     }
 }

@@ -42,7 +42,7 @@ use crate::{
     protocol::{Disconnect, Format},
 };
 
-pub use admin_sessions::{Admin, AdminSession, AdminSessions};
+pub use admin_sessions::{AdminSession, AdminSessions, IssuedSession, VerifiedAdmin};
 pub use claims::{Capability, Claims, Grants, HookClaims, ServerSideSubscription, SubscriptionClaims};
 pub use connect_hook::{CONNECT_HOOK, ConnectGrant, ask_connect_hook};
 pub use ignored_claims::ignored_members;

@@ -193,6 +193,7 @@ pub struct WebConfig {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ApiConfig {
     pub key: Secret,
+    pub previous_key: Secret,
     pub key_in_query: bool,
     pub body_bytes: usize,
     pub publication_bytes: usize,
@@ -202,6 +203,13 @@ pub struct ApiConfig {
     pub traces: usize,
     #[serde(with = "value::duration")]
     pub trace_duration: Duration,
+}
+
+impl ApiConfig {
+    /// Returns the keys that are accepted.
+    pub fn keys(&self) -> impl Iterator<Item = &Secret> {
+        [&self.key, &self.previous_key].into_iter().filter(|key| !key.is_empty())
+    }
 }
 
 /// `[broker]`: how publications reach the hubs.

@@ -314,12 +314,12 @@ fn collect_hook_headers(
     }
     // The backend does not need the credentials that the hub issues, and with the session of an admin it could act as that admin.
     let refresh_cookie = refresh_cookie(&context.config.current().auth.cookie);
-    let own_cookies: Vec<&str> = admin::COOKIE_NAMES.into_iter().chain([refresh_cookie.as_str()]).collect();
+    let is_own = |name: &[u8]| name == refresh_cookie.as_bytes() || admin::is_session_cookie(name);
     let values = |name: &str| {
-        let (is_forwarded, has_cookies, own_cookies) = (is_forwarded(name), name == "cookie", &own_cookies);
+        let (is_forwarded, has_cookies, is_own) = (is_forwarded(name), name == "cookie", &is_own);
         let sent = request.headers().get_all(name).filter(move |_| is_forwarded).map(|value| value.as_bytes());
         sent.filter_map(move |value| match has_cookies {
-            true => credentials::without_cookies(value, own_cookies),
+            true => credentials::without_cookies(value, is_own),
             false => Some(Cow::Borrowed(value)),
         })
     };

@@ -90,6 +90,7 @@ fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCo
     for (key, secret) in [
         ("auth.hmac_secret", &auth.hmac_secret),
         ("api.key", &config.api.key),
+        ("api.previous_key", &config.api.previous_key),
         ("hooks.secret", &config.hooks.secret),
         ("hooks.previous_secret", &config.hooks.previous_secret),
         ("login.key", &login.key),
@@ -273,6 +274,11 @@ fn check_login(config: &Config, environment: Environment, errors: &mut ErrorColl
 
 fn check_admin(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     let admin = &config.admin;
+    errors.require(
+        config.api.previous_key.is_empty() || !config.api.key.is_empty() || environment == Environment::Development,
+        "api.previous_key",
+        "requires api.key",
+    );
     errors.require(
         !admin.enabled || !config.api.key.is_empty() || environment == Environment::Development,
         "admin.enabled",

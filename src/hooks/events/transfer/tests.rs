@@ -164,7 +164,7 @@ impl Running {
         let config = hooks_config(types, lane_queue);
         let (clock, metrics, outbox) = (Clock::default(), Arc::default(), Arc::new(FakeOutbox::default()));
         let reporter = EventReporter::from_config(&config, "node", &clock, &metrics).unwrap();
-        let service = EventService::start(&config, reporter.clone(), outbox.clone(), &clock, &metrics);
+        let service = EventService::start(&config, reporter.clone(), outbox.clone(), &Arc::default(), &clock, &metrics);
         Self { outbox, reporter, metrics, service: service.unwrap().unwrap() }
     }
 
@@ -363,7 +363,7 @@ async fn others_run_while_many_sessions_are_encoded_to_be_stored_again() {
     let config = hooks_config(&[EventType::Disconnect], CALL_ENTRIES * calls);
     let (clock, metrics, outbox) = (Clock::default(), Arc::default(), Arc::new(FakeOutbox::default()));
     let reporter = EventReporter::from_config(&config, "node", &clock, &metrics).unwrap();
-    let sender = EventSender::from_config(&config, outbox.clone(), &clock, &metrics).unwrap().unwrap();
+    let sender = EventSender::from_config(&config, outbox.clone(), &Arc::default(), &clock, &metrics).unwrap().unwrap();
     let transfer = Transfer::new(&config, reporter.clone(), outbox, sender, metrics);
     open_sessions(&reporter, &user_of_lane(lane), 0..(CALL_ENTRIES * calls) as u128);
     let mut transfer = LaneTransfer::new(&transfer, lane);
