@@ -100,6 +100,7 @@ mod hook_event_refusals;
 mod hook_events;
 mod hook_events_on_nodes;
 mod hook_failures;
+mod hook_shapes;
 mod hooks;
 mod hub_actor;
 mod large_publications;

@@ -59,13 +59,15 @@ pub(super) struct Payload<'a> {
     caps: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "not_null")]
     channel: Option<String>,
-    // These three have a meaning only in a subscription token.
+    // These four have a meaning only in a subscription token.
     #[serde(default, borrow)]
     data: Option<&'a RawValue>,
     #[serde(default, borrow)]
     b64data: Option<&'a RawValue>,
     #[serde(default, borrow, rename = "override")]
     overrides: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    server_tags_filter: Option<&'a RawValue>,
 }
 
 /// The rules and the time against which a payload is checked.
@@ -127,8 +129,8 @@ impl<'a> Payload<'a> {
         let allowed = expected.permissions.may_be_subscribed(&user, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
         let token = self.take_identity();
-        let Self { info, b64info, data, b64data, overrides, .. } = self;
-        let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
+        let Self { info, b64info, data, b64data, overrides, server_tags_filter, .. } = self;
+        let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides, server_tags_filter };
         let SubscriptionOptions { info, data, overrides } = raw.validate()?;
         Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, token, overrides })
     }

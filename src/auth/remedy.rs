@@ -65,6 +65,9 @@ impl TokenError {
                 r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS,"override":{…}}}"#
             }
             Self::TooManySubscriptions => return format!("name at most {} channels", limits.channels_per_session),
+            Self::ServerTagsFilter => {
+                "leave server_tags_filter out; use a channel of their own for publications that not all may see"
+            }
             Self::DuplicateSubscription => "name each channel once in channels and subs together",
             Self::InvalidBase64 => INVALID_BASE64,
             Self::MalformedOverride => r#"write override as an object: {"presence":{"value":false}}"#,

@@ -174,6 +174,9 @@ pub enum TokenError {
     /// `subs` is not an object of objects, or an option has a wrong type.
     #[error("subs is not an object of channels with their options")]
     MalformedSubs,
+    /// A subscription has an option that restricts it and that the hub does not have.
+    #[error("server_tags_filter is not supported; without it the client would receive too much")]
+    ServerTagsFilter,
     /// More channels in `channels` and `subs` than a session may have.
     #[error("more subscriptions than limits.channels_per_session")]
     TooManySubscriptions,

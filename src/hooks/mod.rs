@@ -18,7 +18,7 @@ pub use self::{
     events::EventReporter,
     headers::{ForwardedHeaders, TooManyHeaderBytes},
     hook::{Hook, HookRefusal},
-    reply::{HookResult, PublishApproval, Received, RpcAnswer, SubscribeApproval},
+    reply::{ApprovedOptions, HookResult, PublishApproval, Received, RpcAnswer, SubscribeApproval},
     request::HookRequest,
     session_reply::{ConnectApproval, Renewal},
     signature::CallSigner,
