@@ -1,14 +1,20 @@
 //! Attacks with permessage-deflate (RFC 7692): bombs, invalid data, and RSV1 where it does not belong.
 
+use std::io::Write;
+
 use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
+use wardcast::config::Secret;
 
 use crate::{
     compression::start_compressing_hub,
     support::{
+        API_KEY,
+        backend::{Answer, Backend},
         deflate::{DeflateClient, EXTENSIONS, OFFER, deflate},
+        http, mark_secret,
         raw::{BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RSV1, TEXT, frame},
-        start_hub,
+        start_hub, start_hub_with,
     },
 };
 
@@ -119,4 +125,47 @@ async fn rsv1_without_negotiation_closes_with_1002() {
         ann.send(&message).await;
         assert_eq!(ann.wait_for_close().await, Some(1002), "{what}");
     }
+}
+
+/// HTTP has compression of its own, of which the hub takes none: neither in requests nor in what a backend answers.
+#[actix_rt::test]
+async fn compressed_http_bodies_are_not_inflated() {
+    let gzip = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let backend = Backend::start().await;
+    let hub = start_hub_with(|config| {
+        config.admin.enabled = true;
+        config.login.demo_password = Secret::new(mark_secret("right horse battery"));
+        backend.configure(&mut config.hooks.rpc, "/rpc");
+    })
+    .await;
+    let spaces = " ".repeat(10 << 20);
+    let own = format!("http://{}", hub.address);
+    for (path, body) in [
+        ("/api/publish", r#"{"channel":"news","data":1}"#),
+        ("/v1/channels/news/messages", "1"),
+        ("/admin/login", r#"{"api_key":"x"}"#),
+        ("/auth/login", r#"{"username":"demo","password":"right horse battery"}"#),
+    ] {
+        let post = |name: &str, body: Vec<u8>| {
+            let request = http::post(hub.address, path).header("Content-Encoding", name).header("Origin", &own);
+            let request = request.header("X-API-Key", API_KEY).header("X-Wardcast-Admin", "1");
+            request.header("Content-Type", "application/json").body(body)
+        };
+        for bomb in [gzip(body), gzip(&format!("{body}{spaces}"))] {
+            let response = post("gzip", bomb).send().await;
+            assert!((400..500).contains(&response.status), "{path}: {response:?}");
+        }
+        let plain = post("identity", body.as_bytes().to_vec()).send().await.status;
+        assert!([200, 401].contains(&plain), "{path}: {plain}, so only the compression was at fault");
+    }
+    let mut ann = hub.connect("ann").await;
+    let body = gzip(&format!("{{\"result\":{{}}}}{spaces}"));
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len());
+    backend.answer("/rpc", Answer::Raw([head.as_bytes(), &body].concat()));
+    assert_eq!(ann.request(json!({"id": 1, "rpc": {"method": "m"}})).await["error"]["code"], 100);
+    assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"malformed\"}").await, 1.0);
 }
