@@ -173,13 +173,14 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Asks the subscribe hook about the channel of a client that sends no commands, after [`Self::use_credential`]: the backend is
-    /// not asked twice for one ticket. Returns `None` for a client that is not authenticated any more.
+    /// Asks the subscribe hook about the channel of a client that sends no commands, after it is counted for its user. Its ticket stays unused
+    /// until then: with the same ticket the client can try again after a hook that is temporarily unavailable. Returns `None` for a client that is not authenticated.
     pub(super) async fn ask_subscribe_hook(
         &mut self,
         channel: &Channel,
     ) -> Result<Option<SubscribeApproval>, HandshakeRefusal> {
-        self.use_credential().await?;
+        let counted = timeout(self.time_left, self.count_for_user()).await;
+        counted.unwrap_or_else(|_| Err(timeout_refusal()))?;
         let HandshakeAuth::Authenticated(claims) = &self.auth else { return Ok(None) };
         let hook = self.context.hooks.subscribe.clone().ok_or_else(|| refuse("hook", HttpError::internal()))?;
         let (channel, meta) = (Some(channel.as_str()), claims.meta());
@@ -207,11 +208,21 @@ impl<'a> Candidate<'a> {
         timeout(self.time_left, self.use_credential_without_limit()).await.unwrap_or_else(|_| Err(timeout_refusal()))
     }
 
-    async fn use_credential_without_limit(&mut self) -> Result<(), HandshakeRefusal> {
-        let HandshakeAuth::Authenticated(claims) = &self.auth else { return Ok(()) };
-        if self.user_permit.is_none() {
+    /// Counts an authenticated client for its user. Does nothing the second time.
+    async fn count_for_user(&mut self) -> Result<(), HandshakeRefusal> {
+        if let HandshakeAuth::Authenticated(claims) = &self.auth
+            && self.user_permit.is_none()
+        {
             let permit = acquire_user_permit(self.client, claims, &self.ids, &self.source(), self.context).await?;
             self.user_permit = permit;
+        }
+        Ok(())
+    }
+
+    async fn use_credential_without_limit(&mut self) -> Result<(), HandshakeRefusal> {
+        self.count_for_user().await?;
+        if !matches!(self.auth, HandshakeAuth::Authenticated(_)) {
+            return Ok(());
         }
         if !self.use_ticket().await? {
             self.auth = reject_token(TokenError::UnknownTicket, &self.source(), self.context)?;
