@@ -198,6 +198,11 @@ impl RunningServer {
         self.http().hubs.count()
     }
 
+    /// Returns whether the list of revocations has been loaded since the start. Until then no token is accepted.
+    pub fn has_revocations(&self) -> bool {
+        self.components.api.revocations.is_loaded()
+    }
+
     /// Reloads the certificate files and the ticket keys. Open connections keep the old certificate. Returns whether a certificate is
     /// configured.
     ///

@@ -111,7 +111,8 @@ async fn logins_whose_access_tokens_have_expired_need_no_revocation_of_their_own
     for _ in 0..3 {
         start_login(&hub).await;
     }
-    hub.clock.advance(hub.config.login.token_ttl + Duration::from_secs(61));
+    let login = &hub.config.login;
+    hub.clock.advance(login.token_ttl + login.refresh_grace + Duration::from_secs(61));
     let recent = start_login(&hub).await;
     let everywhere = logout(&hub, &recent.access).json(json!({"everywhere": true}));
     assert_eq!(everywhere.send().await.status, 204);

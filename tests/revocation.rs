@@ -395,7 +395,6 @@ async fn logout_by_cookie_revokes_the_token_and_clears_the_cookie() {
 async fn logout_refuses_bad_tokens_and_bodies_and_tokens_that_cannot_be_named() {
     let hub = start_hub().await;
     assert_eq!(logout(&hub, &hub.forged_token("ann")).send().await.status, 401);
-    assert_eq!(logout(&hub, &hub.expired_token("ann")).send().await.status, 204);
     let nameless = hub.token_with_claims(json!({"sub": "ann", "exp": 3600}));
     let response = logout(&hub, &nameless).send().await;
     assert!(response.status == 400 && response.body.contains("everywhere"), "{response:?}");

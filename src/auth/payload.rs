@@ -139,13 +139,12 @@ impl<'a> Payload<'a> {
         if let Some(claim) = auth.required_claims.iter().find(|claim| !self.has_claim(**claim)) {
             return Err(TokenError::MissingClaim(*claim));
         }
-        let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::time);
-        let expires_at = end(self.exp).min(end(self.expire_at));
+        let expires_at = self.expires_at();
         if expires_at <= now {
             return Err(TokenError::Expired);
         }
         if let Some(exp) = self.exp.map(NumericDate::time) {
-            // Also one that has less time left by now: a revocation by its `jti` or its user lasts for `auth.max_ttl`.
+            // Also one that has less time left by now: revocations last no longer than a token that is issued with them (`default_expiry`).
             let lifetime = self.iat.map(|iat| exp.saturating_duration_since(iat.time()));
             if exp.saturating_duration_since(now) > auth.max_ttl
                 || lifetime.is_some_and(|lifetime| lifetime > auth.max_ttl.saturating_add(auth.clock_skew))
@@ -169,6 +168,12 @@ impl<'a> Payload<'a> {
             None if rules.is_of_key_set && !self.aud.list().is_empty() => Err(TokenError::UnexpectedAudience),
             _ => Ok(expires_at),
         }
+    }
+
+    /// Returns when the token expires. Checks nothing.
+    pub(super) fn expires_at(&self) -> WallTime {
+        let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::time);
+        end(self.exp).min(end(self.expire_at))
     }
 
     /// Checks for which application the provider has issued the token: `azp` (OpenID Connect Core 1.0 §2), `client_id`

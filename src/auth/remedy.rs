@@ -17,6 +17,7 @@ impl TokenError {
         match self {
             Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
             Self::Revoked => "log in again; the backend has revoked the token, or its user has logged out",
+            Self::RevocationsPending => "nothing, if it passes; otherwise see in the log why Redis cannot be read",
             Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
             Self::TooLong(_) => TOO_LONG,
             Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => DAMAGED,

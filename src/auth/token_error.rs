@@ -36,6 +36,9 @@ pub enum TokenError {
     /// The token, its `sid`, its user or its channel has been revoked.
     #[error("revoked")]
     Revoked,
+    /// The list of revocations has not been loaded since the start, so the token may be revoked.
+    #[error("this instance has not loaded the list of revocations yet")]
+    RevocationsPending,
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
@@ -235,6 +238,6 @@ impl TokenError {
 
     /// Returns whether the same token may be accepted a little later.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::KeyPending)
+        matches!(self, Self::KeyPending | Self::RevocationsPending)
     }
 }

@@ -151,7 +151,13 @@ async fn log_out(
 ) -> Result<HttpResponse, HttpError> {
     require_admin_page(&request, &context)?;
     let revoked = match session_of(&request) {
-        Some(session) => end_session(&session, &source, &context).await,
+        Some(session) => {
+            let context = context.clone();
+            // A task of its own: a browser that disconnects must not stop the revocation half way.
+            let ended = actix_rt::spawn(async move { end_session(&session, &source, &context).await });
+            // An error means that the task has panicked.
+            ended.await.unwrap_or_else(|_| Err(HttpError::internal()))
+        }
         // It has ended already.
         None => Ok(()),
     };

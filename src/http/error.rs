@@ -212,6 +212,9 @@ impl From<Overloaded> for HttpError {
 
 impl From<TokenError> for HttpError {
     fn from(error: TokenError) -> Self {
+        if error == TokenError::RevocationsPending {
+            return Self::unavailable("tokens cannot be checked yet; try again soon");
+        }
         if error.is_temporary() {
             return Self::unavailable("the keys of the token's issuer are about to be fetched; try again");
         }

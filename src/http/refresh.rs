@@ -10,6 +10,7 @@ use actix_web::{
     web::Data,
 };
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use super::{
     HttpContext, HttpError, RequestBody,
@@ -128,7 +129,7 @@ impl From<TokenError> for RefreshFailure {
         if error == TokenError::Revoked {
             return Self::Refused(RefreshRefusal::Ended);
         }
-        // A fault of the hub or of its configuration: another login would not help, and the refresh may be repeated.
+        // A fault of the hub or of its configuration, or temporary: another login would not help, and the refresh may be repeated.
         log::error!("access token of a login would be refused error={:?}", error.to_string());
         Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
     }
@@ -196,18 +197,22 @@ async fn refresh_login(
             let config = context.config.current();
             let end = login_tokens_end(context.clock.now(), &config);
             let revocation = revocation_of_login(&login, config.login_issuer(), end);
-            let source = source.clone();
-            let audit = (&*context.audit, cause_of_reuse(&source));
-            let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
-            if let Err(RevokeError::Broker(_)) = revoked {
-                // The login has ended, so the token's next use would not revoke it.
-                let context = context.clone();
-                actix_rt::spawn(async move {
-                    let audit = (&*context.audit, cause_of_reuse(&source));
+            let (source, context) = (source.clone(), context.clone());
+            let (answer, answered) = oneshot::channel();
+            // A task of its own: the login has ended, so that the token's next use would not revoke it, and a thief could disconnect.
+            actix_rt::spawn(async move {
+                let audit = (&*context.audit, cause_of_reuse(&source));
+                let (broker, metrics) = (&*context.broker, &*context.metrics);
+                let revoked = revoke_everywhere(broker, vec![revocation.clone()], audit, metrics).await;
+                // An error means that the client has gone away.
+                _ = answer.send(());
+                if let Err(RevokeError::Broker(_)) = revoked {
                     let lifetime = context.config.current().login.token_ttl;
-                    revoke_until_stored(&*context.broker, vec![revocation], audit, &context.metrics, lifetime).await;
-                });
-            }
+                    revoke_until_stored(broker, vec![revocation], audit, metrics, lifetime).await;
+                }
+            });
+            // An error means that the task has panicked.
+            _ = answered.await;
             Err(refuse(RefreshRefusal::Spent))
         }
         LoginRefresh::Unknown => Err(refuse(RefreshRefusal::Ended)),

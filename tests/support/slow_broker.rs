@@ -55,7 +55,7 @@ use super::{
     worker_client::{SessionStub, connected_sockets},
 };
 
-/// A memory broker that answers each `subscribe`, `read_history`, `presence` and `count_presence` only when the test lets it.
+/// A memory broker that answers each `subscribe`, `read_history`, `presence`, `count_presence` and `find_logins` only when the test lets it.
 pub struct SlowBroker {
     inner: Arc<MemoryBroker>,
     answers: Arc<Semaphore>,
@@ -309,7 +309,7 @@ impl Broker for SlowBroker {
     }
 
     fn find_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
-        self.inner.find_logins(user_tag, selection)
+        self.answer_later("find_logins", self.inner.find_logins(user_tag, selection))
     }
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {

@@ -52,6 +52,8 @@ pub struct LogoutClaims {
     pub ids: TokenIds,
     /// Whether a revocation means it already.
     pub is_revoked: bool,
+    /// Whether it has expired. The server API may have given its session a later end.
+    pub is_expired: bool,
 }
 
 impl Verifier {
@@ -133,20 +135,28 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let (claims, key_end) = self.verify_unrevoked(token)?;
+        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+        let claims = self.unrevoked_claims(&key, &payload, self.clock.now())?;
         if self.permissions.is_revoked(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }
-        Ok(Claims { expires_at: claims.expires_at.min(key_end), ..claims })
+        self.require_revocations()?;
+        Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
-    /// Returns the claims of a connection token that is valid if it is not revoked, and the end of its key.
-    fn verify_unrevoked(&self, token: &str) -> Result<(Claims, WallTime), TokenError> {
-        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+    /// Returns the claims of a connection token with this payload that is valid at a time if it is not revoked.
+    fn unrevoked_claims(&self, key: &VerificationKey, payload: &[u8], at: WallTime) -> Result<Claims, TokenError> {
         let prefixes = self.prefixes.load();
-        let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules, &prefixes))?;
+        let expected = Expectations { now: at, ..self.expectations(&key.rules, &prefixes) };
+        let mut claims = Payload::parse(payload)?.into_claims(&expected)?;
         claims.token.key = Some(key.number);
-        Ok((claims, key.not_after))
+        Ok(claims)
+    }
+
+    /// Checks that this instance knows which tokens are revoked.
+    fn require_revocations(&self) -> Result<(), TokenError> {
+        let is_loaded = self.permissions.revocations().is_none_or(|revocations| revocations.is_loaded());
+        is_loaded.then_some(()).ok_or(TokenError::RevocationsPending)
     }
 
     /// Returns the claims of a valid connection token, and the claims by which it can be revoked.
@@ -157,18 +167,23 @@ impl Verifier {
         Ok((self.verify(token)?, self.ids_of(token)))
     }
 
-    /// Returns the claims of a connection token that is to be revoked, also if it is revoked already, unless that is because of its key. They
-    /// expire with the token: a reload may move the end of its key, and the token must not be valid again then.
+    /// Returns the claims of a connection token that is to be revoked, also if it has expired or is revoked already, unless that is because of
+    /// its key. They expire with the token: a reload may move the end of its key, and the token must not be valid again then. One that has
+    /// expired was valid until then.
     ///
     /// # Errors
     /// As [`Self::verify`].
     pub fn verify_for_logout(&self, token: &str) -> Result<LogoutClaims, TokenError> {
-        let (claims, _) = self.verify_unrevoked(token)?;
+        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+        let (now, expires_at) = (self.clock.now(), Payload::parse(&payload)?.expires_at());
+        let is_expired = expires_at <= now;
+        let before_expiry = WallTime::from_unix_millis(expires_at.unix_millis().saturating_sub(1));
+        let claims = self.unrevoked_claims(&key, &payload, now.min(before_expiry))?;
         if self.permissions.has_revoked_key(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }
         let is_revoked = self.permissions.is_revoked(&claims.user, &claims.token);
-        Ok(LogoutClaims { claims, ids: self.ids_of(token), is_revoked })
+        Ok(LogoutClaims { claims, ids: self.ids_of(token), is_revoked, is_expired })
     }
 
     /// Returns the claims by which a token can be revoked. Verifies nothing.
@@ -207,6 +222,7 @@ impl Verifier {
         if self.permissions.is_revoked(user, token) || self.permissions.is_revoked_in(user, channel, token) {
             return Err(TokenError::Revoked);
         }
+        self.require_revocations()?;
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 

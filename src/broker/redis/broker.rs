@@ -260,7 +260,7 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| {
             try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
             claims::check(&context).await?;
-            context.revocations.check_loaded()
+            context.check_revocations()
         })
     }
 }

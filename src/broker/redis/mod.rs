@@ -284,6 +284,7 @@ impl RedisBroker {
             clock,
             metrics,
         });
+        context.deliver.revocations().expect_list();
         context.hold_deliveries();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
