@@ -217,3 +217,38 @@ async fn client_that_goes_away_does_not_stop_its_logout_half_way() {
     drop(client);
     wait_until_logins_have_ended(redis, &key).await;
 }
+
+/// While the revocation waits for a frozen node, the client of the spent refresh token goes away. The login is removed behind that wait.
+#[actix_rt::test]
+async fn client_that_goes_away_does_not_stop_the_revocation_of_its_spent_refresh_token() {
+    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
+    let (hub, _users) = start_login_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        prefixed.configure(&mut config.broker.redis);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    let redis = &prefixed.form.masters()[0];
+    let other = Node::start(&prefixed, &[]).await;
+    hub.wait_for_nodes(2).await;
+    let stolen = start_login(&hub).await;
+    let second = Tokens::of(&crate::refresh_tokens::refresh(&hub, &stolen.refresh).await);
+    let mut socket = second.connect(&hub).await;
+    hub.clock.advance(Duration::from_secs(31));
+    let key = login_key(redis).await;
+    other.freeze();
+    let mut client = TcpStream::connect(hub.address).await.unwrap();
+    let body = json!({"refresh_token": stolen.refresh}).to_string();
+    let head = format!(
+        "POST /auth/refresh HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}",
+        hub.address,
+        body.len()
+    );
+    client.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
+    poll_until("the revocation is in force", async || hub.metric("wardcast_revocations").await > 0.0).await;
+    assert_eq!(redis.run::<i64>(&["HLEN", &key]).await, 1, "the refresh has not ended");
+    client.set_zero_linger().unwrap();
+    drop(client);
+    wait_until_logins_have_ended(redis, &key).await;
+    assert_closed_as_revoked(&mut socket).await;
+}

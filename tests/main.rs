@@ -29,6 +29,7 @@ mod connect_hook;
 mod connect_hook_failures;
 mod credentials;
 mod credentials_by_door;
+mod ended_logins;
 mod expiry;
 mod expiry_warning;
 mod identity_providers;

@@ -77,7 +77,8 @@ audit_events! {
     LoggedOut = "logged_out", None;
     /// A refresh token was exchanged for new tokens.
     RefreshTokenUsed = "refresh_token_used", None;
-    /// A refresh token was presented that had been used before. Its whole login is revoked.
+    /// A refresh token was presented that had been used before. Its whole login has ended, and a line with `revoked` is about its tokens, unless
+    /// `limits.logouts_per_user` was reached.
     RefreshTokenReused = "refresh_token_reused", Address;
     /// A ticket was issued for a token.
     TicketIssued = "ticket_issued", None;

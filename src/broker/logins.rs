@@ -55,7 +55,8 @@ pub enum LoginRefresh {
         /// Counts the refreshes: the next one has to name this number.
         generation: u32,
     },
-    /// This refresh has taken place before, so two parties have the same refresh token. The login has ended.
+    /// This refresh has taken place before, so two parties have the same refresh token. The login has ended. It stays stored, and each
+    /// further refresh comes to the same, until [`Broker::end_logins`]: this result may be lost before its tokens are revoked.
     Spent,
     /// There is no such login, or it has ended.
     Unknown,
@@ -70,6 +71,8 @@ pub enum LoginSelection {
     StartedBefore(WallTime),
     /// Those with another password than this one.
     OtherPassword(String),
+    /// Those that were replaced by newer ones or had a refresh token used twice, and that are stored until their tokens are revoked.
+    Ended,
 }
 
 /// A login that was found or ended.

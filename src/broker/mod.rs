@@ -201,7 +201,8 @@ pub trait Broker: Send + Sync {
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these.
+    /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these, and those that had ended
+    /// so or by a refresh token used twice. They stay stored until [`Self::end_logins`], when their tokens are revoked: this result may be lost.
     fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>>;
 
     /// Refreshes a login. `generation` is the number of earlier refreshes that the caller's refresh token is made for. Of several

@@ -10,6 +10,7 @@ mod channel_events;
 pub mod connection;
 pub mod cors;
 mod emulation;
+mod ended_logins;
 pub mod error;
 pub mod forwarded;
 mod guarded_body;
