@@ -236,3 +236,43 @@ async fn reload_of_the_configuration_that_no_user_of_the_file_would_survive_is_r
     hub.running().reload_users().unwrap();
     ann.subscribe("news").await;
 }
+
+/// As when the file is part of an image, or is changed between a stop and a start.
+#[actix_rt::test]
+async fn token_of_a_user_who_was_removed_while_no_hub_looked_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (folder.path().join("old.toml"), folder.path().join("new.toml"));
+    write_users(&old, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    write_users(&new, &[("bob", PASSWORD)]);
+    let key = ProviderKey::ec("team");
+    for prefix in [None, Some("own:")] {
+        let change = |config: &mut Config| {
+            config.auth.user_prefix = prefix.map(str::to_owned);
+            let entry = format!("jwk = '{}'\nissuer = \"team\"\nuser_prefix = \"team:\"", key.jwk);
+            config.auth.keys = vec![toml::from_str(&entry).unwrap()];
+        };
+        let before = start_changed_hub_of(&old, change).await;
+        let [ann, bob] = [log_in(&before, "ann", PASSWORD).await, log_in(&before, "bob", PASSWORD).await];
+        before.stop().await;
+        let after = start_changed_hub_of(&new, change).await;
+        let status = async |token: &str| after.try_handshake(&format!("/socket?token={token}"), &[]).await.status;
+        let ticket_status = async |token: &str| crate::tickets::ticket_request(&after, token).send().await.status;
+        let [ann, bob] = [access_token(&ann), access_token(&bob)];
+        // The instance of the login may have read a newer file.
+        assert_eq!((status(&ann).await, ticket_status(&ann).await), (503, 503), "{prefix:?}");
+        after.clock.advance(Duration::from_secs(61));
+        assert_eq!((status(&ann).await, ticket_status(&ann).await, status(&bob).await), (401, 401, 101), "{prefix:?}");
+        let refreshed = json!({"id": 1, "refresh": {"token": ann}});
+        let (code, _) = {
+            let mut client = after.connect_to(&format!("/socket?token={bob}"), &[]).await;
+            client.send(refreshed).await;
+            client.wait_for_close().await
+        };
+        assert_eq!(code, Some(3500));
+        // Logging out is possible all the same, and tokens that are not of the login need no user of the file.
+        assert_eq!(crate::revocation::logout(&after, &ann).send().await.status, 204);
+        assert_eq!(status(&after.token("ann")).await, 101);
+        let of_team = key.sign(after.clock.now(), json!({"iss": "team", "sub": "ann", "sid": "s"}));
+        assert_eq!(status(&of_team).await, 101);
+    }
+}

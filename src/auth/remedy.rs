@@ -17,6 +17,8 @@ impl TokenError {
         match self {
             Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
             Self::Revoked => "log in again; the backend has revoked the token, or its user has logged out",
+            Self::UnknownLoginUser => "add the user to login.users_file again, if the user should be able to log in",
+            Self::LoginUserPending => "give all instances the same login.users_file",
             Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
             Self::TooLong(_) => TOO_LONG,
             Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => DAMAGED,

@@ -36,6 +36,12 @@ pub enum TokenError {
     /// The token, its `sid`, its user or its channel has been revoked.
     #[error("revoked")]
     Revoked,
+    /// A token of the login whose user is not in `login.users_file`.
+    #[error("its user is not in login.users_file")]
+    UnknownLoginUser,
+    /// The same, but another instance may have read a newer file.
+    #[error("its user has just logged in, and is not in login.users_file of this instance")]
+    LoginUserPending,
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
@@ -208,7 +214,7 @@ impl TokenError {
 
     /// Returns whether honest clients send such tokens, too: those of yesterday, or of before a logout.
     pub fn may_be_honest(self) -> bool {
-        self.needs_new_token() || self.is_temporary() || self == Self::Revoked
+        self.needs_new_token() || self.is_temporary() || matches!(self, Self::Revoked | Self::UnknownLoginUser)
     }
 
     /// Returns whether a key has signed what the token says, before it was refused.
@@ -235,6 +241,6 @@ impl TokenError {
 
     /// Returns whether the same token may be accepted a little later.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::KeyPending)
+        matches!(self, Self::KeyPending | Self::LoginUserPending)
     }
 }

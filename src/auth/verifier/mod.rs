@@ -3,9 +3,12 @@
 
 mod header;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,12 +23,13 @@ use super::{
     key_sets::KeySets,
     logout_token::{LogoutExpectations, LogoutToken},
     payload::{Expectations, Payload, unverified_issuer, unverified_subject},
+    users::Users,
 };
 use crate::{
     clock::{Clock, NEVER, WallTime},
     config::{self, Config, KeyRules, TokenKind, UserPrefixes},
     publication::is_valid_user,
-    revocation::{TokenIdentity, TokenIds},
+    revocation::{LoginId, TokenIdentity, TokenIds, user_tag},
 };
 
 /// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
@@ -40,7 +44,20 @@ pub struct Verifier {
     /// `limits.token_bytes`: how much an unauthenticated client can make the hub decode.
     max_token_bytes: usize,
     prefixes: ArcSwap<UserPrefixes>,
+    /// Set if `login.users_file` is.
+    login_users: OnceLock<LoginUsers>,
     clock: Clock,
+}
+
+/// By how much an instance may read a new users file later than another one, beside `login.users_file_interval`: files that are
+/// distributed to several machines arrive one after the other.
+const MAX_USERS_FILE_LAG: Duration = Duration::from_secs(60);
+
+/// The users of the login.
+struct LoginUsers {
+    users: Arc<Users>,
+    /// How long after its login a user may be missing because this instance has not read the file again.
+    max_lag: Duration,
 }
 
 /// The claims of a token that is to be revoked.
@@ -70,6 +87,7 @@ impl Verifier {
             max_subscriptions: AtomicUsize::new(config.limits.channels_per_session),
             max_token_bytes: config.limits.token_bytes,
             prefixes: ArcSwap::from_pointee(UserPrefixes::new(&config.auth)),
+            login_users: OnceLock::new(),
             clock,
         })
     }
@@ -111,6 +129,12 @@ impl Verifier {
         Ok(change)
     }
 
+    /// Has tokens of the login refused whose user is not in its file any more. Called once.
+    pub fn set_login_users(&self, users: Arc<Users>, config: &Config) {
+        let max_lag = MAX_USERS_FILE_LAG + config.login.users_file_interval;
+        _ = self.login_users.set(LoginUsers { users, max_lag });
+    }
+
     /// Changes how many channels a token may name (`limits.channels_per_session`).
     pub fn set_max_subscriptions(&self, max_subscriptions: usize) {
         self.max_subscriptions.store(max_subscriptions, Ordering::Relaxed);
@@ -137,7 +161,25 @@ impl Verifier {
         if self.permissions.is_revoked(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }
+        self.require_login_user(&claims, token)?;
         Ok(Claims { expires_at: claims.expires_at.min(key_end), ..claims })
+    }
+
+    /// Checks that the users file has the user of a token, if it is one of the login. No instance may have looked when the user was removed:
+    /// then nothing has revoked the token.
+    fn require_login_user(&self, claims: &Claims, token: &str) -> Result<(), TokenError> {
+        let Some(LoginUsers { users, max_lag }) = self.login_users.get() else { return Ok(()) };
+        let Claims { user, token: identity, .. } = claims;
+        if identity.sid.is_none() || users.find(user).is_some() {
+            return Ok(());
+        }
+        let login = self.ids_of(token).sid.as_deref().and_then(LoginId::parse);
+        if login.is_none_or(|login| login.split().0 != user_tag(user)) {
+            return Ok(());
+        }
+        // The instance of the login may have read a newer file.
+        let is_new = self.clock.now() < identity.issued_at.saturating_add(*max_lag);
+        Err(if is_new { TokenError::LoginUserPending } else { TokenError::UnknownLoginUser })
     }
 
     /// Returns the claims of a connection token that is valid if it is not revoked, and the end of its key.
