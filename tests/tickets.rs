@@ -16,7 +16,7 @@ use crate::{
         proxy::{Proxy, ProxyMode},
         redis::{PrefixedRedis, RedisForm},
         start_hub, start_hub_over, start_hub_with,
-        stream::get,
+        stream::{StreamClient, get},
     },
 };
 
@@ -215,6 +215,35 @@ async fn stolen_ticket_bound_to_address_and_origin_is_refused_elsewhere_and_used
         assert_eq!(hub.try_handshake(&path, headers).await.status, status, "{address} {origin}");
         let again = hub.try_handshake(&path, &[("X-Forwarded-For", at), ("Origin", from)]).await;
         assert_eq!(again.status, 401, "used up");
+    }
+}
+
+/// A browser sends an `Origin` with the POST for the ticket, and none with the GET of an `EventSource` of the same origin.
+#[actix_rt::test]
+async fn ticket_bound_to_the_own_page_opens_an_event_source_that_sends_no_origin() {
+    let hub = start_hub_with(|config| {
+        config.auth.ticket_bind = vec![TicketBinding::Origin];
+        config.origins.allowed = vec!["https://a.example.com".to_owned()];
+        config.channels.history_size = 10;
+    })
+    .await;
+    let own = format!("http://{}", hub.address);
+    let (same_origin, cross_site) = (("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site"));
+    let cases: [(&str, &[(&str, &str)], u16); 5] = [
+        (&own, &[same_origin], 200),
+        (&own, &[cross_site], 401),
+        (&own, &[same_origin, same_origin], 401),
+        (&own, &[], 401),
+        ("https://a.example.com", &[same_origin], 401),
+    ];
+    for (origin, headers, status) in cases {
+        for path in ["/connection/sse", "/v1/channels/news/events"] {
+            let answer = ticket_request(&hub, &hub.token("ann")).header("Origin", origin).send().await;
+            let ticket = mark_secret(answer.json()["ticket"].as_str().unwrap().to_owned());
+            let get = get(hub.address, &format!("{path}?ticket={ticket}"), headers);
+            let client = StreamClient::open(hub.address, get.as_bytes(), b"\n\n").await;
+            assert_eq!(client.head.status, status, "{path} {origin} {headers:?}");
+        }
     }
 }
 
