@@ -28,8 +28,7 @@ use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
-        Admission, CONNECT_HOOK, Claims, CommandSource, ConnectGrant, HandshakeAuth, TokenError, ask_connect_hook,
-        credentials,
+        Admission, Claims, CommandSource, ConnectGrant, HandshakeAuth, TokenError, ask_connect_hook, credentials,
         refusal_log::{OriginRefusal, Refusal},
     },
     broker::UserPermit,
@@ -252,8 +251,7 @@ impl<'a> Candidate<'a> {
     /// Lets the client in. It counts for its user, or as unauthenticated.
     pub(super) async fn admit(mut self) -> Result<Admission, HandshakeRefusal> {
         self.use_credential().await?;
-        let source = self.source();
-        let Self { context, client, ip, auth, ids, .. } = self;
+        let Self { context, client, ip, auth, .. } = self;
         let unauthenticated_permits = match &auth {
             HandshakeAuth::Authenticated(_) => None,
             HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
@@ -261,16 +259,12 @@ impl<'a> Candidate<'a> {
                 Some(acquired.map_or_else(|| acquire_unauthenticated_permits(&ip.into(), context), Ok)?)
             }
         };
-        if let HandshakeAuth::Authenticated(claims) = &auth {
-            let by = claims.hook.as_ref().map(|_| CONNECT_HOOK);
-            let source = AuditFields { client: Some(client), by, ..source };
-            context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
-        }
         Ok(Admission {
             client,
             ip,
             request_id: self.request_id.map(Box::from),
             auth,
+            ids: self.ids,
             credential: self.credential,
             format: self.format,
             commands: CommandSource::WebSocket,

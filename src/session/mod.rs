@@ -157,6 +157,8 @@ pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, serv
     if !admission.head.is_empty() && outbox.push(services.clock.now(), std::mem::take(&mut admission.head)).is_err() {
         return;
     }
+    // Not before: what is recorded as let in has a session, whose end is recorded, too.
+    admission.record(&services.audit);
     Session::create(|ctx| {
         ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.current().limits.channels_per_session);
         let stream = match std::mem::replace(&mut admission.commands, CommandSource::WebSocket) {

@@ -44,7 +44,7 @@ use wardcast::{
     position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
-    revocation::{LoginId, Revocation, Revocations, TokenIdentity},
+    revocation::{LoginId, Revocation, Revocations, TokenIdentity, TokenIds},
     session::{self, CommandCounters, Services},
     transport::{Outbox, TransportLimits},
 };
@@ -411,6 +411,7 @@ impl Worker {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
             request_id: None,
+            ids: TokenIds::default(),
             credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
