@@ -201,6 +201,10 @@ impl Actor for Session {
             Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, details, controls };
         self.services.hub.do_send(register);
         self.update_renewer();
+        // Between its verification and now: the hub closes the session only after the frames that have come with its handshake.
+        if self.is_revoked() {
+            return self.close(CloseReason::REVOKED);
+        }
         match self.auth_state.clone() {
             AuthState::Rejected(disconnect) => self.close(&*disconnect),
             AuthState::Plain(_) | AuthState::Sdk(_) => {
