@@ -128,7 +128,10 @@ pub async fn revoke_with_logins(
     // A refresh that is under way may sign its access token in a later second than those that the revocation of the user means.
     let revocation_of = |login: &LoginRecord| {
         let revocation = login.revocation(config, list.now())?;
-        Some(list.limit_per_user(&login.user, revocation, IssueTimes::Known))
+        let limited = list.limit_per_user(&login.user, revocation, IssueTimes::Known);
+        // Above the limit it would be all tokens that the user has now, with those that are newer than the caller means. The login gets no
+        // further ones.
+        (!matches!(limited.target, RevocationTarget::User(..))).then_some(limited)
     };
     let known = match broker.find_logins(tag.clone(), selection.clone()).await {
         Ok(known) => known,
