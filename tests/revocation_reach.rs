@@ -7,7 +7,11 @@ use serde_json::json;
 
 use crate::{
     revocation::{assert_closed_as_revoked, claims, connect, invalidate, logout, path, revoke},
-    support::{http, start_hub, start_hub_with},
+    support::{
+        TestHub, http,
+        raw::{RawClient, text_frame},
+        start_hub, start_hub_with,
+    },
 };
 
 #[actix_rt::test]
@@ -94,4 +98,42 @@ async fn session_that_the_server_api_has_refreshed_can_still_be_revoked_by_its_t
     assert_closed_as_revoked(&mut by_jti).await;
     invalidate(&hub, json!({"user": "bob"})).await;
     assert_closed_as_revoked(&mut by_user).await;
+}
+
+/// Publications wait for a client that does not read. An outbox does not know the channels of its frames, so the connection ends, and its client reconnects.
+#[actix_rt::test]
+async fn what_waits_for_a_client_whose_subscription_has_ended_never_reaches_it() {
+    let subscription_token = |hub: &TestHub, jti: &str, exp: i64| {
+        hub.token_with_claims(json!({"sub": "ann", "exp": exp, "jti": jti, "channel": "news"}))
+    };
+    for end in ["jti", "channel", "expiry"] {
+        let hub = start_hub().await;
+        let mut stalled = RawClient::connect(hub.address, &path(&hub, claims("ann", "c"))).await;
+        stalled.next().await.expect("a connect push");
+        let token = subscription_token(&hub, "1", 60);
+        let subscribe = json!({"id": 1, "subscribe": {"channel": "news", "token": token}});
+        stalled.send(&text_frame(&subscribe.to_string())).await;
+        while !stalled.next().await.expect("a reply").text().contains("\"subscribe\"") {}
+        let mut watcher = hub.connect_subscriber("bob", "news").await;
+        let data = "x".repeat(30_000);
+        for number in 0..60 {
+            hub.publish("news", json!([number, data])).await;
+            watcher.receive_publication().await;
+        }
+        match end {
+            "jti" => revoke(&hub, json!({"jti": "1"})).await,
+            "channel" => invalidate(&hub, json!({"user": "ann", "channel": "news"})).await,
+            _ => {
+                hub.clock.advance(Duration::from_secs(61));
+                hub.publish("news", json!("expired")).await;
+                watcher.receive_publication().await;
+            }
+        }
+        let mut last = None;
+        while let Some(frame) = stalled.next().await {
+            last = Some(frame);
+        }
+        assert!(last.is_none_or(|last| !last.text().contains("[59,")), "{end}: the backlog was dropped");
+        assert_eq!(hub.running().metrics.closes_with_code(3010), 1, "{end}");
+    }
 }
