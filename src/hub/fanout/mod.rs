@@ -260,11 +260,12 @@ impl Hub {
     }
 
     fn flush(&mut self, flow: FlowId, count: usize) {
-        let now = self.clock.now();
         for _ in 0..count {
             let Some(slot) = self.fanout.schedule.take_waiting(flow) else { return };
             let Some((key, session)) = self.registry.session_at(slot) else { continue };
-            match session.outbox.flush(&self.clock, now) {
+            // The time of each: the process may have been frozen behind the one before. The outbox then writes nothing, because its hub
+            // has not run for too long.
+            match session.outbox.flush(&self.clock, self.clock.now()) {
                 Ok(FlushOutcome::Done) => {}
                 Ok(FlushOutcome::Pending) => drop(self.metrics.full_sockets.inc()),
                 Err(error) => self.handle_push_error(key, error),
