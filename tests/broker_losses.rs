@@ -1,8 +1,10 @@
 //! Brokers that were interrupted, have lost publications and gone on, or announce what their histories do not have.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
 use wardcast::{
-    broker::{Deliver, PresenceEvent},
+    broker::{ChannelTop, Deliver, PresenceEvent},
     hub::CheckHealth,
     position::Position,
     publication::{ClientInfo, Publication},
@@ -12,6 +14,7 @@ use crate::gaps::{
     expect_no_recovery, expect_nothing, expect_told, history_reads, lose, news, positioned, receive_data, resubscribe,
     retention, start_with, subscriber,
 };
+use crate::support::{poll_until, slow_broker::Worker};
 
 /// What a broker sends that has lost publications and gone on.
 #[actix_rt::test]
@@ -105,4 +108,67 @@ async fn room_for_what_waits_is_given_back() {
         worker.hubs.note_resubscribed(&[news()]);
         assert_eq!(receive_data(&mut client, 2).await, [1, 2]);
     }
+}
+
+/// The broker may be interrupted after it has answered a subscription, and before the client has its reply.
+#[actix_rt::test]
+async fn position_that_was_read_before_an_interruption_is_compared_after_it() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    lose(&worker, "1").await;
+    let lost = worker.broker.stored(&news(), retention(&worker)).await.remove(0);
+    lose(&worker, "2").await;
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    worker.broker.answer(1);
+    client.send(&[json!({"id": 1, "subscribe": {"channel": "news", "positioned": true}})]).await;
+    worker.broker.wait_for_calls(&["subscribe", "read_history"]).await;
+    *worker.broker.top.lock() = Some(ChannelTop { position: lost.position.unwrap(), time: Some(lost.time) });
+    resubscribe(&worker).await;
+    worker.broker.answer(1000);
+    let reply = client.receive().await;
+    assert_eq!(reply["subscribe"]["offset"], 2, "{reply}");
+    expect_told(&mut client).await;
+}
+
+/// A client was connected to another node, and has received more than this hub.
+#[actix_rt::test]
+async fn what_a_client_has_received_elsewhere_is_missed_after_an_interruption() {
+    let worker = start_with(|_| ());
+    let mut behind = positioned(&worker).await;
+    worker.publish("news", "1").await;
+    assert_eq!(receive_data(&mut behind, 1).await, [1]);
+    let kept = worker.broker.stored(&news(), retention(&worker)).await.remove(0);
+    let epoch = kept.position.unwrap().epoch.as_str().to_owned();
+    lose(&worker, "2").await;
+    let mut ahead =
+        subscriber(&worker, json!({"positioned": true, "recover": true, "epoch": epoch, "offset": 2})).await;
+    *worker.broker.top.lock() = Some(ChannelTop { position: kept.position.unwrap(), time: Some(kept.time) });
+    resubscribe(&worker).await;
+    expect_told(&mut behind).await;
+    expect_told(&mut ahead).await;
+}
+
+/// Nothing is held back there, and the comparison waits for a broker that fails.
+#[actix_rt::test]
+async fn channel_without_positioned_subscribers_gets_a_new_epoch_when_the_broker_answers_again() {
+    let worker = start_with(|config| config.channels.force_recovery = false);
+    let mut client = subscriber(&worker, json!({})).await;
+    for data in ["1", "2"] {
+        worker.publish("news", data).await;
+    }
+    assert_eq!(receive_data(&mut client, 2).await, [1, 2]);
+    let stored = worker.broker.stored(&news(), retention(&worker)).await;
+    let kept = ChannelTop { position: stored[0].position.unwrap(), time: Some(stored[0].time) };
+    *worker.broker.top.lock() = Some(kept);
+    worker.broker.failing_reads.store(2, Ordering::Relaxed);
+    resubscribe(&worker).await;
+    // Another publication at the offset of the lost one is delivered meanwhile.
+    worker.hubs.deliver_publication(stored[0].clone()).unwrap();
+    assert_eq!(receive_data(&mut client, 1).await, [1]);
+    poll_until("a new epoch", async || worker.broker.writes.lock().contains(&"renew_epoch")).await;
+    worker.broker.top.lock().take();
+    worker.publish("news", "3").await;
+    assert_eq!(receive_data(&mut client, 1).await, [3]);
+    let renewed = worker.broker.stored(&news(), retention(&worker)).await.remove(0).position.unwrap();
+    assert_eq!((renewed.offset, renewed.epoch == kept.position.epoch), (1, false));
 }

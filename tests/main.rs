@@ -46,6 +46,7 @@ mod permissions;
 mod refresh;
 mod refresh_tokens;
 mod renewal_hooks;
+mod ticket_store;
 mod tickets;
 mod tokens;
 mod users_file;
@@ -144,8 +145,10 @@ mod traces;
 // Brokers, and several hubs on one.
 mod balancer;
 mod broker;
+mod bus_messages;
 mod cluster_faults;
 mod gaps_over_redis;
+mod losses_over_redis;
 mod node_processes;
 mod presence_on_nodes;
 mod two_hubs;

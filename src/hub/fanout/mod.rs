@@ -170,6 +170,7 @@ impl Hub {
             self.store_paced(delivery.channel());
             return self.catch_up_buffer.store(delivery);
         };
+        delivery.top().into_iter().for_each(|top| state.note_stored(top));
         // What follows a gap is held back, not paced: so all that is paced has come before it.
         if let Some(pace) = state.pace.as_ref().filter(|_| state.gap_fill.is_none())
             && self.fanout.pace(delivery, pace.interval)

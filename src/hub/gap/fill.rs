@@ -155,11 +155,9 @@ impl Hub {
     /// it is delivered before the history has been read.
     pub(in crate::hub) fn examine_repetition(&mut self, delivery: &Arc<Delivery>) {
         let channel = delivery.channel();
-        let Some(state) = self.registry.channel_state(channel).filter(|state| state.polled_retention.is_some()) else {
-            return;
-        };
-        let arriving = delivery.position().map(|position| ChannelTop { position, time: Some(delivery.time()) });
-        if arriving.zip(state.top()).is_some_and(|(arriving, here)| arriving.conflicts_with(here)) {
+        let Some(state) = self.registry.channel_state(channel) else { return };
+        let is_other = delivery.top().zip(state.top()).is_some_and(|(arriving, here)| arriving.conflicts_with(here));
+        if is_other && state.is_relied_on {
             self.read_gap(channel);
         } else {
             self.queue_check(channel);
@@ -206,12 +204,13 @@ impl Hub {
         {
             let Some(state) = self.registry.channel_state(&channel) else { continue };
             let Some(fill) = state.gap_fill.as_ref().filter(|fill| fill.id == id) else { continue };
-            let (Some(here), Some(retention)) = (state.top(), state.polled_retention) else {
+            let (Some(here), Some(retention)) = (state.top(), state.polled_retention()) else {
                 self.give_gap_up(&channel, None);
                 continue;
             };
             let last = fill.last_known(here);
-            let announced = fill.announced(last.position.epoch);
+            let stored = state.newest().filter(|newest| newest.is_after(last.position));
+            let announced = fill.announced(last.position.epoch).max(stored.map_or(0, |stored| stored.position.offset));
             // With the last known publication, to compare it.
             let since = SincePosition { offset: last.position.offset.saturating_sub(1), epoch: None };
             let limit = self.limits.recovered_publications.saturating_add(1).max(2);
@@ -301,6 +300,7 @@ impl Hub {
                     log::warn!("{text}, renewed the epoch channel={channel:?} received_up_to={offset}");
                     hub.metrics.count_gap("lost_writes");
                     fill.forget_positions(lost.epoch);
+                    state.unverified = None;
                     hub.give_gap_up(&channel, top);
                     hub.resume_fanout(ctx);
                 }

@@ -23,6 +23,7 @@ use super::{RedisContext, envelope, scripts, store::expiry_millis};
 use crate::{
     broker::{BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, completed},
     channel::Channel,
+    clock::WallTime,
     position::{Epoch, Position},
     publication::Publication,
 };
@@ -100,6 +101,11 @@ fn parse_position(reply: &Value) -> Result<Position, BrokerError> {
         Some(Position { offset: offset.parse().ok()?, epoch: Epoch::parse(epoch)? })
     };
     parse().ok_or_else(invalid_reply)
+}
+
+/// Parses the time of a publication; `None` if it is unknown, as an empty text says.
+fn parse_time(text: &[u8]) -> Option<WallTime> {
+    std::str::from_utf8(text).ok()?.parse().ok().map(WallTime::from_unix_millis)
 }
 
 fn invalid_reply() -> BrokerError {

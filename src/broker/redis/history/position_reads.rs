@@ -14,12 +14,13 @@ use super::{
         server::{RedisServer, accepted},
         store::expiry_millis,
     },
-    history_error, invalid_reply, new_epoch, parse_position,
+    history_error, invalid_reply, new_epoch,
+    positions::parse_top,
 };
 use crate::{
-    broker::{BrokerError, Retention},
+    broker::{BrokerError, ChannelTop, Retention},
     channel::Channel,
-    position::{Epoch, Position},
+    position::Epoch,
 };
 
 /// Maximum number of channels of one round trip.
@@ -44,7 +45,7 @@ struct State {
 struct PositionRead {
     channel: Channel,
     retention: Retention,
-    result: oneshot::Sender<Result<Position, BrokerError>>,
+    result: oneshot::Sender<Result<ChannelTop, BrokerError>>,
 }
 
 impl PositionReads {
@@ -56,7 +57,7 @@ impl PositionReads {
         &self,
         channel: Channel,
         retention: Retention,
-    ) -> Result<(oneshot::Receiver<Result<Position, BrokerError>>, bool), BrokerError> {
+    ) -> Result<(oneshot::Receiver<Result<ChannelTop, BrokerError>>, bool), BrokerError> {
         let mut state = self.0.lock();
         if state.waiting.len() >= MAX_WAITING {
             return Err(BrokerError::Busy);
@@ -157,8 +158,8 @@ fn complete(reads: Vec<PositionRead>, reply: Value) {
     };
     match positions {
         Ok(positions) => reads.into_iter().zip(positions).for_each(|(read, position)| {
-            let position = accepted(position).map_err(history_error).and_then(|position| parse_position(&position));
-            _ = read.result.send(position);
+            let top = accepted(position).map_err(history_error).and_then(parse_top);
+            _ = read.result.send(top.and_then(|top| top.ok_or_else(invalid_reply)));
         }),
         Err(error) => reads.into_iter().for_each(|read| _ = read.result.send(Err(error.clone()))),
     }

@@ -7,12 +7,11 @@ use redis::{Cmd, Value};
 
 use super::{
     super::{RedisContext, scripts, server::RedisServer, store::expiry_millis},
-    history_error, invalid_reply, parse_position,
+    history_error, invalid_reply, parse_position, parse_time,
 };
 use crate::{
     broker::{BrokerError, ChannelTop, PositionResult, Retention},
     channel::Channel,
-    clock::WallTime,
     position::{Epoch, Position},
 };
 
@@ -87,8 +86,8 @@ pub(in crate::broker::redis) async fn renew_epoch(
     }
 }
 
-/// Parses the fields `e`, `o` and `t` of a meta hash.
-fn parse_top(reply: Value) -> PositionResult {
+/// Parses the fields `e`, `o` and `t` of a meta hash. `None`: the channel has no position.
+pub(super) fn parse_top(reply: Value) -> PositionResult {
     let Value::Array(fields) = reply.extract_error().map_err(|error| history_error(error.to_string()))? else {
         return Err(invalid_reply());
     };
@@ -96,15 +95,16 @@ fn parse_top(reply: Value) -> PositionResult {
     let (Value::BulkString(epoch), Value::BulkString(offset)) = (epoch, offset) else { return Ok(None) };
     let position = parse_position(&Value::BulkString([epoch.as_slice(), offset].concat()))?;
     let time = match time {
-        Value::BulkString(time) => std::str::from_utf8(time).ok().and_then(|time| time.parse().ok()),
+        Value::BulkString(time) => parse_time(time),
         _ => None,
     };
-    Ok(Some(ChannelTop { position, time: time.map(WallTime::from_unix_millis) }))
+    Ok(Some(ChannelTop { position, time }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::WallTime;
 
     #[test]
     fn position_is_read_from_the_fields_of_its_hash() {
