@@ -175,8 +175,8 @@ pub trait Broker: Send + Sync {
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>>;
 
     /// Holds the deliveries of all hubs until every revocation that was sent before this call is in the list. Hubs call it after
-    /// the process was frozen: it may not have received all of them yet.
-    fn confirm_revocations(&self);
+    /// the process was `frozen_for` this time: it may not have received all of them yet.
+    fn confirm_revocations(&self, frozen_for: Duration);
 
     /// Tells the other nodes that this one stops: from then on it is not alive for them, and answers no surveys. Completes
     /// when the broker has accepted the message.

@@ -79,8 +79,9 @@ impl Hub {
     /// Has the deliveries held, if this process has been frozen: revocations may wait in its sockets, and publications that
     /// came before them in its queues. The last tick tells: there is one every 100 ms.
     pub(super) fn hold_after_freeze(&self, now: Instant) {
-        if now.saturating_duration_since(self.liveness.last_tick_at()) > FROZEN_AFTER {
-            self.broker_subscriptions.broker().confirm_revocations();
+        let frozen_for = now.saturating_duration_since(self.liveness.last_tick_at());
+        if frozen_for > FROZEN_AFTER {
+            self.broker_subscriptions.broker().confirm_revocations(frozen_for);
         }
     }
 

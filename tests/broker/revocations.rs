@@ -99,8 +99,26 @@ async fn revocation_that_an_interruption_hid_is_loaded_with_the_reconnect() {
     assert!(!obeys(&instance));
     server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     wait_until("the list is loaded again", async || obeys(&instance)).await;
-    instance.broker.confirm_revocations();
+    instance.broker.confirm_revocations(Duration::from_secs(1));
     wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+}
+
+/// Messages with a signature are refused when they are a minute old, and a control may be one of them.
+#[tokio::test]
+async fn controls_count_as_lost_after_a_freeze_in_which_their_signatures_may_have_become_too_old() {
+    let server = RedisServer::start().await;
+    for (key, frozen_for, is_lost) in [
+        ("5a1f0c7e9b3d2468ace013579bdf2468", 30, true),
+        ("5a1f0c7e9b3d2468ace013579bdf2468", 29, false),
+        ("", 90, false),
+    ] {
+        let instance = start_broker_with(&server.url(), |config| config.bus_key = Secret::new(key));
+        instance.wait_until_ready().await;
+        let losses = || instance.hubs.losses.load(Ordering::Relaxed);
+        let before = losses();
+        instance.broker.confirm_revocations(Duration::from_secs(frozen_for));
+        assert_eq!(losses() > before, is_lost, "{frozen_for} s");
+    }
 }
 
 #[tokio::test]
@@ -170,7 +188,7 @@ async fn times_that_redis_has_lost_are_put_back() {
     revoke(&first).await;
     for older in ["253402300799000 40000", "253402300798000 50000"] {
         server.run::<i64>(&["HSET", LIST, "u:ann", older]).await;
-        first.broker.confirm_revocations();
+        first.broker.confirm_revocations(Duration::from_secs(1));
         let stored = async || server.run::<String>(&["HGET", LIST, "u:ann"]).await;
         poll_until("they are put back", async || stored().await == "253402300799000 50000").await;
     }
@@ -207,7 +225,7 @@ async fn revocations_of_another_program_are_not_obeyed_if_there_is_a_bus_key_and
     assert!(second.dropped_count("unsigned") > 0);
     assert_eq!(second.hubs.revocations.count(), 1);
     // The first instance puts back what was overwritten.
-    first.broker.confirm_revocations();
+    first.broker.confirm_revocations(Duration::from_secs(1));
     wait_until("the second has it", async || second.hubs.revocations.count() == 2).await;
     assert!(obeys(&start().await));
 }

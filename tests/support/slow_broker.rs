@@ -260,8 +260,8 @@ impl Broker for SlowBroker {
         self.inner.revoke(revocations, timeout)
     }
 
-    fn confirm_revocations(&self) {
-        self.inner.confirm_revocations();
+    fn confirm_revocations(&self, frozen_for: Duration) {
+        self.inner.confirm_revocations(frozen_for);
     }
 
     fn announce_stop(&self) -> BrokerFuture<()> {

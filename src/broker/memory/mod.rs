@@ -364,7 +364,7 @@ impl Broker for MemoryBroker {
         .boxed()
     }
 
-    fn confirm_revocations(&self) {
+    fn confirm_revocations(&self, _: Duration) {
         // No other instance sends revocations.
     }
 

@@ -156,8 +156,11 @@ impl Broker for RedisBroker {
         )
     }
 
-    fn confirm_revocations(&self) {
+    fn confirm_revocations(&self, frozen_for: Duration) {
         self.context.hold_deliveries();
+        if self.context.signer.may_refuse_after(frozen_for) {
+            self.context.deliver.note_lost_controls();
+        }
         self.context.revocations.request();
         // Others may have taken this instance for gone.
         self.context.connections.recount();
