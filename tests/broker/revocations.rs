@@ -103,6 +103,34 @@ async fn revocation_that_an_interruption_hid_is_loaded_with_the_reconnect() {
     wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
 }
 
+/// As a Redis that is killed again and again before it has loaded its file.
+#[tokio::test]
+async fn list_that_cannot_be_loaded_does_not_hold_the_deliveries_of_an_instance_whose_subscriptions_reconnect_often() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+    server.run::<()>(&["ACL", "SETUSER", "default", "-hscan"]).await;
+    let cut = async || server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    cut().await;
+    poll_until("the deliveries are held", async || instance.hubs.revocations.state().is_held()).await;
+    let mut cuts = tokio::time::interval(Duration::from_millis(700));
+    let keep_cutting = async {
+        loop {
+            cuts.tick().await;
+            cut().await;
+        }
+    };
+    let released = poll_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held());
+    tokio::select! {
+        () = released => {}
+        () = keep_cutting => {}
+    }
+    server.run::<()>(&["ACL", "SETUSER", "default", "+hscan"]).await;
+    server.run::<i64>(&[["HSET", LIST].as_slice(), &ENTRIES].concat()).await;
+    cut().await;
+    wait_until("the list is loaded", async || obeys(&instance)).await;
+}
+
 /// Messages with a signature are refused when they are a minute old, and a control may be one of them.
 #[tokio::test]
 async fn controls_count_as_lost_after_a_freeze_in_which_their_signatures_may_have_become_too_old() {

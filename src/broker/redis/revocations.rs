@@ -36,8 +36,8 @@ const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often an instance that has just started looks whether it knows all others.
 const NODES_INTERVAL: Duration = Duration::from_millis(10);
-/// How long deliveries are held at most by an instance that has had the list: while the list in Redis cannot be
-/// reached, the channels of other servers must be delivered.
+/// How long the list in Redis may fail until an instance that has had it delivers without it: the channels of other servers
+/// must be delivered. Deliveries that are held again later are released at the next failure.
 const MAX_HOLD: Duration = Duration::from_secs(5);
 /// How often an instance that has never had the list says so in its log, after [`MAX_HOLD`].
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -172,27 +172,25 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
         if due.is_err() && !is_incomplete_in_redis(&context).await {
             continue;
         }
-        // How often deliveries were held, and since when. If they are held again meanwhile, MAX_HOLD begins again.
-        let mut held = (*context.revocations.holds.lock(), Instant::now());
-        let mut given_up = None;
+        // Not since the last hold: a server that reconnects again and again holds the deliveries each time.
+        let failing_since = Instant::now();
+        let mut has_warned = false;
         let mut next_warning = Instant::now() + MAX_HOLD;
         let mut retry_delay = MIN_RETRY_DELAY;
         loop {
             let holds = *context.revocations.holds.lock();
-            if holds != held.0 {
-                held = (holds, Instant::now());
-            }
             match synchronize(&context).await {
                 Ok(()) => {
                     context.revocations.is_loaded.store(true, Ordering::Relaxed);
                     context.release_deliveries(holds);
                     break;
                 }
-                Err(error)
-                    if context.revocations.is_loaded() && given_up != Some(holds) && held.1.elapsed() >= MAX_HOLD =>
-                {
-                    log::warn!("delivering without the latest revocations error={:?}", error.to_string());
-                    given_up = Some(holds);
+                Err(error) if context.revocations.is_loaded() && failing_since.elapsed() >= MAX_HOLD => {
+                    if !std::mem::replace(&mut has_warned, true) {
+                        log::warn!("delivering without the latest revocations error={:?}", error.to_string());
+                    }
+                    // Also if they have been held again during this attempt.
+                    let holds = *context.revocations.holds.lock();
                     context.release_deliveries(holds);
                 }
                 Err(error) if !context.revocations.is_loaded() && Instant::now() >= next_warning => {
