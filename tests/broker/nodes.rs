@@ -8,8 +8,14 @@ use std::{
 use futures_util::{StreamExt, future::join_all};
 use wardcast::{broker::BrokerError, config::RedisConfig};
 
-use super::fixture::{Instance, node, redis_instance, start_broker_with, start_pair, wait_until};
-use crate::support::{PATIENCE, Stopwatch, poll_until, redis::RedisServer};
+use super::fixture::{
+    ELSEWHERE, Instance, disconnect_user, node, redis_instance, start_broker, start_broker_with, start_pair, wait_until,
+};
+use crate::support::{
+    PATIENCE, Stopwatch, poll_until,
+    proxy::{Proxy, ProxyMode},
+    redis::RedisServer,
+};
 
 /// Longer than a test runs: an answer comes before it, or not at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -191,6 +197,44 @@ async fn node_says_hello_at_once_when_its_subscriptions_have_reconnected() {
             if bytes.starts_with(b"WC\x01h") && bytes.ends_with(b"h") {
                 break;
             }
+        }
+    }
+}
+
+/// The caller has to repeat it: the sessions of the node go on.
+#[tokio::test]
+async fn control_that_a_node_does_not_receive_fails_until_the_node_may_have_been_killed() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let start = |url: String| start_broker_with(&url, |config| config.heartbeat_interval = Duration::from_secs(1));
+    let (first, mut second) = (start(server.url()), start(proxy.url()));
+    first.wait_for_nodes(2).await;
+    second.wait_until_ready().await;
+    let since = Stopwatch::start();
+    poll_until("silent nodes would be known", async || since.elapsed() > Duration::from_secs(4)).await;
+    let subscribers = async || server.run::<Vec<String>>(&["PUBSUB", "NUMSUB", CONTROL]).await[1].clone();
+    let send = || first.broker.send_control(disconnect_user("ann"));
+    for is_killed in [false, true] {
+        send().await.unwrap();
+        if is_killed {
+            second = start_broker(ELSEWHERE, "wardcast");
+        } else {
+            proxy.set(ProxyMode::Cut);
+        }
+        poll_until("it receives nothing", async || subscribers().await == "1").await;
+        let error = send().await.unwrap_err();
+        assert!(
+            matches!(&error, BrokerError::Unavailable(detail) if detail.contains("not every live node")),
+            "{error}"
+        );
+        assert_eq!(first.metrics.nodes.get(), 2, "its heartbeats are not missed yet");
+        send().await.expect("it has not been heard since");
+        if !is_killed {
+            proxy.set(ProxyMode::Pass);
+            let before = second.controls().len();
+            second.wait_until_ready().await;
+            poll_until("it receives controls again", async || send().await.is_ok() && second.controls().len() > before)
+                .await;
         }
     }
 }

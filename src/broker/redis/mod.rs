@@ -23,6 +23,7 @@ mod call_times;
 mod calls;
 mod claims;
 mod cluster;
+mod controls;
 mod emulation;
 mod envelope;
 mod error;
@@ -164,7 +165,12 @@ impl RedisContext {
             self.shared_reads.clear();
         }
         if is_subscribed && server.has_own_name(control) {
-            self.nodes.start_listening();
+            let routes = self.router.routes();
+            let is_other = |other: &&Arc<RedisServer>| !std::ptr::eq(&***other, server);
+            // Heartbeats come over all servers: over the others they have come without a break.
+            if !routes.servers().iter().filter(is_other).any(|other| other.is_hearing(control)) {
+                self.nodes.start_listening();
+            }
             self.announcer.request_hello();
         } else if !self.router.routes().servers().iter().any(|server| server.is_hearing(control)) {
             self.nodes.stop_listening();
