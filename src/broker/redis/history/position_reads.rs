@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     super::{
         RedisContext, scripts,
-        server::{RedisServer, accepted},
+        server::{RedisServer, Reply, accepted},
         store::expiry_millis,
     },
     history_error, invalid_reply, new_epoch, parse_position,
@@ -91,9 +91,7 @@ pub(in crate::broker::redis) async fn run(context: Arc<RedisContext>, server: Ar
         reads.retain(|read| !read.result.is_closed());
         if let Err((error, reads)) = read_batch(&context, &server, reads).await {
             // The calls that wait fail, too: another round trip would keep them for as long again.
-            for read in reads.into_iter().chain(server.position_reads().take_all()) {
-                _ = read.result.send(Err(error.clone()));
-            }
+            fail(reads.into_iter().chain(server.position_reads().take_all()), &error);
         }
     }
 }
@@ -119,7 +117,18 @@ async fn read_batch(
     let commands = calls.iter().map(|reads| command(context, reads, epoch)).collect();
     match server.query_many(commands, context.timeout).await {
         Ok(replies) => {
-            calls.into_iter().zip(replies).for_each(|(reads, reply)| complete(reads, reply));
+            for (reads, reply) in calls.into_iter().zip(replies) {
+                match reply {
+                    Reply::Received(reply) => complete(reads, reply),
+                    // Only the channels of a slot that is moving wait for it.
+                    Reply::Redirected(_) => drop(tokio::spawn(async move {
+                        match reply.wait().await {
+                            Ok(reply) => complete(reads, reply),
+                            Err(error) => fail(reads, &history_error(error)),
+                        }
+                    })),
+                }
+            }
             Ok(())
         }
         Err(error) => Err((history_error(error), calls.into_iter().flatten().collect())),
@@ -160,8 +169,12 @@ fn complete(reads: Vec<PositionRead>, reply: Value) {
             let position = accepted(position).map_err(history_error).and_then(|position| parse_position(&position));
             _ = read.result.send(position);
         }),
-        Err(error) => reads.into_iter().for_each(|read| _ = read.result.send(Err(error.clone()))),
+        Err(error) => fail(reads, &error),
     }
+}
+
+fn fail(reads: impl IntoIterator<Item = PositionRead>, error: &BrokerError) {
+    reads.into_iter().for_each(|read| _ = read.result.send(Err(error.clone())));
 }
 
 #[cfg(test)]
