@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use wardcast::{
-    broker::{Deliver, PresenceEvent},
+    broker::{ChannelTop, Deliver, PresenceEvent},
     hub::CheckHealth,
-    position::Position,
+    position::{Epoch, Position},
     publication::{ClientInfo, Publication},
 };
 
@@ -105,4 +105,27 @@ async fn room_for_what_waits_is_given_back() {
         worker.hubs.note_resubscribed(&[news()]);
         assert_eq!(receive_data(&mut client, 2).await, [1, 2]);
     }
+}
+
+/// The history has publications that are still on their way to the hub.
+#[actix_rt::test]
+async fn plain_subscriber_receives_the_first_publications_of_another_history_that_come_after_it_was_found() {
+    let worker = start_with(|config| config.channels.force_recovery = false);
+    let mut plain = subscriber(&worker, json!({})).await;
+    let mut client = positioned(&worker).await;
+    worker.publish("news", "0").await;
+    assert_eq!(
+        (receive_data(&mut plain, 1).await, receive_data(&mut client, 1).await),
+        (vec![json!(0)], vec![json!(0)])
+    );
+    let stored = worker.broker.stored(&news(), retention(&worker)).await.remove(0);
+    let epoch = Epoch::parse("anotherE").unwrap();
+    let at = |offset| Position { offset, epoch };
+    *worker.broker.top.lock() = Some(ChannelTop { position: at(2), time: None });
+    resubscribe(&worker).await;
+    expect_told(&mut client).await;
+    for offset in [1, 2] {
+        worker.hubs.deliver_publication(Publication { position: Some(at(offset)), ..stored.clone() }).unwrap();
+    }
+    assert_eq!(receive_data(&mut plain, 2).await, [0, 0]);
 }

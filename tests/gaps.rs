@@ -178,6 +178,9 @@ async fn gap_larger_than_a_reply_is_told() {
     }
     worker.publish("news", "5").await;
     expect_told(&mut client).await;
+    let limit = worker.config().limits.client_reply_bytes();
+    let request = worker.broker.requests.lock().pop().unwrap();
+    assert_eq!(request.max_bytes, Some(limit), "what is too much is not read either");
 }
 
 #[actix_rt::test]

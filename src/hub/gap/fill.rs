@@ -215,7 +215,9 @@ impl Hub {
             // With the last known publication, to compare it.
             let since = SincePosition { offset: last.position.offset.saturating_sub(1), epoch: None };
             let limit = self.limits.recovered_publications.saturating_add(1).max(2);
-            let request = HistoryRequest { since: Some(since), limit, is_reverse: false, max_bytes: None };
+            // More is not delivered, so it need not be read.
+            let max_bytes = Some(self.limits.reply_bytes);
+            let request = HistoryRequest { since: Some(since), limit, is_reverse: false, max_bytes };
             let page = self.broker_subscriptions.broker().read_history(channel.clone(), request, retention);
             self.gap_reads.in_flight += 1;
             ctx.spawn(page.into_actor(self).map(move |page, hub, ctx| {
@@ -257,7 +259,9 @@ impl Hub {
                     self.gap_reads.waiting.push_back((channel.clone(), id));
                 }
             }
-            PageVerdict::Incomplete | PageVerdict::NewHistory => self.give_gap_up(channel, Some(page.top)),
+            PageVerdict::Incomplete => self.give_gap_up(channel, Some(page.top)),
+            // Its first publications may be on their way here, although the history has them already.
+            PageVerdict::NewHistory => self.give_gap_up(channel, None),
             PageVerdict::LostWrites => self.renew_lost_epoch(channel.clone(), last.position, ctx),
         }
     }

@@ -226,7 +226,8 @@ impl Hub {
             Comparison::Behind => self.position_poller.suspect(channel, here, Instant::now()),
             Comparison::NewHistory => {
                 log::debug!("found another history by comparison with the broker channel={channel:?}");
-                self.give_gap_up(channel, found.map(|found| found.position));
+                // Its first publications may be on their way here, although the history has them already.
+                self.give_gap_up(channel, None);
             }
             Comparison::LostWrites => self.renew_lost_epoch(channel.clone(), query.asked_at.position, ctx),
         }
