@@ -11,6 +11,7 @@ mod events;
 mod fixture;
 mod half_moved_keys;
 mod history;
+mod leaves;
 mod lifetimes;
 mod logins;
 mod missed;
