@@ -16,6 +16,7 @@ mod lifetimes;
 mod logins;
 mod missed;
 mod model;
+mod new_masters;
 mod nodes;
 mod outages;
 mod presence;

@@ -2,18 +2,23 @@
 //! there, or the Cluster is down. Such a command is [sent again](super::resend) where it belongs, until its caller stops waiting.
 //! What comes for the slot meanwhile waits behind it.
 
+use std::{collections::HashMap, sync::Arc};
+
 use parking_lot::Mutex;
 use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
     super::{partition::slot_of, presence::is_change},
+    connect::Connector,
     job::PublishJob,
     slot_queues::SlotQueues,
 };
 
 /// Maximum number of refused commands that nothing waits for. Above it they fail.
 pub(super) const MAX_UNORDERED: usize = 16_384;
+/// Maximum number of masters that the topology does not name yet.
+const MAX_NEWCOMERS: usize = 16;
 const TOO_MANY_WAIT: &str = "too many commands wait for the new master of their slot";
 
 /// Why a command was refused, and so where it has to be sent.
@@ -84,14 +89,35 @@ pub(in super::super) struct Redirects {
     unordered: mpsc::Sender<WaitingJob>,
     begun: Notify,
     topology_requested: Notify,
+    /// The ways to masters that are importing their first slots, by address: the topology does not name them yet.
+    newcomers: Mutex<HashMap<String, Arc<Connector>>>,
 }
 
 impl Redirects {
     /// Creates the queues; the receiver is for [`resend`](super::resend::resend).
     pub(in super::super) fn new() -> (Self, mpsc::Receiver<WaitingJob>) {
         let (unordered, receiver) = mpsc::channel(MAX_UNORDERED);
-        let (queues, begun, topology_requested) = Default::default();
-        (Self { queues, unordered, begun, topology_requested }, receiver)
+        let (queues, begun, topology_requested, newcomers) = Default::default();
+        (Self { queues, unordered, begun, topology_requested, newcomers }, receiver)
+    }
+
+    /// Returns the way to a master that the topology does not name yet. `other` leads to another node of the Cluster.
+    pub(super) fn newcomer(&self, address: &str, other: &Connector) -> Option<Arc<Connector>> {
+        let mut newcomers = self.newcomers.lock();
+        if let Some(known) = newcomers.get(address) {
+            return Some(known.clone());
+        }
+        let connector = Arc::new(other.at(address).ok()?);
+        if newcomers.len() >= MAX_NEWCOMERS {
+            newcomers.clear();
+        }
+        newcomers.insert(address.to_owned(), connector.clone());
+        Some(connector)
+    }
+
+    /// Forgets the way to a master that the topology names.
+    pub(super) fn forget_newcomer(&self, address: &str) {
+        self.newcomers.lock().remove(address);
     }
 
     /// Has the topology read at once, because a server no longer has what it should have.

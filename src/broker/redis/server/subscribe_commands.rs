@@ -24,7 +24,7 @@ use super::{
 use crate::channel::Channel;
 
 /// Maximum number of channels of one command, which Redis handles in a millisecond or two.
-const COMMAND_CHANNELS: usize = 500;
+const COMMAND_CHANNELS: usize = 512;
 /// Maximum number of SUBSCRIBE commands whose confirmations have not arrived: a distant Redis must not cost a round trip for each.
 const SUBSCRIBES_IN_FLIGHT: usize = 8;
 /// Maximum number of commands for shard channels that are sent in one round trip, and of their channels, to which one command may add
