@@ -19,6 +19,8 @@
 
 // Basic types. Every module may import them.
 
+// Enums whose variants each have a text.
+mod text_enum;
 // Strict reading of JSON.
 mod json;
 // Channel names and the patterns that match them.

@@ -45,6 +45,9 @@ pub const MAX_USER_BYTES: usize = 255;
 /// Maximum length of `info`, which every publication of its owner carries, and of `data` of a subscription.
 pub const MAX_INFO_BYTES: usize = 4096;
 
+/// Maximum length of an idempotency key. The broker remembers many of them.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
 /// What other clients may know about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {

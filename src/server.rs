@@ -104,6 +104,8 @@ pub struct RunningServer {
 struct Components {
     /// What the listener serves.
     role: ListenerRole,
+    /// What clients of the listener must have, if they need certificates.
+    client_certificates: Option<Arc<client_certificates::ClientCertificates>>,
     http: Data<http::HttpContext>,
     api: Data<api::ApiContext>,
     /// The demo page, if `web.demo_page` enables it.
@@ -196,6 +198,11 @@ impl RunningServer {
     /// Returns the number of hubs: one per worker of the public listener, for all of its addresses.
     pub fn hubs(&self) -> usize {
         self.http().hubs.count()
+    }
+
+    /// Returns whether the list of revocations has been loaded since the start. Until then no token is accepted.
+    pub fn has_revocations(&self) -> bool {
+        self.components.api.revocations.is_loaded()
     }
 
     /// Reloads the certificate files and the ticket keys. Open connections keep the old certificate. Returns whether a certificate is
@@ -302,6 +309,10 @@ impl Components {
         let (broker, broker_subscriptions) = start_broker(&config, &hubs, &metrics, &clock)?;
         let permissions = create_permissions(&config, &revocations);
         let verifier = Arc::new(Verifier::new(&config, permissions.clone(), clock.clone())?);
+        let login_users = load_login_users(&config, &permissions)?;
+        if let Some(users) = login_users.as_ref().filter(|_| config.login.users_file.is_some()) {
+            verifier.set_login_users(users.clone(), &config);
+        }
         let hooks = create_hooks(&config.hooks, &node, &clock, &metrics)?;
         let refusals = RefusalLog::new(live.clone(), audit.clone());
         let verifications = VerificationQueue::new(limits, metrics.clone());
@@ -330,7 +341,7 @@ impl Components {
             refusals,
             audit,
             login_keys: ArcSwap::from_pointee(LoginKeys::new(&config, clock.clone())),
-            login_users: load_login_users(&config, &permissions)?,
+            login_users,
             admin_sessions: create_admin_sessions(&config, &permissions, &revocations, &clock)?,
             login_backoff: LoginBackoff::new(config.login.failures, config.login.backoff),
             user_limit: UserLimit::new(limits.connections_per_user, &*broker),
@@ -356,7 +367,8 @@ impl Components {
         let role = if config.server.internal_bind.is_some() { ListenerRole::Public } else { ListenerRole::Sole };
         let page = config.web.demo_page.then(|| web::Page::new(&config, http.login_users.is_some()));
         let admin_page = http.admin_sessions.is_some().then(web::AdminPage::new);
-        Ok(Self { role, http, api, page, admin_page, broker_subscriptions, permissions, node })
+        let client_certificates = None;
+        Ok(Self { role, client_certificates, http, api, page, admin_page, broker_subscriptions, permissions, node })
     }
 
     /// Starts the hub of the calling worker, and returns what its sessions share.
@@ -420,7 +432,8 @@ fn create_hooks(
 fn start_events(http: &http::HttpContext) -> Result<Option<EventService>, ServerStartError> {
     let http::HttpContext { config, hooks, broker, clock, metrics, .. } = http;
     let Some(reporter) = hooks.events.clone() else { return Ok(None) };
-    let started = EventService::start(&config.current().hooks, reporter, broker.event_outbox(), clock, metrics);
+    let (config, outbox) = (config.current(), broker.event_outbox());
+    let started = EventService::start(&config.hooks, reporter, outbox, hooks.signer(), clock, metrics);
     started.map_err(ServerStartError::Hooks)
 }
 

@@ -13,7 +13,8 @@ const MAX_FILE_LINES: usize = 400;
 const THREAT_MODEL: &str = "docs/threats.md";
 
 /// The modules that every module may import: strict JSON, shared types, time, limits, counters, certificates, outgoing HTTP, configuration. They import only each other.
-const SHARED_MODULES: [&str; 21] = [
+const SHARED_MODULES: [&str; 22] = [
+    "text_enum",
     "json",
     "channel",
     "publication",
@@ -70,7 +71,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "broker::event_outbox",
         ],
     ),
-    ("transport", &["protocol::frame", "protocol::disconnect"]),
+    ("transport", &["protocol::frame", "protocol::FrameRule", "protocol::disconnect"]),
     // An error of a broker or of a control has one error code, for sessions and for the server API. A control names a close code
     // and a reason, which must be valid on the wire.
     ("broker", &["protocol::ErrorCode", "protocol::WireError", "protocol::ExceededLimit", "protocol::Disconnect"]),
@@ -80,7 +81,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
     ("http", &["auth", "hooks", "transport", "session", "protocol", "hub::Hubs", "hub::RefusedAttempt", "broker"]),
     // Exceptions, because a refused request looks the same on every path, bodies have the same limits, and a listener has one
     // role, and the admin page one session: api responds with http's HttpError, reads bodies with its RequestBody, asks for the
-    // ListenerRole, and finds the address of a caller as http does.
+    // ListenerRole, finds the address of a caller as http does, and has the headers of http's streams and of its CORS.
     (
         "api",
         &[
@@ -89,6 +90,9 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 10] = [
             "broker",
             "protocol",
             "http::HttpError",
+            "http::EVENT_STREAM",
+            "http::NO_BUFFERING",
+            "http::cors::IDEMPOTENCY_KEY",
             "http::RequestBody",
             "http::BodyLimit",
             "http::ListenerRole",

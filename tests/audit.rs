@@ -35,7 +35,7 @@ impl AuditedHub {
         fs::read_to_string(self.path()).unwrap_or_default()
     }
 
-    fn lines(&self, event: &str) -> Vec<Value> {
+    pub fn lines(&self, event: &str) -> Vec<Value> {
         let text = self.text();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let lines = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -7,14 +7,17 @@ mod cluster;
 mod cluster_moves;
 mod cluster_tls;
 mod conformance;
+mod deafness;
 mod events;
-mod fixture;
+pub(crate) mod fixture;
 mod half_moved_keys;
 mod history;
+mod leaves;
 mod lifetimes;
 mod logins;
 mod missed;
 mod model;
+mod new_masters;
 mod nodes;
 mod outages;
 mod presence;
@@ -97,6 +100,7 @@ every_broker! {
     events::events_wait_in_order_until_they_are_accepted
     events::events_above_the_bound_are_dropped
     logins::refresh_names_the_next_generation_and_the_latest_may_be_repeated
+    logins::ended_logins_are_found_until_they_are_removed_or_were_idle_for_too_long
     logins::refresh_before_the_latest_ends_the_login
     logins::repeated_refresh_after_the_grace_ends_the_login
     logins::login_ends_when_it_is_idle_and_at_its_end

@@ -9,14 +9,15 @@ use wardcast::config::AnonymousAccess;
 
 use crate::{
     audit::AuditedHub,
-    storms,
+    hooks, storms,
     support::{
         TestHub,
-        backend::Backend,
+        backend::{Answer, Backend},
         http::{self, Response},
         start_hub_with,
         stream::{StreamClient, get},
     },
+    tickets::request_ticket,
 };
 
 fn path_for(hub: &TestHub) -> String {
@@ -150,4 +151,41 @@ async fn message_of_the_backend_adds_no_event_to_a_refusal() {
     backend.answer_json("/connect", json!({"error": {"code": 1000, "message": "banned"}}));
     let request = get(hub.address, "/v1/channels/news/events", &[]);
     assert_eq!(http::exchange(hub.address, request.as_bytes()).await.status, 403);
+}
+
+#[actix_rt::test]
+async fn ticket_of_an_event_source_stays_unused_while_the_subscribe_hook_is_unavailable() {
+    let backend = Backend::start().await;
+    let hub = hooks::start(&backend, |_| ()).await;
+    let path = format!("/v1/channels/ask:1/events?ticket={}", request_ticket(&hub, &hub.token("ann")).await);
+    let request = get(hub.address, &path, &[]);
+    backend.answer("/subscribe", Answer::Raw(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_vec()));
+    for _ in 0..2 {
+        reconnection(&http::exchange(hub.address, request.as_bytes()).await);
+    }
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    let mut client = StreamClient::events(hub.address, &path, &[]).await;
+    assert_eq!(client.event().await.name, "subscribe");
+    assert_eq!(http::exchange(hub.address, request.as_bytes()).await.status, 401, "used up");
+    // A refusal that stays uses it up, too.
+    let path = format!("/v1/channels/ask:1/events?ticket={}", request_ticket(&hub, &hub.token("ann")).await);
+    let request = get(hub.address, &path, &[]);
+    backend.answer_json("/subscribe", json!({"error": {"code": 403, "message": "no"}}));
+    for expected in [403, 401] {
+        assert_eq!(http::exchange(hub.address, request.as_bytes()).await.status, expected);
+    }
+}
+
+/// Each asks the backend, and one of them opens the stream.
+#[actix_rt::test]
+async fn simultaneous_event_sources_with_one_ticket_open_one_stream() {
+    let backend = Backend::start().await;
+    let hub = hooks::start(&backend, |_| ()).await;
+    backend.answer_json("/subscribe", json!({"result": {}}));
+    let path = format!("/v1/channels/ask:1/events?ticket={}", request_ticket(&hub, &hub.token("ann")).await);
+    let request = get(hub.address, &path, &[]);
+    let streams = join_all((0..10).map(|_| StreamClient::open(hub.address, request.as_bytes(), b"\n\n"))).await;
+    let statuses: Vec<u16> = streams.iter().map(|stream| stream.head.status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 401].contains(status)), "{statuses:?}");
 }

@@ -1,14 +1,23 @@
 //! Attacks with permessage-deflate (RFC 7692): bombs, invalid data, and RSV1 where it does not belong.
 
+use std::io::Write;
+
 use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
+use wardcast::{
+    config::Secret,
+    protocol::{FrameRule, disconnect::INVALID_UTF8_REASON},
+};
 
 use crate::{
     compression::start_compressing_hub,
     support::{
+        API_KEY,
+        backend::{Answer, Backend},
         deflate::{DeflateClient, EXTENSIONS, OFFER, deflate},
+        http, mark_secret,
         raw::{BINARY, CLOSE, CONTINUATION, FIN, Frame, PING, PONG, RSV1, TEXT, frame},
-        start_hub,
+        start_hub, start_hub_with,
     },
 };
 
@@ -38,23 +47,27 @@ async fn compressed_message_over_the_limit_closes_with_1009() {
 async fn violations_of_compression_close_with_1002_and_invalid_text_with_1007() {
     let hub = start_compressing_hub(|_| ()).await;
     let message = deflate(b"{\"id\":1,\"ping\":{}}");
-    for (what, bytes, code) in [
-        ("no data", frame(FIN | TEXT | RSV1, b""), 1002),
-        ("not compressed", frame(FIN | TEXT | RSV1, b"{\"id\":1}"), 1002),
-        ("cut", frame(FIN | TEXT | RSV1, &message[..message.len() / 2]), 1002),
+    let compression = FrameRule::ValidCompression.text();
+    let reserved = FrameRule::ReservedBits.text();
+    for (what, bytes, code, reason) in [
+        ("no data", frame(FIN | TEXT | RSV1, b""), 1002, compression),
+        ("not compressed", frame(FIN | TEXT | RSV1, b"{\"id\":1}"), 1002, compression),
+        ("cut", frame(FIN | TEXT | RSV1, &message[..message.len() / 2]), 1002, compression),
         (
             "RSV1 in a continuation",
             [frame(TEXT | RSV1, &message[..3]), frame(FIN | CONTINUATION | RSV1, &message[3..])].concat(),
             1002,
+            reserved,
         ),
-        ("compressed ping", frame(FIN | PING | RSV1, &message), 1002),
-        ("compressed close", frame(FIN | CLOSE | RSV1, &1000_u16.to_be_bytes()), 1002),
-        ("RSV2", frame(FIN | TEXT | RSV1 | 0x20, &message), 1002),
-        ("not UTF-8", frame(FIN | TEXT | RSV1, &deflate(b"\xff\xfe")), 1007),
+        ("compressed ping", frame(FIN | PING | RSV1, &message), 1002, reserved),
+        ("compressed close", frame(FIN | CLOSE | RSV1, &1000_u16.to_be_bytes()), 1002, reserved),
+        ("RSV2", frame(FIN | TEXT | RSV1 | 0x20, &message), 1002, reserved),
+        ("not UTF-8", frame(FIN | TEXT | RSV1, &deflate(b"\xff\xfe")), 1007, INVALID_UTF8_REASON),
     ] {
         let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
         ann.send(&bytes).await;
-        assert_eq!(ann.wait_for_close().await, Some(code), "{what}");
+        let close = ann.wait_for_close_frame().await.unwrap();
+        assert_eq!((close.close_code(), close.close_reason()), (Some(code), reason), "{what}");
     }
     // Each message is compressed by itself, so it may not refer to the one before.
     let mut ann = DeflateClient::connect(&hub, &hub.path_for("ann"), &[OFFER]).await;
@@ -119,4 +132,47 @@ async fn rsv1_without_negotiation_closes_with_1002() {
         ann.send(&message).await;
         assert_eq!(ann.wait_for_close().await, Some(1002), "{what}");
     }
+}
+
+/// HTTP has compression of its own, of which the hub takes none: neither in requests nor in what a backend answers.
+#[actix_rt::test]
+async fn compressed_http_bodies_are_not_inflated() {
+    let gzip = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let backend = Backend::start().await;
+    let hub = start_hub_with(|config| {
+        config.admin.enabled = true;
+        config.login.demo_password = Secret::new(mark_secret("right horse battery"));
+        backend.configure(&mut config.hooks.rpc, "/rpc");
+    })
+    .await;
+    let spaces = " ".repeat(10 << 20);
+    let own = format!("http://{}", hub.address);
+    for (path, body) in [
+        ("/api/publish", r#"{"channel":"news","data":1}"#),
+        ("/v1/channels/news/messages", "1"),
+        ("/admin/login", r#"{"api_key":"x"}"#),
+        ("/auth/login", r#"{"username":"demo","password":"right horse battery"}"#),
+    ] {
+        let post = |name: &str, body: Vec<u8>| {
+            let request = http::post(hub.address, path).header("Content-Encoding", name).header("Origin", &own);
+            let request = request.header("X-API-Key", API_KEY).header("X-Wardcast-Admin", "1");
+            request.header("Content-Type", "application/json").body(body)
+        };
+        for bomb in [gzip(body), gzip(&format!("{body}{spaces}"))] {
+            let response = post("gzip", bomb).send().await;
+            assert!((400..500).contains(&response.status), "{path}: {response:?}");
+        }
+        let plain = post("identity", body.as_bytes().to_vec()).send().await.status;
+        assert!([200, 401].contains(&plain), "{path}: {plain}, so only the compression was at fault");
+    }
+    let mut ann = hub.connect("ann").await;
+    let body = gzip(&format!("{{\"result\":{{}}}}{spaces}"));
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len());
+    backend.answer("/rpc", Answer::Raw([head.as_bytes(), &body].concat()));
+    assert_eq!(ann.request(json!({"id": 1, "rpc": {"method": "m"}})).await["error"]["code"], 100);
+    assert_eq!(hub.metric("wardcast_hook_calls_total{hook=\"rpc\",outcome=\"malformed\"}").await, 1.0);
 }

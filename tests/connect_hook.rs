@@ -94,10 +94,11 @@ async fn cookies_of_the_hub_itself_are_not_forwarded_to_the_backend() {
     .await;
     backend.answer_json("/connect", json!({"result": {"user": "ann"}}));
     let origin = format!("http://{}", hub.address);
-    let own = ["wardcast_admin=secret", "__Host-wardcast_admin=secret", "__Host-token_refresh=secret"];
-    let [admin, admin_over_tls, refresh] = own;
+    let admin = "wardcast_admin_x=secret";
+    let (over_tls, below_prefix) = (format!("__Host-{admin}"), format!("__Secure-{admin}"));
+    let refresh = "__Host-token_refresh=secret";
     let cases = [
-        (format!("session=abc; {admin}; other=\"x\"; {admin_over_tls}"), vec!["session=abc; other=\"x\""]),
+        (format!("session=abc; {admin}; other=\"x\"; {over_tls}; {below_prefix}"), vec!["session=abc; other=\"x\""]),
         (format!("{refresh};{admin};session=abc; x_wardcast_admin=1"), vec!["session=abc; x_wardcast_admin=1"]),
         (format!(" {refresh} ; ; wardcast_admin = secret"), vec![]),
         ("a=1;b=wardcast_admin=2;  c".to_owned(), vec!["a=1;b=wardcast_admin=2;  c"]),

@@ -98,6 +98,7 @@ async fn handshake(request: HttpRequest) -> Result<HttpResponse, Error> {
         request_id: None,
         credential: None,
         auth,
+        ids: Default::default(),
         format,
         connect_data: None,
         hook_headers: Default::default(),

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
+use wardcast::protocol::{FrameRule, disconnect::PROTOCOL_ERROR};
 
 use crate::support::{
     TestHub, http,
@@ -10,7 +11,6 @@ use crate::support::{
     start_hub, start_hub_with,
 };
 
-const PROTOCOL_ERROR: u16 = 1002;
 const INVALID_UTF8: u16 = 1007;
 const MESSAGE_TOO_BIG: u16 = 1009;
 
@@ -20,6 +20,14 @@ async fn assert_closed_with(hub: &TestHub, what: &str, bytes: &[u8], code: u16) 
         raw.send_until_closed(bytes).await;
         assert_eq!(raw.wait_for_close().await, Some(code), "{what}");
     }
+}
+
+/// Checks that the server closes with 1002 and the text of the rule when it receives `bytes`.
+async fn assert_breaks(hub: &TestHub, rule: FrameRule, what: &str, bytes: &[u8]) {
+    assert_closed_with(hub, what, bytes, PROTOCOL_ERROR).await;
+    let mut raw = hub.connect_raw("ann").await;
+    raw.send_until_closed(bytes).await;
+    assert_eq!(raw.wait_for_close_frame().await.unwrap().close_reason(), rule.text(), "{what}");
 }
 
 fn close_frame(code: u16) -> Vec<u8> {
@@ -45,26 +53,30 @@ fn random_bytes(seed: u64) -> impl Iterator<Item = u8> {
 async fn frames_forbidden_by_rfc_6455_close_with_1002() {
     let hub = start_hub().await;
     let start = frame(TEXT, b"a");
-    for (what, bytes) in [
-        ("unmasked", b"\x81\x05hello".to_vec()),
-        ("unmasked and empty", vec![FIN | TEXT, 0]),
-        ("unmasked ping", vec![FIN | PING, 0]),
-        ("rsv1", frame(FIN | TEXT | 0x40, b"a")),
-        ("rsv2", frame(FIN | TEXT | 0x20, b"a")),
-        ("rsv3", frame(FIN | PING | 0x10, b"a")),
-        ("ping of 126", frame(FIN | PING, &[b'x'; 126])),
-        ("close of 126", frame(FIN | CLOSE, &[3; 126])),
-        ("ping of 64 KiB", frame_header(FIN | PING, 65_536)),
-        ("fragmented ping", frame(PING, b"a")),
-        ("fragmented close", frame(CLOSE, &1000_u16.to_be_bytes())),
-        ("continuation of nothing", frame(FIN | CONTINUATION, b"a")),
-        ("unfinished continuation of nothing", frame(CONTINUATION, b"a")),
-        ("text inside text", [&start[..], &text_frame("b")].concat()),
-        ("binary inside text", [&start[..], &frame(BINARY, b"b")].concat()),
-        ("a length that is not the shortest", [&[FIN | TEXT, 0xfe, 0, 1][..], &[0; 5]].concat()),
-        ("a length with its highest bit", frame_header(FIN | TEXT, 1 << 63)),
+    for (rule, what, bytes) in [
+        (FrameRule::Masked, "unmasked", b"\x81\x05hello".to_vec()),
+        (FrameRule::Masked, "unmasked and empty", vec![FIN | TEXT, 0]),
+        (FrameRule::Masked, "unmasked ping", vec![FIN | PING, 0]),
+        (FrameRule::ReservedBits, "rsv1", frame(FIN | TEXT | 0x40, b"a")),
+        (FrameRule::ReservedBits, "rsv2", frame(FIN | TEXT | 0x20, b"a")),
+        (FrameRule::ReservedBits, "rsv3", frame(FIN | PING | 0x10, b"a")),
+        (FrameRule::SmallControlFrame, "ping of 126", frame(FIN | PING, &[b'x'; 126])),
+        (FrameRule::SmallControlFrame, "close of 126", frame(FIN | CLOSE, &[3; 126])),
+        (FrameRule::SmallControlFrame, "ping of 64 KiB", frame_header(FIN | PING, 65_536)),
+        (FrameRule::SmallControlFrame, "fragmented ping", frame(PING, b"a")),
+        (FrameRule::SmallControlFrame, "fragmented close", frame(CLOSE, &1000_u16.to_be_bytes())),
+        (FrameRule::OpenMessage, "continuation of nothing", frame(FIN | CONTINUATION, b"a")),
+        (FrameRule::OpenMessage, "unfinished continuation of nothing", frame(CONTINUATION, b"a")),
+        (FrameRule::OneMessageAtATime, "text inside text", [&start[..], &text_frame("b")].concat()),
+        (FrameRule::OneMessageAtATime, "binary inside text", [&start[..], &frame(BINARY, b"b")].concat()),
+        (
+            FrameRule::ShortestLength,
+            "a length that is not the shortest",
+            [&[FIN | TEXT, 0xfe, 0, 1][..], &[0; 5]].concat(),
+        ),
+        (FrameRule::ShortestLength, "a length with its highest bit", frame_header(FIN | TEXT, 1 << 63)),
     ] {
-        assert_closed_with(&hub, what, &bytes, PROTOCOL_ERROR).await;
+        assert_breaks(&hub, rule, what, &bytes).await;
     }
 }
 
@@ -72,7 +84,8 @@ async fn frames_forbidden_by_rfc_6455_close_with_1002() {
 async fn unknown_opcodes_close_with_1002() {
     let hub = start_hub().await;
     for opcode in (0x3..=0x7).chain(0xb..=0xf) {
-        assert_closed_with(&hub, &format!("opcode {opcode}"), &frame(FIN | opcode, b""), PROTOCOL_ERROR).await;
+        let what = format!("opcode {opcode}");
+        assert_breaks(&hub, FrameRule::KnownOpcode, &what, &frame(FIN | opcode, b"")).await;
     }
 }
 
@@ -164,9 +177,9 @@ async fn code_point_split_over_fragments_arrives_intact() {
 #[actix_rt::test]
 async fn reserved_close_codes_close_with_1002() {
     let hub = start_hub().await;
-    assert_closed_with(&hub, "one byte", &frame(FIN | CLOSE, &[3]), PROTOCOL_ERROR).await;
+    assert_breaks(&hub, FrameRule::WholeCloseCode, "one byte", &frame(FIN | CLOSE, &[3])).await;
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2999, 5000, 65_535] {
-        assert_closed_with(&hub, &format!("{code}"), &close_frame(code), PROTOCOL_ERROR).await;
+        assert_breaks(&hub, FrameRule::AllowedCloseCode, &format!("{code}"), &close_frame(code)).await;
     }
 }
 

@@ -163,6 +163,16 @@ proptest! {
     }
 
     #[test]
+    fn refresh_token_is_accepted_only_as_it_was_made(input in mutated_input("refresh_token")) {
+        targets::refresh_token(&input);
+    }
+
+    #[test]
+    fn target_of_a_revocation_is_valid_and_has_one_text(input in mutated_input("revocation")) {
+        targets::revocation(&input);
+    }
+
+    #[test]
     fn exactly_one_proxy_header_is_consumed(input in mutated_input("proxy")) {
         targets::proxy(&input);
     }

@@ -53,6 +53,14 @@ pub(crate) async fn subscriber(worker: &Worker, mut options: Value) -> Client {
     client
 }
 
+/// A worker with a positioned subscriber, to which the first publication is on its way.
+async fn start_at_first_publication() -> (Worker, Client) {
+    let worker = start();
+    let client = positioned(&worker).await;
+    worker.publish("news", "1").await;
+    (worker, client)
+}
+
 pub(crate) async fn positioned(worker: &Worker) -> Client {
     subscriber(worker, json!({"positioned": true})).await
 }
@@ -97,9 +105,7 @@ pub(crate) async fn resubscribe(worker: &Worker) {
 
 #[actix_rt::test]
 async fn gap_that_a_publication_reveals_is_filled_in_order() {
-    let worker = start();
-    let mut client = positioned(&worker).await;
-    worker.publish("news", "1").await;
+    let (worker, mut client) = start_at_first_publication().await;
     lose(&worker, "2").await;
     lose(&worker, "3").await;
     worker.publish("news", "4").await;
@@ -178,6 +184,9 @@ async fn gap_larger_than_a_reply_is_told() {
     }
     worker.publish("news", "5").await;
     expect_told(&mut client).await;
+    let limit = worker.config().limits.client_reply_bytes();
+    let request = worker.broker.requests.lock().pop().unwrap();
+    assert_eq!(request.max_bytes, Some(limit), "what is too much is not read either");
 }
 
 #[actix_rt::test]
@@ -212,9 +221,7 @@ async fn more_deliveries_than_may_wait_end_the_positioned_subscriptions() {
 
 #[actix_rt::test]
 async fn outage_without_losses_delivers_what_waited_and_reads_no_history() {
-    let worker = start();
-    let mut client = positioned(&worker).await;
-    worker.publish("news", "1").await;
+    let (worker, mut client) = start_at_first_publication().await;
     assert_eq!(receive_data(&mut client, 1).await, [1]);
     worker.hubs.note_interrupted(&[news()]);
     worker.hub.send(CheckHealth).await.unwrap();
@@ -226,9 +233,7 @@ async fn outage_without_losses_delivers_what_waited_and_reads_no_history() {
 
 #[actix_rt::test]
 async fn publications_lost_in_an_outage_are_delivered_without_a_later_one() {
-    let worker = start();
-    let mut client = positioned(&worker).await;
-    worker.publish("news", "1").await;
+    let (worker, mut client) = start_at_first_publication().await;
     lose(&worker, "2").await;
     lose(&worker, "3").await;
     resubscribe(&worker).await;
@@ -238,9 +243,7 @@ async fn publications_lost_in_an_outage_are_delivered_without_a_later_one() {
 
 #[actix_rt::test]
 async fn nothing_is_delivered_between_an_interruption_and_the_comparison() {
-    let worker = start();
-    let mut client = positioned(&worker).await;
-    worker.publish("news", "1").await;
+    let (worker, mut client) = start_at_first_publication().await;
     assert_eq!(receive_data(&mut client, 1).await, [1]);
     worker.hubs.note_interrupted(&[news()]);
     worker.hub.send(CheckHealth).await.unwrap();
@@ -252,9 +255,7 @@ async fn nothing_is_delivered_between_an_interruption_and_the_comparison() {
 
 #[actix_rt::test]
 async fn broker_that_came_back_empty_is_told_and_its_new_epoch_recovers_nothing() {
-    let worker = start();
-    let mut client = positioned(&worker).await;
-    worker.publish("news", "1").await;
+    let (worker, mut client) = start_at_first_publication().await;
     let before = worker.broker.stored(&news(), retention(&worker)).await[0].position.unwrap();
     worker.broker.renew_epoch(news(), before.epoch).await.unwrap();
     resubscribe(&worker).await;

@@ -54,7 +54,7 @@ async fn positioned(hub: &TestHub, channel: &str) -> (Client, Value) {
 }
 
 /// Receives publications up to the one with this data; returns the data of all. Their offsets follow each other.
-async fn receive_up_to(client: &mut Client, last: &Value) -> Vec<Value> {
+pub(crate) async fn receive_up_to(client: &mut Client, last: &Value) -> Vec<Value> {
     let (mut all, mut before) = (Vec::new(), None);
     loop {
         let push = client.receive().await;
@@ -73,13 +73,13 @@ async fn try_publish(hub: &TestHub, channel: &str, data: &Value) -> bool {
     hub.call_api("publish", json!({"channel": channel, "data": data})).await["error"].is_null()
 }
 
-async fn expect_told(client: &mut Client) {
+pub(crate) async fn expect_told(client: &mut Client) {
     let push = client.receive().await;
     assert_eq!(push["push"]["unsubscribe"]["code"], 2500, "{push}");
 }
 
 /// The client subscribes again from a position, and hears that what it missed cannot be recovered.
-async fn expect_no_recovery(client: &mut Client, epoch: &Value, offset: u64) {
+pub(crate) async fn expect_no_recovery(client: &mut Client, epoch: &Value, offset: u64) {
     let since = json!({"recover": true, "epoch": epoch, "offset": offset});
     let reply = client.subscribe_with("news", since).await["subscribe"].take();
     assert_eq!((&reply["was_recovering"], &reply["recovered"]), (&json!(true), &Value::Null), "{reply}");
@@ -167,10 +167,10 @@ async fn redis_that_comes_back_empty_is_told_to_positioned_subscribers_of_all_hu
 }
 
 /// A key, and what Redis has stored there.
-type Dump = (String, Vec<u8>);
+pub(crate) type Dump = (String, Vec<u8>);
 
 /// The keys of the history of "news", as Redis stores them.
-async fn dump(redis: &PrefixedRedis) -> Vec<Dump> {
+pub(crate) async fn dump(redis: &PrefixedRedis) -> Vec<Dump> {
     let mut dumps = Vec::new();
     for key in redis.keys("[sm]:*news*").await {
         let bytes = redis.master_with(&key).await.run(&["DUMP", &key]).await;
@@ -181,7 +181,7 @@ async fn dump(redis: &PrefixedRedis) -> Vec<Dump> {
 }
 
 /// Puts a history back to what it was, as a failover to a replica does that lacks the last writes.
-async fn lose_writes(redis: &PrefixedRedis, dumps: &[Dump]) {
+pub(crate) async fn lose_writes(redis: &PrefixedRedis, dumps: &[Dump]) {
     for (key, bytes) in dumps {
         let mut connection = redis.master_with(key).await.connection().await.unwrap();
         let mut restore = redis::cmd("RESTORE");

@@ -18,14 +18,6 @@ use crate::support::{
 };
 
 pub const PATH: &str = "/events";
-const ALL: [EventType; 6] = [
-    EventType::Connect,
-    EventType::Disconnect,
-    EventType::Subscribe,
-    EventType::Unsubscribe,
-    EventType::Occupied,
-    EventType::Vacated,
-];
 
 fn endpoint(backend: &Backend) -> Option<HookEndpoint> {
     HookEndpoint::parse(&backend.url(PATH)).ok()
@@ -60,7 +52,7 @@ pub async fn leave(mut client: Client) {
 #[actix_rt::test]
 async fn backend_gets_what_begins_and_ends_in_order() {
     let backend = Backend::start().await;
-    let hub = start(&backend, &ALL, |config| config.hooks.events.client_address = true).await;
+    let hub = start(&backend, &EventType::ALL, |config| config.hooks.events.client_address = true).await;
     let (mut ann, greeting) = hub.connect_with_claims(json!({"sub": "ann", "exp": 3600})).await;
     ann.subscribe("news").await;
     ann.subscribe("other").await;

@@ -6,7 +6,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use wardcast::{
     clock::Clock,
     config::Config,
@@ -160,6 +160,22 @@ async fn ask_over_tls(address: SocketAddr, authority: &Authority, client: Option
 
 /// Sends a request over TLS, with this client certificate. Returns its status; 0 if the hub refuses the client.
 async fn send_over_tls(address: SocketAddr, authority: &Authority, client: Option<&PairFiles>, request: &str) -> u16 {
+    let Some(mut stream) = connect_over_tls(address, authority, client).await else { return 0 };
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return 0;
+    }
+    // In TLS 1.3 a client learns that it was refused when it reads.
+    let mut response = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut response).await;
+    String::from_utf8_lossy(&response).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// Connects over TLS, with this client certificate; `None` if the handshake fails.
+async fn connect_over_tls(
+    address: SocketAddr,
+    authority: &Authority,
+    client: Option<&PairFiles>,
+) -> Option<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority.root_path()).unwrap()).unwrap();
     let builder = ClientConfig::builder().with_root_certificates(roots);
@@ -172,14 +188,13 @@ async fn send_over_tls(address: SocketAddr, authority: &Authority, client: Optio
     };
     let stream = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let Ok(mut stream) = TlsConnector::from(Arc::new(config)).connect(name, stream).await else { return 0 };
-    if stream.write_all(request.as_bytes()).await.is_err() {
-        return 0;
-    }
-    // In TLS 1.3 a client learns that it was refused when it reads.
-    let mut response = Vec::new();
-    let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut response).await;
-    String::from_utf8_lossy(&response).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
+}
+
+/// Asks for `/health/live` on an open connection.
+async fn ask_again(stream: &mut TlsStream<TcpStream>) -> http::Response {
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    http::receive(stream).await
 }
 
 #[actix_rt::test]
@@ -277,6 +292,44 @@ async fn authorities_of_clients_are_reloaded_and_kept_if_the_file_is_bad() {
     std::fs::write(&client_ca, "nonsense").unwrap();
     assert!(hub.running().reload_internal_certificate().is_err());
     assert_eq!(ask_over_tls(internal, &authority, Some(&new)).await, 200);
+}
+
+#[actix_rt::test]
+async fn open_connection_does_not_outlive_its_client_certificate() {
+    let (authority, next, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let client_ca = folder.path().join("clients.pem");
+    std::fs::copy(authority.root_path(), &client_ca).unwrap();
+    let (hub, internal) = start_hub_with_clients_of(&authority, client_ca.clone(), &[]).await;
+    let mut clients = Vec::new();
+    for pair in [
+        client_certificate(&authority, "backend.internal"),
+        authority.issue_until("short", &["backend.internal"], 2100),
+    ] {
+        let mut client = connect_over_tls(internal, &authority, Some(&pair)).await.unwrap();
+        assert_eq!(ask_again(&mut client).await.status, 200);
+        clients.push(client);
+    }
+    // The same authorities again, and a while in which they are verified again.
+    assert!(hub.running().reload_internal_certificate().unwrap());
+    for _ in 0..2 {
+        for client in &mut clients {
+            assert_eq!(ask_again(client).await.status, 200);
+        }
+        hub.clock.advance(Duration::from_secs(2));
+    }
+    hub.clock.step_forward(Duration::from_secs(80 * 365 * 86400));
+    let expired = ask_again(&mut clients[1]).await;
+    assert_eq!((expired.status, expired.header("connection")), (401, Some("close")), "{expired:?}");
+    assert_eq!(ask_again(&mut clients[0]).await.status, 200);
+    std::fs::copy(next.root_path(), &client_ca).unwrap();
+    assert!(hub.running().reload_internal_certificate().unwrap());
+    let refused = ask_again(&mut clients[0]).await;
+    assert_eq!((refused.status, refused.header("connection")), (401, Some("close")), "{refused:?}");
+    for client in &mut clients {
+        let mut rest = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(client, &mut rest).await;
+        assert!(rest.is_empty(), "the connection has ended");
+    }
 }
 
 #[actix_rt::test]

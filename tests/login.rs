@@ -6,7 +6,11 @@ use futures_util::future::join_all;
 use serde_json::json;
 use wardcast::config::{BrokerKind, Config, Secret};
 
-use crate::support::{TestHub, http, mark_secret, redis::RedisServer, start_hub, start_hub_with, trust_loopback_proxy};
+use crate::support::{
+    TestHub, http, mark_secret,
+    redis::{PrefixedRedis, RedisServer},
+    start_hub, start_hub_with, trust_loopback_proxy,
+};
 
 /// The password of the user ann.
 pub const PASSWORD: &str = "right horse";
@@ -36,6 +40,21 @@ pub async fn start_login_hub_on(
     let (hub, users) = start_login_hub_with(|config| {
         config.broker.kind = BrokerKind::Redis;
         config.broker.redis.url = Secret::new(redis.url());
+        change(config);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    (hub, users)
+}
+
+/// Starts a hub with the user ann on a Redis of any form, and a changed configuration. Waits until it is ready.
+pub async fn start_login_hub_over(
+    redis: &PrefixedRedis,
+    change: impl FnOnce(&mut Config),
+) -> (TestHub, tempfile::NamedTempFile) {
+    let (hub, users) = start_login_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        redis.configure(&mut config.broker.redis);
         change(config);
     })
     .await;

@@ -105,13 +105,35 @@ async fn access_token_that_is_younger_than_an_invalidation_ends_with_its_login()
     assert_eq!(revocations(&hub).await, 2.0, "of the user, and of the login");
 }
 
+/// Each login that ends counts as a logout. Above the limit, one revokes no tokens that are newer than the caller means.
+#[actix_rt::test]
+async fn invalidation_that_ends_many_logins_means_no_newer_token() {
+    let (hub, _users) = start_login_hub_with(|config| config.limits.logouts_per_user = 1).await;
+    let (one, other) = (start_login(&hub).await, start_login(&hub).await);
+    let mut old = [one.connect(&hub).await, other.connect(&hub).await];
+    let between = hub.clock.now().unix_seconds() + 5;
+    hub.clock.advance(Duration::from_secs(10));
+    let newer = start_login(&hub).await;
+    let mut newer_socket = newer.connect(&hub).await;
+    invalidate(&hub, json!({"user": "ann", "issued_before": between})).await;
+    for socket in &mut old {
+        assert_closed_as_revoked(socket).await;
+    }
+    for login in [&one, &other] {
+        assert_ended(&hub, &login.refresh).await;
+    }
+    newer_socket.subscribe("news").await;
+    assert_eq!(hub.try_handshake(&format!("/socket?token={}", newer.access), &[]).await.status, 101);
+}
+
 #[actix_rt::test]
 async fn logins_whose_access_tokens_have_expired_need_no_revocation_of_their_own() {
     let (hub, _users) = start_login_hub_with(|config| config.limits.logouts_per_user = 2).await;
     for _ in 0..3 {
         start_login(&hub).await;
     }
-    hub.clock.advance(hub.config.login.token_ttl + Duration::from_secs(61));
+    let login = &hub.config.login;
+    hub.clock.advance(login.token_ttl + login.refresh_grace + Duration::from_secs(61));
     let recent = start_login(&hub).await;
     let everywhere = logout(&hub, &recent.access).json(json!({"everywhere": true}));
     assert_eq!(everywhere.send().await.status, 204);
@@ -132,8 +154,8 @@ async fn user_who_logs_out_everywhere_all_the_time_does_not_fill_the_list() {
         assert_eq!(everywhere.send().await.status, 204);
         hub.clock.advance(Duration::from_secs(2));
     }
-    // All of the user at all issuers and at this one, and three logins.
-    assert_eq!(revocations(&hub).await, 5.0);
+    // All of the user at all issuers, and three logins.
+    assert_eq!(revocations(&hub).await, 4.0);
     start_login(&hub).await.connect(&hub).await;
 }
 

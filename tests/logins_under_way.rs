@@ -1,7 +1,7 @@
 //! Logins that take their time, because a password is hashed or the process was frozen, while the tokens of their user are revoked or
 //! the password is changed.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::LazyLock, time::Duration};
 
 use argon2::{Argon2, Params, PasswordHasher};
 use serde_json::{Value, json};
@@ -23,12 +23,16 @@ use crate::{
 /// Rounds of a hash that takes a second or more.
 const SLOW_ROUNDS: u32 = 60;
 
-/// Writes a login file with the user ann, whose password takes a second or more to check.
-fn write_slow_user(file: &Path, password: &str) {
+/// A hash of [`PASSWORD`] that takes a second or more to check, and as long to make: once for all tests.
+static SLOW_HASH: LazyLock<String> = LazyLock::new(|| {
     let slow = Argon2::from(Params::new(Params::DEFAULT_M_COST, SLOW_ROUNDS, 1, None).unwrap());
-    let hash = mark_secret(slow.hash_password(mark_secret(password).as_bytes()).unwrap().to_string());
+    mark_secret(slow.hash_password(mark_secret(PASSWORD).as_bytes()).unwrap().to_string())
+});
+
+/// Writes a login file with the user ann, whose password takes a second or more to check.
+fn write_slow_user(file: &Path) {
     let new = file.with_extension("new");
-    std::fs::write(&new, format!("[[users]]\nname = \"ann\"\npassword = \"{hash}\"\n")).unwrap();
+    std::fs::write(&new, format!("[[users]]\nname = \"ann\"\npassword = \"{}\"\n", *SLOW_HASH)).unwrap();
     std::fs::rename(new, file).unwrap();
 }
 
@@ -54,7 +58,7 @@ async fn status(hub: &TestHub, access_token: &str) -> u16 {
 async fn token_of_a_slow_login_is_no_newer_than_its_request() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
-    write_slow_user(&file, PASSWORD);
+    write_slow_user(&file);
     let hub = start_hub_with(|config| config.login.users_file = Some(file)).await;
     let revoke_during_the_check = async {
         wait_for_hash(&hub).await;
@@ -74,7 +78,7 @@ async fn token_of_a_slow_login_is_no_newer_than_its_request() {
 async fn login_that_was_under_way_on_a_frozen_node_gets_no_token_that_survives_an_invalidation() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
-    write_slow_user(&file, PASSWORD);
+    write_slow_user(&file);
     let redis = PrefixedRedis::whole(RedisForm::one_server().await);
     let nodes = start_nodes::<2>(&redis, &[&format!("login.users_file={}", file.display())]).await;
     let revoke_while_it_is_frozen = async {
@@ -100,7 +104,7 @@ async fn login_that_was_under_way_on_a_frozen_node_gets_no_token_that_survives_a
 async fn login_with_a_password_that_is_changed_during_its_check_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
-    write_slow_user(&file, PASSWORD);
+    write_slow_user(&file);
     let audited = AuditedHub::start(|config| {
         config.login.users_file = Some(file.clone());
         config.login.users_file_interval = Duration::ZERO;
@@ -126,7 +130,7 @@ async fn login_with_a_password_that_is_changed_during_its_check_is_refused() {
 async fn response_tells_how_long_the_tokens_last_from_then_on_and_not_from_the_request() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
-    write_slow_user(&file, PASSWORD);
+    write_slow_user(&file);
     let hub = start_hub_with(|config| {
         (config.login.users_file, config.login.cookie) = (Some(file), true);
         config.login.refresh_ttl = Duration::from_secs(3600);

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
-use wardcast::config::BrokerKind;
-
 use crate::{
     audit::AuditedHub,
-    login::{PASSWORD, give_up_redis_soon, start_login_hub_on, start_login_hub_with, write_users_file},
+    login::{
+        PASSWORD, give_up_redis_soon, start_login_hub_on, start_login_hub_over, start_login_hub_with, write_users_file,
+    },
     logout::log_out_everywhere,
     refresh_tokens::{Tokens, assert_ended, set_cookies, start_login},
     revocation::{assert_closed_as_revoked, invalidate, logout, revoke},
@@ -17,8 +15,11 @@ use crate::{
         node::Node,
         poll_until,
         redis::{PrefixedRedis, RedisForm, RedisServer},
+        start_hub_over,
     },
 };
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 async fn fill_list(hub: &TestHub, entries: usize) {
     let soon = hub.clock.now().unix_seconds() + 60;
@@ -119,13 +120,13 @@ async fn allow_ending_logins(redis: &RedisServer, is_allowed: bool) {
     redis.run::<()>(&["ACL", "SETUSER", "default", if is_allowed { "+hdel" } else { "-hdel" }]).await;
 }
 
-async fn login_key(redis: &RedisServer) -> String {
+pub async fn login_key(redis: &RedisServer) -> String {
     let mut keys: Vec<String> = redis.run(&["KEYS", "*login*"]).await;
     assert_eq!(keys.len(), 1, "{keys:?}");
     keys.remove(0)
 }
 
-async fn wait_until_logins_have_ended(redis: &RedisServer, key: &str) {
+pub async fn wait_until_logins_have_ended(redis: &RedisServer, key: &str) {
     poll_until("the logins have ended", async || redis.run::<i64>(&["HLEN", key]).await == 0).await;
 }
 
@@ -195,12 +196,7 @@ async fn logout_that_redis_has_not_answered_is_carried_out_when_redis_is_back() 
 #[actix_rt::test]
 async fn client_that_goes_away_does_not_stop_its_logout_half_way() {
     let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
-    let (hub, _users) = start_login_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        prefixed.configure(&mut config.broker.redis);
-    })
-    .await;
-    hub.wait_for_broker(true).await;
+    let (hub, _users) = start_login_hub_over(&prefixed, |_| ()).await;
     let redis = &prefixed.form.masters()[0];
     let other = Node::start(&prefixed, &[]).await;
     hub.wait_for_nodes(2).await;
@@ -216,4 +212,86 @@ async fn client_that_goes_away_does_not_stop_its_logout_half_way() {
     client.set_zero_linger().unwrap();
     drop(client);
     wait_until_logins_have_ended(redis, &key).await;
+}
+
+/// Above `limits.logouts_per_user`, a logout revokes all tokens of the user. That a node has not confirmed this is an error also when
+/// the logout is repeated.
+#[actix_rt::test]
+async fn repeated_logout_above_the_limit_is_204_only_when_every_node_has_obeyed() {
+    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
+    let hub = start_hub_over(&prefixed, |config| config.limits.logouts_per_user = 30).await;
+    let other = Node::start(&prefixed, &[]).await;
+    hub.wait_for_nodes(2).await;
+    let token = |claims: Value| {
+        let mut token = json!({"sub": "ann", "exp": 3600, "iat": 0});
+        token.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        hub.token_with_claims(token)
+    };
+    let (named, nameless) = (token(json!({"jti": "named"})), token(json!({})));
+    for number in 0..30 {
+        assert_eq!(logout(&hub, &token(json!({"jti": number.to_string()}))).send().await.status, 204);
+    }
+    other.freeze();
+    for token in [&named, &named, &nameless] {
+        let answer = logout(&hub, token).send().await;
+        assert!(answer.status == 503 && answer.body.contains("have not confirmed"), "{answer:?}");
+    }
+    assert_eq!(hub.metric("wardcast_revocations").await, 31.0, "of the first tokens, and of the user");
+    other.resume();
+    poll_until("the node obeys", async || logout(&hub, &named).send().await.status == 204).await;
+}
+
+/// A caller repeats what has failed half way. The user has logged in again meanwhile.
+#[actix_rt::test]
+async fn repeated_invalidation_counts_the_logins_once_and_ends_no_newer_one() {
+    let redis = RedisServer::start().await;
+    let (hub, _users) = start_login_hub_on(&redis, |config| config.limits.logouts_per_user = 3).await;
+    let (one, _other) = (start_login(&hub).await, start_login(&hub).await);
+    let mut socket = one.connect(&hub).await;
+    allow_ending_logins(&redis, false).await;
+    let before = json!({"user": "ann", "issued_before": hub.clock.now().unix_seconds() + 1});
+    hub.clock.advance(Duration::from_secs(2));
+    let newer = start_login(&hub).await;
+    let mut newer_socket = newer.connect(&hub).await;
+    for _ in 0..4 {
+        let failed = hub.call_api("invalidate_user_tokens", before.clone()).await;
+        assert_eq!(failed["error"]["code"], 100, "{failed}");
+    }
+    assert_closed_as_revoked(&mut socket).await;
+    newer_socket.subscribe("news").await;
+    assert_eq!(hub.metric("wardcast_revocations").await, 3.0, "of the user, and of both logins");
+    allow_ending_logins(&redis, true).await;
+    invalidate(&hub, before).await;
+    assert_ended(&hub, &one.refresh).await;
+    Tokens::of(&crate::refresh_tokens::refresh(&hub, &newer.refresh).await);
+}
+
+/// While the revocation waits for a frozen node, the client of the spent refresh token goes away. The login is removed behind that wait.
+#[actix_rt::test]
+async fn client_that_goes_away_does_not_stop_the_revocation_of_its_spent_refresh_token() {
+    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
+    let (hub, _users) = start_login_hub_over(&prefixed, |_| ()).await;
+    let redis = &prefixed.form.masters()[0];
+    let other = Node::start(&prefixed, &[]).await;
+    hub.wait_for_nodes(2).await;
+    let stolen = start_login(&hub).await;
+    let second = Tokens::of(&crate::refresh_tokens::refresh(&hub, &stolen.refresh).await);
+    let mut socket = second.connect(&hub).await;
+    hub.clock.advance(Duration::from_secs(31));
+    let key = login_key(redis).await;
+    other.freeze();
+    let mut client = TcpStream::connect(hub.address).await.unwrap();
+    let body = json!({"refresh_token": stolen.refresh}).to_string();
+    let head = format!(
+        "POST /auth/refresh HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}",
+        hub.address,
+        body.len()
+    );
+    client.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
+    poll_until("the revocation is in force", async || hub.metric("wardcast_revocations").await > 0.0).await;
+    assert_eq!(redis.run::<i64>(&["HLEN", &key]).await, 1, "the refresh has not ended");
+    client.set_zero_linger().unwrap();
+    drop(client);
+    wait_until_logins_have_ended(redis, &key).await;
+    assert_closed_as_revoked(&mut socket).await;
 }

@@ -268,7 +268,8 @@ async fn batches_fit_into_outboxes_that_a_reload_has_made_smaller() {
     hub.running().reload_config(&config).unwrap();
     let start = Instant::now();
     publish_numbers(&hub, 25..=32).await;
-    assert_eq!(receive_numbers(&mut ann, 7).await, (25..=31).collect::<Vec<_>>());
+    // Two batches of three. One that was sent alone, after a quiet interval, may have come before them.
+    assert_eq!(receive_numbers(&mut ann, 6).await, (25..=30).collect::<Vec<_>>());
     assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
 }
 

@@ -173,6 +173,10 @@ fn package_is_made_of_files_that_exist_or_that_its_build_generates() {
             None => installed.extend(files_of(&repository().join(source))),
         }
     }
+    // cargo deb writes the file `copyright` from these, and refuses a package without them.
+    assert!(package["copyright"].as_str().is_some_and(|text| text.contains("Wardcast")));
+    installed.push(repository().join(package["license-file"][0].as_str().unwrap()));
+    assert!(!installed.iter().any(|file| file.ends_with("copyright")));
     assert!(has_program && installed.iter().filter(|file| file.extension().unwrap_or_default() == "1").count() > 10);
     let scripts = repository().join(package["maintainer-scripts"].as_str().unwrap());
     installed.extend(["postinst", "postrm"].map(|script| scripts.join(script)));

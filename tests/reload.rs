@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wardcast::config::{AllowSubscribe, ChannelAccess, Config, DataFormat, Namespace};
+use wardcast::config::{
+    AllowSubscribe, ChannelAccess, Config, DataFormat, Environment, EventType, HookEndpoint, Namespace, Secret,
+};
 
 use crate::support::{
-    Client, TestHub, allow_any_rate,
-    backend::{Answer, Backend},
-    deny_by_default, poll_until,
+    API_KEY, Client, TestHub, allow_any_rate,
+    backend::{Answer, Backend, Call},
+    deny_by_default, http, mark_secret, poll_until,
     protobuf::ProtobufClient,
     raw, start_hub_with,
     stream::StreamClient,
@@ -318,4 +320,74 @@ async fn every_session_of_a_busy_hub_is_told_of_new_rules() {
     for client in &mut clients {
         expect_unsubscribe(client, "chat:1").await;
     }
+}
+
+fn signatures(call: &Call) -> usize {
+    call.headers("x-wardcast-signature").first().map_or(0, |header| header.matches("v1=").count())
+}
+
+#[actix_rt::test]
+async fn secrets_of_hooks_and_events_change_with_the_next_call() {
+    let (old, new) =
+        (mark_secret("the old secret of the hooks, 32 bytes"), mark_secret("the new secret of the hooks, 32 bytes"));
+    let backend = Backend::start().await;
+    let hub = start_hub_with(|config| {
+        backend.configure(&mut config.hooks.rpc, "/rpc");
+        config.hooks.events.endpoint = HookEndpoint::parse(&backend.url("/events")).ok();
+        config.hooks.events.types = vec![EventType::Connect];
+        config.hooks.secret = Secret::new(old);
+    })
+    .await;
+    backend.answer_json("/rpc", json!({"result": {}}));
+    backend.answer_json("/events", json!({}));
+    for (number, (secret, previous, count)) in
+        [(old, "", 1), (new, old, 2), (new, "", 1), ("", "", 0)].into_iter().enumerate()
+    {
+        reload(&hub, |config| {
+            (config.hooks.secret, config.hooks.previous_secret) = (Secret::new(secret), Secret::new(previous));
+        });
+        let mut ann = hub.connect("ann").await;
+        ann.request(json!({"id": 1, "rpc": {"method": "m"}})).await;
+        backend.wait_for_events("/events", number + 1).await;
+        let [call, event] = ["/rpc", "/events"].map(|path| backend.calls(path).pop().unwrap());
+        assert_eq!((signatures(&call), signatures(&event)), (count, count), "{number}");
+    }
+}
+
+#[actix_rt::test]
+async fn api_key_changes_with_a_reload_and_the_previous_one_is_accepted_until_it_is_removed() {
+    let new = mark_secret("the new API key, which has 32 bytes or more");
+    let hub = start_hub_with(|_| ()).await;
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for key in [API_KEY, new, ""] {
+            let call = http::post(hub.address, "/api/info").header("X-API-Key", key);
+            statuses.push(call.json(json!({})).send().await.status);
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, [200, 401, 401]);
+    for (key, previous, expected) in [
+        (new, API_KEY, [200, 200, 401]),
+        (new, "", [401, 200, 401]),
+        (API_KEY, "", [200, 401, 401]),
+        ("", "", [401; 3]),
+    ] {
+        reload(&hub, |config| (config.api.key, config.api.previous_key) = (Secret::new(key), Secret::new(previous)));
+        assert_eq!(statuses().await, expected);
+    }
+}
+
+#[actix_rt::test]
+async fn production_hub_refuses_an_api_key_that_is_another_secret_of_the_hub() {
+    let hub = start_hub_with(|config| config.environment = Environment::Production).await;
+    for previous in [false, true] {
+        let mut config = hub.config.clone();
+        let key = if previous { &mut config.api.previous_key } else { &mut config.api.key };
+        *key = hub.config.auth.hmac_secret.clone();
+        let error = hub.running().reload_config(&config).unwrap_err().to_string();
+        assert!(error.contains("is the same secret as api."), "{error}");
+    }
+    let call = http::post(hub.address, "/api/info").header("X-API-Key", API_KEY);
+    assert_eq!(call.json(json!({})).send().await.status, 200);
 }

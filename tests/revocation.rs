@@ -335,7 +335,9 @@ async fn one_user_who_logs_out_all_the_time_does_not_fill_the_list() {
     for number in 0..10 {
         let token = hub.token_with_claims(claims("ann", &number.to_string()));
         assert_eq!(logout(&hub, &token).send().await.status, 204);
-        assert_eq!(logout(&hub, &token).send().await.status, 204, "it is void");
+        // It is void, and is carried out again so often as logouts of the user are.
+        let again = logout(&hub, &token).send().await;
+        assert_eq!(again.status, if number < 2 { 204 } else { 429 }, "{number}: {again:?}");
         hub.clock.advance(Duration::from_secs(2));
     }
     assert_closed_as_revoked(&mut other_login).await;
@@ -395,7 +397,6 @@ async fn logout_by_cookie_revokes_the_token_and_clears_the_cookie() {
 async fn logout_refuses_bad_tokens_and_bodies_and_tokens_that_cannot_be_named() {
     let hub = start_hub().await;
     assert_eq!(logout(&hub, &hub.forged_token("ann")).send().await.status, 401);
-    assert_eq!(logout(&hub, &hub.expired_token("ann")).send().await.status, 204);
     let nameless = hub.token_with_claims(json!({"sub": "ann", "exp": 3600}));
     let response = logout(&hub, &nameless).send().await;
     assert!(response.status == 400 && response.body.contains("everywhere"), "{response:?}");

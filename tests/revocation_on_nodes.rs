@@ -2,28 +2,39 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-use tokio::time::{sleep, timeout};
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use wardcast::{
-    broker::{Broker, Deliver},
+    audit::{AuditFields, AuditLog},
+    broker::{Broker, Deliver, Login, LoginLimits, LoginSelection, revoke_with_logins},
     channel::Channel,
     clock::NEVER,
+    config::{BrokerKind, Secret},
     hub::CheckHealth,
-    revocation::{IssuerScope, Revocation, RevocationTarget},
+    revocation::{IssuerScope, LoginId, Revocation, RevocationTarget},
 };
 
 use crate::{
+    login::start_login_hub_over,
+    logout_failures::{login_key, wait_until_logins_have_ended},
+    refresh_tokens::start_login,
     revocation::{assert_closed_as_revoked, claims, connect, logout, path, revoke},
     support::{
-        Stopwatch, TestHub,
+        API_KEY, Stopwatch, TestHub,
         client::Closed,
-        node::start_nodes,
+        http,
+        node::{Node, start_nodes},
         poll_until,
         raw::RawClient,
         redis::{PrefixedRedis, RedisForm, RedisServer},
         slow_broker::Worker,
-        start_hub_on,
+        start_hub_on, start_hub_with,
     },
+    tickets::ticket_request,
 };
 
 /// As when a node has been frozen, or has lost its Redis: revocations may be missing.
@@ -89,10 +100,10 @@ async fn history_that_was_read_before_a_revocation_in_the_channel_is_not_sent_af
     }
 }
 
-/// As on a node that was frozen, or has just started: its list may lack revocations.
-#[actix_rt::test]
-async fn recovered_publications_are_held_until_the_missing_revocations_are_there() {
-    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+/// Has two clients send a command while deliveries are held, as on a node that was frozen or has just started: its list may lack
+/// revocations. When the broker has answered `calls`, the token of the first client is revoked, and deliveries go on: the client is
+/// closed, and nothing is left of its reply. Returns that of the other.
+async fn reply_after_a_hold(worker: &Worker, command: Value, calls: &[&str]) -> Value {
     worker.publish("news", "1").await;
     let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
     for client in &mut clients {
@@ -101,16 +112,24 @@ async fn recovered_publications_are_held_until_the_missing_revocations_are_there
     worker.hubs.revocations().hold();
     worker.broker.answer(10);
     for client in &mut clients {
-        client.send(&[json!({"id": 1, "subscribe": {"channel": "news", "recover": true}})]).await;
+        client.send(std::slice::from_ref(&command)).await;
     }
-    worker.broker.wait_for_calls(&["subscribe", "read_history", "read_history"]).await;
+    worker.broker.wait_for_calls(calls).await;
     worker.hub.send(CheckHealth).await.unwrap();
     let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
     worker.hubs.add_revocations(vec![missing]).unwrap();
     worker.hubs.release_deliveries();
     let [mut revoked, mut other] = clients;
-    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was recovered");
-    assert_eq!(other.receive().await["subscribe"]["publications"][0]["data"], 1);
+    assert_eq!(revoked.next_close().await, Ok(3500), "nothing was sent");
+    other.receive().await
+}
+
+#[actix_rt::test]
+async fn recovered_publications_are_held_until_the_missing_revocations_are_there() {
+    let worker = Worker::start(|config| (config.channels.history_size, config.channels.force_recovery) = (10, true));
+    let command = json!({"id": 1, "subscribe": {"channel": "news", "recover": true}});
+    let reply = reply_after_a_hold(&worker, command, &["subscribe", "read_history", "read_history"]).await;
+    assert_eq!(reply["subscribe"]["publications"][0]["data"], 1);
 }
 
 #[actix_rt::test]
@@ -118,24 +137,9 @@ async fn history_replies_are_held_until_the_missing_revocations_are_there() {
     let worker = Worker::start(|config| {
         (config.channels.history_size, config.channels.allow_history) = (10, wardcast::config::ChannelAccess::User);
     });
-    worker.publish("news", "1").await;
-    let mut clients = [worker.connect(json!({"jti": "1"})).await, worker.connect(json!({"jti": "2"})).await];
-    for client in &mut clients {
-        assert!(client.receive().await["push"]["connect"].is_object());
-    }
-    worker.hubs.revocations().hold();
-    worker.broker.answer(10);
-    for client in &mut clients {
-        client.send(&[json!({"id": 1, "history": {"channel": "news", "limit": 10}})]).await;
-    }
-    worker.broker.wait_for_calls(&["read_history", "read_history"]).await;
-    worker.hub.send(CheckHealth).await.unwrap();
-    let missing = Revocation::of_all(RevocationTarget::Token("1".to_owned(), IssuerScope::Any), NEVER);
-    worker.hubs.add_revocations(vec![missing]).unwrap();
-    worker.hubs.release_deliveries();
-    let [mut revoked, mut other] = clients;
-    assert_eq!(revoked.next_close().await, Ok(3500), "no history");
-    assert_eq!(other.receive().await["history"]["publications"][0]["data"], 1);
+    let command = json!({"id": 1, "history": {"channel": "news", "limit": 10}});
+    let reply = reply_after_a_hold(&worker, command, &["read_history", "read_history"]).await;
+    assert_eq!(reply["history"]["publications"][0]["data"], 1);
 }
 
 async fn is_refused(hub: &TestHub, jti: &str) -> bool {
@@ -235,4 +239,95 @@ async fn node_that_was_frozen_loads_the_list_before_it_delivers_or_writes_anythi
     assert!(received.len() <= in_kernel + 1, "{in_kernel} {}", received.len());
     assert!(in_kernel > 0 && in_kernel < 60, "{in_kernel}");
     assert_eq!(bob.receive_publication().await, json!("before"));
+}
+
+#[actix_rt::test]
+async fn revocation_of_a_user_does_not_wait_for_a_broker_that_is_slow_to_find_the_logins() {
+    let worker = Worker::start(|config| config.login.users_file = Some("users.toml".into()));
+    let mut client = worker.connect(json!({})).await;
+    assert!(client.receive().await["push"]["connect"].is_object());
+    let id = LoginId::random("ann").unwrap();
+    let (started_at, ends_at) = (worker.clock.now(), NEVER);
+    let login = Login { user: "ann".to_owned(), password: "p".to_owned(), started_at, ends_at };
+    let (hour, per_user) = (Duration::from_secs(3600), 20);
+    let limits = LoginLimits { idle: hour, grace: Duration::ZERO, per_user };
+    worker.broker.start_login(id.clone(), login, limits).await.unwrap();
+    let (broker, config, list) = (worker.broker.clone(), worker.config(), worker.hubs.revocations().clone());
+    let metrics = worker.services.metrics.clone();
+    let revoked = actix_rt::spawn(async move {
+        let target = RevocationTarget::User("ann".to_owned(), IssuerScope::Any);
+        let issued_before = list.issued_until_now();
+        let revocation = Revocation { issued_before, ..Revocation::of_all(target, list.default_expiry()) };
+        let audit = (&*AuditLog::disabled(), AuditFields::default());
+        revoke_with_logins(&*broker, revocation, &config, &list, audit, &metrics).await
+    });
+    assert_eq!(client.next_close().await, Ok(3500), "before the logins are found");
+    assert!(!revoked.is_finished());
+    worker.broker.answer(1);
+    assert_eq!(revoked.await.unwrap(), Ok(()));
+    assert_eq!(worker.hubs.revocations().count(), 2, "the user and the login");
+    worker.broker.answer(1);
+    let ended = worker.broker.find_logins(id.split().0.to_owned(), LoginSelection::One(id.clone())).await.unwrap();
+    assert_eq!(ended, []);
+}
+
+/// The caller goes away while the revocation waits for a frozen node. The logins end behind that wait.
+#[actix_rt::test]
+async fn caller_that_goes_away_does_not_stop_its_revocation_half_way() {
+    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
+    let (hub, _users) = start_login_hub_over(&prefixed, |_| ()).await;
+    let redis = &prefixed.form.masters()[0];
+    let other = Node::start(&prefixed, &[]).await;
+    hub.wait_for_nodes(2).await;
+    start_login(&hub).await;
+    let key = login_key(redis).await;
+    other.freeze();
+    let mut caller = TcpStream::connect(hub.address).await.unwrap();
+    let body = json!({"user": "ann"}).to_string();
+    let (address, length) = (hub.address, body.len());
+    let head = format!("POST /api/invalidate_user_tokens HTTP/1.1\r\nHost: {address}\r\nX-API-Key: {API_KEY}");
+    caller.write_all(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes()).await.unwrap();
+    poll_until("the revocation is in force", async || hub.metric("wardcast_revocations").await > 0.0).await;
+    assert_eq!(redis.run::<i64>(&["HLEN", &key]).await, 1, "the call has not ended");
+    caller.set_zero_linger().unwrap();
+    drop(caller);
+    wait_until_logins_have_ended(redis, &key).await;
+}
+
+/// It does not know yet which tokens are revoked.
+#[actix_rt::test]
+async fn instance_without_its_first_list_accepts_no_token_for_a_while() {
+    let mut redis = RedisServer::start_stopped().await;
+    let url = redis.url();
+    let hub = start_hub_with(|config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(url);
+    })
+    .await;
+    let (token, forged) = (hub.token("ann"), hub.forged_token("ann"));
+    let path = format!("/socket?token={token}");
+    let publish =
+        http::post(hub.address, "/v1/channels/news/messages").header("Authorization", &format!("Bearer {token}"));
+    let refused = [
+        hub.try_handshake(&path, &[]).await,
+        ticket_request(&hub, &token).send().await,
+        publish.json(json!(1)).send().await,
+    ];
+    for refused in refused {
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{refused:?}");
+        assert_eq!(refused.json()["error"]["code"], 100, "{refused:?}");
+    }
+    assert_eq!(hub.metric("wardcast_handshakes_refused_total{reason=\"broker\"}").await, 1.0);
+    assert_eq!(hub.try_handshake(&format!("/socket?token={forged}"), &[]).await.status, 401, "invalid for ever");
+    let mut sdk = hub.connect_without_token().await;
+    let connect = json!({"id": 1, "connect": {"token": token}});
+    let reply = sdk.request(connect.clone()).await;
+    assert_eq!((&reply["error"]["code"], &reply["error"]["temporary"]), (&json!(100), &json!(true)), "{reply}");
+    let mut text = hub.connect_without_token().await;
+    text.send_text(&format!("Authorization: Bearer {token}")).await;
+    assert_eq!(text.wait_for_close().await.0, Some(3004));
+    redis.restart().await;
+    hub.wait_for_broker(true).await;
+    assert!(sdk.request(connect).await["connect"].is_object());
+    hub.connect_to(&path, &[]).await.subscribe("news").await;
 }

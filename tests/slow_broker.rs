@@ -7,15 +7,17 @@ use tokio::time::timeout;
 use wardcast::{
     broker::{BrokerError, Control, ControlAction, Deliver, Retention},
     channel::Channel,
+    clock::NEVER,
     config::{ChannelAccess, Config},
     hub::{
         CheckHealth, Subscribe, SubscribeError, Subscription, SubscriptionOptions, SubscriptionSource, Unregister,
         Unsubscribe, Visibility,
     },
     publication::ClientInfo,
+    revocation::{IssuerScope, Revocation, RevocationTarget},
 };
 
-use crate::support::{PATIENCE, ping_often, slow_broker::Worker};
+use crate::support::{PATIENCE, ping_often, raw, slow_broker::Worker};
 
 /// A subscribe command; `options` are added to its channel.
 fn subscribe(id: u32, channel: &str, mut options: Value) -> Value {
@@ -369,4 +371,23 @@ async fn presence_that_was_read_before_a_reload_denied_it_is_not_sent() {
             worker.reload_channels(allow);
         }
     }
+}
+
+/// A handshake waits for the broker between the verification of its token and its session, and clients may send commands with it.
+#[actix_rt::test]
+async fn token_that_is_revoked_between_its_verification_and_its_session_carries_out_no_command() {
+    let worker = Worker::start(|_| ());
+    let mut watcher = worker.connect(json!({})).await;
+    assert!(watcher.receive().await["push"]["connect"].is_object());
+    worker.broker.answer(1);
+    watcher.send(&[subscribe(1, "news", json!({}))]).await;
+    assert!(watcher.receive().await["subscribe"].is_object());
+    let claims = worker.services.verifier.verify(&worker.token(json!({"jti": "1"}))).unwrap();
+    let target = RevocationTarget::Token("1".to_owned(), IssuerScope::Any);
+    worker.hubs.add_revocations(vec![Revocation::of_all(target, NEVER)]).unwrap();
+    let publish = json!({"id": 1, "publish": {"channel": "news", "data": "revoked"}});
+    let mut client = worker.start_session(claims, &raw::text_frame(&publish.to_string())).await;
+    assert_eq!(client.wait_for_close().await, 3500);
+    worker.publish("news", "\"after\"").await;
+    assert_eq!(watcher.receive().await["push"]["pub"]["data"], "after");
 }

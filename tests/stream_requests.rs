@@ -1,10 +1,16 @@
 //! The requests that open a stream and those that bring its commands: credentials, origins, limits, and bad input.
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 
-use crate::support::{
-    http, start_hub, start_hub_with,
-    stream::{StreamClient, emulate, get, post, sse_path, subscribe},
+use crate::{
+    audit::{AuditedHub, assert_fields},
+    support::{
+        API_KEY, http,
+        slow_link::connect_with_small_buffer,
+        start_hub, start_hub_with,
+        stream::{StreamClient, emulate, get, post, sse_path, subscribe},
+    },
 };
 
 const LISTED: &str = "https://app.example.com";
@@ -178,4 +184,31 @@ async fn cors_lets_listed_pages_open_streams_and_send_commands() {
     }
     let foreign = http::post(hub.address, "/emulation").header("Origin", "https://evil.com").json(json!({}));
     assert_eq!(foreign.send().await.status, 403);
+}
+
+/// The session cannot begin before the responses to earlier requests have left, and the client does not read them.
+#[actix_rt::test]
+async fn stream_that_cannot_begin_is_recorded_as_refused_and_not_as_connected() {
+    let audited = AuditedHub::start(|config| {
+        config.limits.http_unread_bytes = 1 << 24;
+        config.channels.history_size = 20;
+    })
+    .await;
+    let hub = &audited.hub;
+    for _ in 0..20 {
+        hub.publish_with(json!({"channel": "large", "data": "x".repeat(60_000)})).await;
+    }
+    let mut client = connect_with_small_buffer(hub.address).await;
+    // More than the kernel takes.
+    let body = r#"{"channel":"large","limit":20}"#;
+    let length = body.len();
+    let head = format!("POST /api/history HTTP/1.1\r\nHost: {}\r\nX-API-Key: {API_KEY}", hub.address);
+    let unread = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").repeat(8);
+    let path = format!("/connection/sse?token={}", hub.token("ann"));
+    client.write_all((unread + &get(hub.address, &path, &[])).as_bytes()).await.unwrap();
+    let line = audited.wait_for("refused", 1).await;
+    let reason = "read the responses to the requests before this one first";
+    assert_fields(&line, json!({"address": "127.0.0.1", "path": "/connection/sse", "reason": reason}));
+    assert_eq!((audited.lines("refused").len(), audited.lines("connected").len()), (1, 0), "{}", audited.text());
+    assert_eq!(audited.lines("disconnected").len(), 0);
 }

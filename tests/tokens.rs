@@ -196,8 +196,8 @@ async fn key_embedded_or_linked_in_token_is_neither_used_nor_fetched() {
     assert!(listener.accept().now_or_never().is_none(), "the hub has fetched the URL");
 }
 
-#[actix_rt::test]
-async fn expired_key_ends_its_sessions_and_accepts_no_token() {
+/// A hub with several keys, of which `rsa` expires in two minutes.
+async fn start_with_expiring_key() -> (TestKeys, TestHub) {
     let keys = TestKeys::new();
     let hub = keys
         .start_hub(|config| {
@@ -205,6 +205,12 @@ async fn expired_key_ends_its_sessions_and_accepts_no_token() {
             config.auth.keys[0] = keys.entry("rsa", &format!("not_after = \"{not_after}\""));
         })
         .await;
+    (keys, hub)
+}
+
+#[actix_rt::test]
+async fn expired_key_ends_its_sessions_and_accepts_no_token() {
+    let (keys, hub) = start_with_expiring_key().await;
     let path = |id| format!("/socket?token={}", keys.token(&hub, id));
     let mut old = Client::connect(hub.address, &path("rsa")).await.unwrap();
     let ttl = old.receive_connect_push().await["ttl"].as_u64().unwrap();
@@ -227,13 +233,7 @@ async fn expired_key_ends_its_sessions_and_accepts_no_token() {
 
 #[actix_rt::test]
 async fn refresh_by_the_server_api_does_not_outlive_the_key() {
-    let keys = TestKeys::new();
-    let hub = keys
-        .start_hub(|config| {
-            let not_after = Clock::default().now().saturating_add(Duration::from_secs(120));
-            config.auth.keys[0] = keys.entry("rsa", &format!("not_after = \"{not_after}\""));
-        })
-        .await;
+    let (keys, hub) = start_with_expiring_key().await;
     let path = |id| format!("/socket?token={}", keys.token(&hub, id));
     let (mut limited, mut other) = (hub.connect_to(&path("rsa"), &[]).await, hub.connect_to(&path("ec"), &[]).await);
     let in_two_hours = json!(hub.clock.now().unix_seconds() + 7200);

@@ -272,9 +272,9 @@ async fn hub_starts_without_redis_and_becomes_ready_when_redis_starts() {
     })
     .await;
     assert!(!hub.is_ready().await);
-    let mut ann = hub.connect("ann").await;
     redis.restart().await;
     poll_until("the hub is ready", async || hub.is_ready().await).await;
+    let mut ann = hub.connect("ann").await;
     ann.subscribe("news").await;
     hub.publish("news", json!("hello")).await;
     assert_eq!(ann.receive_publication().await, json!("hello"));

@@ -3,7 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::json;
-use wardcast::config::{BrokerKind, Config, Secret};
+use wardcast::{
+    config::{BrokerKind, Config, Secret},
+    revocation::user_tag,
+};
 
 use crate::{
     login::{PASSWORD, access_token, log_in},
@@ -127,7 +130,7 @@ async fn logins_of_a_removed_user_that_cannot_be_revoked_at_first_are_revoked_la
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.toml");
     write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
-    let hub = start_changed_hub_of(&file, |config| config.limits.revocations = 2).await;
+    let hub = start_changed_hub_of(&file, |config| config.limits.revocations = 1).await;
     let (mut ann, token) = connect(&hub, "ann").await;
     revoke(&hub, json!({"jti": "fills the list", "expire_at": hub.clock.now().unix_seconds() + 60})).await;
     write_users(&file, &[("bob", PASSWORD)]);
@@ -160,7 +163,7 @@ async fn removed_user_has_no_socket_of_a_login_that_a_newer_one_has_ended() {
 }
 
 #[actix_rt::test]
-async fn logins_of_a_removed_user_end_when_redis_is_back() {
+async fn removed_user_loses_the_sockets_while_redis_is_away_and_the_logins_when_it_is_back() {
     let (redis, folder) = (RedisServer::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("users.toml");
     write_users(&file, &[("ann", PASSWORD), ("bob", PASSWORD)]);
@@ -177,9 +180,39 @@ async fn logins_of_a_removed_user_end_when_redis_is_back() {
     write_users(&file, &[("bob", PASSWORD)]);
     // Refused with the new file; until then Redis is missing.
     poll_until("ann is gone", async || log_in(&hub, "ann", PASSWORD).await.status == 401).await;
-    hub.clock.advance(Duration::ZERO);
-    redis.resume();
     assert_closed_as_revoked(&mut ann).await;
+    redis.resume();
+    let logins = async || redis.run::<Vec<String>>(&["KEYS", "*logins*"]).await;
+    poll_until("the login has ended", async || logins().await.is_empty()).await;
+}
+
+#[actix_rt::test]
+async fn user_whose_logins_cannot_be_ended_holds_up_no_other() {
+    let (redis, folder) = (RedisServer::start().await, tempfile::tempdir().unwrap());
+    let file = folder.path().join("users.toml");
+    let users = [("aaa", PASSWORD), ("ann", PASSWORD), ("bob", PASSWORD), ("zoe", PASSWORD)];
+    write_users(&file, &users);
+    let url = redis.url();
+    let hub = start_changed_hub_of(&file, |config| {
+        config.broker.kind = BrokerKind::Redis;
+        config.broker.redis.url = Secret::new(url);
+    })
+    .await;
+    hub.wait_for_broker(true).await;
+    let (mut ann, _) = connect(&hub, "ann").await;
+    let (mut bob, bob_token) = connect(&hub, "bob").await;
+    let key = |user: &str| format!("wardcast:logins:{}", user_tag(user));
+    for user in ["aaa", "zoe"] {
+        // As another program may leave it: every call fails.
+        redis.run::<()>(&["SET", &key(user), "no hash"]).await;
+    }
+    // Bob has a new password, so that which logins of bob end is known only to Redis.
+    write_users(&file, &[("bob", NEW_PASSWORD)]);
+    assert_closed_as_revoked(&mut ann).await;
+    assert_closed_as_revoked(&mut bob).await;
+    assert_eq!(refresh_status(&hub, &bob_token).await, 401);
+    let is_gone = async || redis.run::<i64>(&["EXISTS", &key("ann"), &key("bob")]).await == 0;
+    poll_until("the logins have ended", is_gone).await;
 }
 
 /// The instance that reads the file last must not end what another has started with the new password.
@@ -235,4 +268,44 @@ async fn reload_of_the_configuration_that_no_user_of_the_file_would_survive_is_r
     assert_eq!(hub.try_handshake(&path, &[]).await.status, 101);
     hub.running().reload_users().unwrap();
     ann.subscribe("news").await;
+}
+
+/// As when the file is part of an image, or is changed between a stop and a start.
+#[actix_rt::test]
+async fn token_of_a_user_who_was_removed_while_no_hub_looked_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (folder.path().join("old.toml"), folder.path().join("new.toml"));
+    write_users(&old, &[("ann", PASSWORD), ("bob", PASSWORD)]);
+    write_users(&new, &[("bob", PASSWORD)]);
+    let key = ProviderKey::ec("team");
+    for prefix in [None, Some("own:")] {
+        let change = |config: &mut Config| {
+            config.auth.user_prefix = prefix.map(str::to_owned);
+            let entry = format!("jwk = '{}'\nissuer = \"team\"\nuser_prefix = \"team:\"", key.jwk);
+            config.auth.keys = vec![toml::from_str(&entry).unwrap()];
+        };
+        let before = start_changed_hub_of(&old, change).await;
+        let [ann, bob] = [log_in(&before, "ann", PASSWORD).await, log_in(&before, "bob", PASSWORD).await];
+        before.stop().await;
+        let after = start_changed_hub_of(&new, change).await;
+        let status = async |token: &str| after.try_handshake(&format!("/socket?token={token}"), &[]).await.status;
+        let ticket_status = async |token: &str| crate::tickets::ticket_request(&after, token).send().await.status;
+        let [ann, bob] = [access_token(&ann), access_token(&bob)];
+        // The instance of the login may have read a newer file.
+        assert_eq!((status(&ann).await, ticket_status(&ann).await), (503, 503), "{prefix:?}");
+        after.clock.advance(Duration::from_secs(61));
+        assert_eq!((status(&ann).await, ticket_status(&ann).await, status(&bob).await), (401, 401, 101), "{prefix:?}");
+        let refreshed = json!({"id": 1, "refresh": {"token": ann}});
+        let (code, _) = {
+            let mut client = after.connect_to(&format!("/socket?token={bob}"), &[]).await;
+            client.send(refreshed).await;
+            client.wait_for_close().await
+        };
+        assert_eq!(code, Some(3500));
+        // Logging out is possible all the same, and tokens that are not of the login need no user of the file.
+        assert_eq!(crate::revocation::logout(&after, &ann).send().await.status, 204);
+        assert_eq!(status(&after.token("ann")).await, 101);
+        let of_team = key.sign(after.clock.now(), json!({"iss": "team", "sub": "ann", "sid": "s"}));
+        assert_eq!(status(&of_team).await, 101);
+    }
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::{
     ApiContext,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
-        UNKNOWN_NAMESPACE,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, INVALID_CHANNEL,
+        JsonType, UNKNOWN_NAMESPACE,
     },
     request::{ChannelRequest, find_channel, parse_object, to_result},
     survey::{NODE_NAME, NODE_UID, UNREACHABLE, sort_nodes, survey_nodes},
@@ -62,12 +62,7 @@ pub(super) const CHANNEL_INFO: ApiMethod = ApiMethod {
         ),
         UNREACHABLE,
     ],
-    errors: &[
-        BROKER_UNAVAILABLE,
-        BROKER_BUSY,
-        UNKNOWN_NAMESPACE,
-        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
-    ],
+    errors: &[BROKER_UNAVAILABLE, BROKER_BUSY, UNKNOWN_NAMESPACE, INVALID_CHANNEL],
     example: Example {
         request: r#"{"channel":"news"}"#,
         answer: r#"{"result":{

@@ -140,6 +140,9 @@ pub(super) const BROKER_BUSY: (ErrorCode, &str) =
 pub(super) const UNKNOWN_NAMESPACE: (ErrorCode, &str) =
     (ErrorCode::UnknownChannel, "the namespace of `channel` is not configured");
 
+/// The error of methods whose only parameter is a channel.
+pub(super) const INVALID_CHANNEL: (ErrorCode, &str) = (ErrorCode::BadRequest, "`channel` is missing or invalid");
+
 /// Returns the JSON name of a struct's field: of a raw identifier (`r#override`) the part after `r#`.
 pub(super) const fn json_name(identifier: &'static str) -> &'static str {
     match identifier.as_bytes() {

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use super::{
     ApiContext,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
-        UNKNOWN_NAMESPACE, request_fields,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, INVALID_CHANNEL,
+        JsonType, UNKNOWN_NAMESPACE, request_fields,
     },
     request::{
         ApiPosition, ChannelRequest, deserialize_object, empty_result, find_channel, parse_object, to_raw_result,
@@ -46,7 +46,7 @@ pub(super) const HISTORY: ApiMethod = ApiMethod {
         BROKER_UNAVAILABLE,
         BROKER_BUSY,
         UNKNOWN_NAMESPACE,
-        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
+        INVALID_CHANNEL,
         NO_HISTORY,
         (ErrorCode::UnrecoverablePosition, "the history has another epoch than `since`"),
     ],
@@ -72,13 +72,7 @@ pub(super) const HISTORY_REMOVE: ApiMethod = ApiMethod {
     details: "",
     request: &[ChannelRequest::FIELDS],
     result: &[],
-    errors: &[
-        BROKER_UNAVAILABLE,
-        BROKER_BUSY,
-        UNKNOWN_NAMESPACE,
-        (ErrorCode::BadRequest, "`channel` is missing or invalid"),
-        NO_HISTORY,
-    ],
+    errors: &[BROKER_UNAVAILABLE, BROKER_BUSY, UNKNOWN_NAMESPACE, INVALID_CHANNEL, NO_HISTORY],
     example: Example { request: r#"{"channel":"news"}"#, answer: r#"{"result":{}}"# },
     handler: Handler::Single(|body, api| Box::pin(history_remove(body, api))),
 };

@@ -132,15 +132,14 @@ fn refusal(request: &HttpRequest) -> &'static str {
     }
 }
 
-/// Returns whether the request carries the API key exactly once. Without a configured key (`api.key`) no request does.
+/// Returns whether the request carries one of the API keys exactly once. Without a configured key (`api.key`) no request does.
 fn has_valid_key(request: &HttpRequest) -> bool {
     let Some(api) = request.app_data::<Data<ApiContext>>() else { return false };
     let config = api.config.current();
-    let key = config.api.key.expose().as_bytes();
     let mut sent = sent_keys(request);
     match (sent.next(), sent.next()) {
         // In constant time. The length of a random key is no secret.
-        (Some(sent), None) if !key.is_empty() => (*sent).ct_eq(key).into(),
+        (Some(sent), None) => config.api.keys().any(|key| (*sent).ct_eq(key.expose().as_bytes()).into()),
         _ => false,
     }
 }
@@ -150,10 +149,13 @@ pub(super) fn has_key(request: &HttpRequest) -> bool {
     sent_keys(request).next().is_some()
 }
 
+/// The header with the API key.
+pub const X_API_KEY: &str = "x-api-key";
+
 /// Returns the keys in `X-API-Key`, in `Authorization: apikey KEY`, and with `api.key_in_query` in `?api_key=KEY`.
 fn sent_keys(request: &HttpRequest) -> impl Iterator<Item = Cow<'_, [u8]>> {
     let headers = request.headers();
-    let keys = headers.get_all("x-api-key").map(|value| value.as_bytes());
+    let keys = headers.get_all(X_API_KEY).map(|value| value.as_bytes());
     let keys = keys.chain(headers.get_all(AUTHORIZATION).filter_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("apikey").then(|| key.trim().as_bytes())

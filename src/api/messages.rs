@@ -26,9 +26,9 @@ use crate::{
     channel::Channel,
     config::Config,
     hooks::{HookRefusal, HookRequest, PublishApproval},
-    http::{BodyLimit, HttpError, RequestBody, forwarded, request_id::id_of},
+    http::{BodyLimit, HttpError, RequestBody, cors::IDEMPOTENCY_KEY, forwarded, request_id::id_of},
     protocol::{self, ErrorCode, ExceededLimit, WireError},
-    publication::ClientInfo,
+    publication::{ClientInfo, MAX_IDEMPOTENCY_KEY_BYTES},
 };
 
 /// Answers `POST /v1/channels/{channel}/messages`. The request carries the API key, or the token of a user, who needs the same
@@ -194,10 +194,10 @@ fn user_body_limit(config: &Config) -> BodyLimit {
 
 /// Reads the header `Idempotency-Key`.
 fn read_idempotency_key(request: &HttpRequest) -> Result<Option<&str>, HttpError> {
-    let mut keys = request.headers().get_all("idempotency-key");
+    let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
     match (keys.next().map(|key| key.to_str()), keys.next()) {
         (None, _) => Ok(None),
-        (Some(Ok(key)), None) if (1..=publish::MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()) => Ok(Some(key)),
+        (Some(Ok(key)), None) if (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()) => Ok(Some(key)),
         _ => Err(HttpError::bad_request("send one Idempotency-Key of 1 to 255 ASCII characters, or none")),
     }
 }

@@ -40,6 +40,7 @@ use serde::Serialize;
 pub use self::{
     call_counts::CallCounters,
     description::{Access, ApiMethod, Example, Field, JsonType},
+    key::X_API_KEY,
     methods::METHODS,
     publish::BroadcastTurns,
     survey::SurveyLog,

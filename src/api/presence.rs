@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::{
     ApiContext, ApiError,
     description::{
-        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, JsonType,
-        UNKNOWN_NAMESPACE,
+        Access, ApiMethod, ApiResult, BROKER_BUSY, BROKER_UNAVAILABLE, Example, Field, Handler, INVALID_CHANNEL,
+        JsonType, UNKNOWN_NAMESPACE,
     },
     request::{ChannelRequest, find_channel, parse_object, to_raw_result, to_result},
 };
@@ -16,7 +16,6 @@ use crate::{
     protocol::{self, DisabledOption, ErrorCode, ExceededLimit, PresenceStats},
 };
 
-const INVALID_CHANNEL: (ErrorCode, &str) = (ErrorCode::BadRequest, "`channel` is missing or invalid");
 const NO_PRESENCE: (ErrorCode, &str) = (ErrorCode::NotAvailable, "the channel has no presence (`channels.presence`)");
 
 /// `presence`.

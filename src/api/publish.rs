@@ -20,17 +20,15 @@ use super::{
 use crate::{
     broker::{PublishOptions, PublishReceipt, Retention, Version},
     channel::Channel,
-    hooks::PublishApproval,
+    hooks::{ApprovedOptions, PublishApproval},
     position::Epoch,
     protocol::{self, DisabledOption, ErrorCode, ExceededLimit, WireError},
-    publication::{ClientInfo, Publication},
+    publication::{ClientInfo, MAX_IDEMPOTENCY_KEY_BYTES, Publication},
     tags::Tags,
 };
 
 /// Name of the limit on the channels of a broadcast and on the commands of a batch.
 pub(super) const BROADCAST_CHANNELS: &str = "limits.broadcast_channels";
-/// Maximum length of an idempotency key. The broker remembers many of them.
-pub(super) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// Maximum length of a version's epoch. Each channel may remember one.
 const MAX_VERSION_EPOCH_BYTES: usize = 64;
 
@@ -297,9 +295,9 @@ impl PendingPublication {
         Self { data, tags, use_delta: false, exclude, skip_history: false, idempotency_key, version }
     }
 
-    /// The same, which the channel accepts once under this key.
+    /// The same, which the channel accepts once under this key, if there is one.
     pub(super) fn with_idempotency_key(self, idempotency_key: Option<Arc<str>>) -> Self {
-        Self { idempotency_key, ..self }
+        Self { idempotency_key: idempotency_key.or(self.idempotency_key), ..self }
     }
 
     /// Returns the data.
@@ -314,11 +312,12 @@ impl PendingPublication {
 
     /// The same, as the publish hook wants it.
     pub(super) fn approved(self, approval: PublishApproval) -> Result<Self, ErrorCode> {
-        let skip_history = self.skip_history || approval.skip_history;
         let is_binary = self.is_binary();
-        let data = approval.replace(self.data.bytes().clone(), is_binary)?;
+        let (data, options) = approval.apply_to(self.data.bytes().clone(), is_binary)?;
         let data = if is_binary { PendingData::Bytes { bytes: data, json: None } } else { PendingData::Json(data) };
-        Ok(Self { data, skip_history, ..self })
+        let ApprovedOptions { skip_history, tags, use_delta, idempotency_key } = options;
+        // A user's request has none of these options.
+        Ok(Self { data, skip_history, tags, use_delta, idempotency_key, ..self })
     }
 }
 

@@ -89,7 +89,7 @@ request_fields! {
         /// Only tokens with this `iss`: providers choose their ids without knowing those of others. At most 255 bytes.
         issuer: Option<String> = (JsonType::String, Some("any")),
         /// When all of these tokens have expired, in seconds since 1970. It must be in the future. Needed if they live longer than `auth.max_ttl`.
-        expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
+        expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` and twice `auth.clock_skew` from now")),
     }
 }
 
@@ -105,7 +105,7 @@ request_fields! {
         /// Only in this channel.
         channel: Option<String> = (JsonType::String, Some("everywhere")),
         /// When all of these tokens have expired, in seconds since 1970. It must be in the future. Needed if they live longer than `auth.max_ttl`.
-        expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` from now")),
+        expire_at: Option<i64> = (JsonType::Integer, Some("`auth.max_ttl` and twice `auth.clock_skew` from now")),
     }
 }
 
@@ -157,9 +157,14 @@ async fn revoke(
     let expires_at = parse_end(expire_at, api)?.unwrap_or_else(|| api.revocations.default_expiry());
     let revocation = Revocation { target, issued_before, expires_at };
     let ApiContext { broker, config, revocations, audit, metrics, .. } = api;
-    let cause = caller.fields();
-    let revoked =
-        revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await;
-    revoked.map_err(WireError::from)?;
+    let (broker, config, revocations) = (broker.clone(), config.current(), revocations.clone());
+    let (audit, metrics, caller) = (audit.clone(), metrics.clone(), caller.clone());
+    // A task of its own: a caller that disconnects must not stop the revocation half way.
+    let revoked = actix_rt::spawn(async move {
+        let audit = (&*audit, caller.fields());
+        revoke_with_logins(&*broker, revocation, &config, &revocations, audit, &metrics).await
+    });
+    // An error means that the task has panicked.
+    revoked.await.map_err(|_| WireError::from(ErrorCode::Internal))?.map_err(WireError::from)?;
     empty_result()
 }

@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
     web::{Data, Query},
 };
 use bytes::Bytes;
@@ -23,10 +23,9 @@ use tokio::{
 
 use super::{ApiContext, key::Authorized, request::check_user};
 use crate::{
-    auth::AdminSession,
     broker::{BrokerError, Inspection, NodeTrace, SurveyQuestion, TraceEvent, TraceQuery, TraceTarget, TracedEvent},
     channel::Channel,
-    http::{HttpError, admin},
+    http::{EVENT_STREAM, HttpError, NO_BUFFERING},
     protocol::{ErrorCode, WireError},
 };
 
@@ -66,8 +65,9 @@ struct TraceRequest {
 /// A trace, from one question to the next.
 struct Trace {
     api: Data<ApiContext>,
-    /// The session of the admin page that it is sent to, with the request; `None`: to a caller with the API key.
-    session: Option<(AdminSession, HttpRequest)>,
+    /// The request, whose credentials must stay valid.
+    request: HttpRequest,
+    is_of_admin_page: bool,
     query: TraceQuery,
     /// When each node has answered last. A node that is silent for long is forgotten, so that the query does not grow.
     answered_at: HashMap<String, Instant>,
@@ -93,10 +93,10 @@ pub(super) async fn get_trace(
     let query = TraceQuery { id: uuid::Uuid::new_v4().to_string(), target, received: BTreeMap::new() };
     let now = Instant::now();
     let ends_at = now.checked_add(api.config.current().api.trace_duration);
-    let session = caller.admin_session().cloned().map(|session| (session, request));
     let trace = Trace {
         api,
-        session,
+        request,
+        is_of_admin_page: caller.admin_session().is_some(),
         query,
         answered_at: HashMap::new(),
         ends_at,
@@ -110,10 +110,9 @@ pub(super) async fn get_trace(
         Some((Ok::<_, Infallible>(frames), trace))
     });
     let mut response = HttpResponse::Ok();
-    response.content_type("text/event-stream").insert_header((CACHE_CONTROL, "no-store"));
+    response.content_type(EVENT_STREAM).insert_header((CACHE_CONTROL, "no-store"));
     response.insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"));
-    // nginx would collect events before it passes them on.
-    response.insert_header(("x-accel-buffering", HeaderValue::from_static("no")));
+    response.insert_header(NO_BUFFERING);
     Ok(response.streaming(stream))
 }
 
@@ -159,8 +158,10 @@ impl Trace {
             if self.ends_at.is_some_and(|end| Instant::now() >= end) && !self.has_ended {
                 self.end(&mut frames, "api.trace_duration is over");
             }
-            if self.session.as_ref().is_some_and(|(session, request)| !admin::is_valid(session, request)) {
-                self.end(&mut frames, "the admin session has ended");
+            if !Authorized::is_authorized(&self.request) {
+                let reason =
+                    if self.is_of_admin_page { "the admin session has ended" } else { "the API key was removed" };
+                self.end(&mut frames, reason);
             }
             if frames.is_empty() && self.sent_at.elapsed() >= KEEP_ALIVE {
                 frames.push_str(":\n\n");

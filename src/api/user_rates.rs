@@ -74,7 +74,15 @@ impl UserRates {
             let charges =
                 published.iter().map(|(user, events)| RateCharge { user_tag: user_tag(user), events: *events });
             match shared.limits.charge_rates(charges.collect(), shared.rate).await {
-                Ok(left) => published.keys().zip(left).for_each(|(user, left)| self.own.exhaust(&**user, left)),
+                Ok(left) => {
+                    for (user, left) in published.keys().zip(left) {
+                        match left {
+                            Ok(left) => self.own.exhaust(&**user, left),
+                            // The own limit holds.
+                            Err(error) => log::debug!("rates are not shared error={:?}", error.to_string()),
+                        }
+                    }
+                }
                 // The own limit holds.
                 Err(error) => log::debug!("rates are not shared error={:?}", error.to_string()),
             }

@@ -17,12 +17,14 @@ const MAX_TEXT_BYTES: usize = 255;
 /// What limits the rate of the lines about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RateKey {
-    /// Nothing: each occurrence costs the one who causes it a valid credential or the API key.
+    /// Nothing: each occurrence requires a valid credential or the API key.
     None,
     /// The address of the client, or without one its id, and all refusals together: anyone can cause it.
     Address,
     /// The session: its client can cause it many times a second.
     Client,
+    /// The address of a client without a user: where `auth.anonymous` lets clients in, they need no credential. With a user, nothing.
+    AddressWithoutUser,
 }
 
 /// Declares the events, each with its name in a line and the limit of its rate. Doc comments are the documentation.
@@ -58,10 +60,10 @@ macro_rules! audit_events {
 audit_events! {
     /// A client was let in: the credential of its handshake or of its first message was accepted, or the connect hook has named its
     /// user.
-    Connected = "connected", None;
+    Connected = "connected", AddressWithoutUser;
     /// A session of a client that was let in has ended, `seconds` after its handshake. `code` and `reason` are those of the close,
     /// by either side; without a `code` the connection was lost.
-    Disconnected = "disconnected", None;
+    Disconnected = "disconnected", AddressWithoutUser;
     /// A session presented another valid token, which replaces the one before.
     Refreshed = "refreshed", Client;
     /// A credential, a page, a handshake or a request was refused; `reason` says why.
@@ -75,7 +77,8 @@ audit_events! {
     LoggedOut = "logged_out", None;
     /// A refresh token was exchanged for new tokens.
     RefreshTokenUsed = "refresh_token_used", None;
-    /// A refresh token was presented that had been used before. Its whole login is revoked.
+    /// A refresh token was presented that had been used before. Its whole login has ended, and a line with `revoked` is about its tokens, unless
+    /// `limits.logouts_per_user` was reached.
     RefreshTokenReused = "refresh_token_reused", Address;
     /// A ticket was issued for a token.
     TicketIssued = "ticket_issued", None;

@@ -10,6 +10,7 @@ mod writer;
 
 use std::{
     fmt, io,
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -21,6 +22,7 @@ use std::{
 
 use serde::ser::{SerializeMap, Serializer};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 pub use self::event::{AuditEvent, AuditFields};
 use self::{
@@ -192,8 +194,11 @@ impl OpenLog {
         match event.rate_key() {
             RateKey::None => true,
             RateKey::Address => {
-                self.rates.charge(&(fields.address, fields.address.is_none().then_some(fields.client))).is_ok()
-                    && self.refusal_rate.charge(&()).is_ok()
+                self.rates.charge(&address_or_client(fields)).is_ok() && self.refusal_rate.charge(&()).is_ok()
+            }
+            RateKey::AddressWithoutUser => {
+                // Beside the lines about refusals: a flood of these hides none of those.
+                fields.user.is_some() || self.rates.charge(&(event.name(), address_or_client(fields))).is_ok()
             }
             RateKey::Client => self.rates.charge(&fields.client).is_ok(),
         }
@@ -205,6 +210,11 @@ impl OpenLog {
             let _ = self.queue.try_send(Message::Wake);
         }
     }
+}
+
+/// Returns the address of a line; its client if it has none.
+fn address_or_client(fields: &AuditFields<'_>) -> (Option<IpAddr>, Option<Option<Uuid>>) {
+    (fields.address, fields.address.is_none().then_some(fields.client))
 }
 
 /// Encodes lines.

@@ -112,6 +112,37 @@ async fn flood_of_refusals_leaves_room_for_other_addresses_and_events_and_is_cou
     assert_eq!(log.count("suppressed"), left_out);
 }
 
+/// With `auth.anonymous = "always"` anyone can connect again and again.
+#[actix_rt::test]
+async fn flood_of_connections_without_a_user_leaves_room_for_other_addresses_and_users() {
+    let log = TestLog::start(|config| (config.lines_per_second, config.refusals_per_second) = (1, 2));
+    let of_user = AuditFields { user: Some("ann"), ..of_address(1) };
+    for _ in 0..500 {
+        log.log.record(AuditEvent::Connected, of_address(1));
+        log.log.record(AuditEvent::Disconnected, of_address(1));
+    }
+    for _ in 0..10 {
+        log.log.record(AuditEvent::Connected, of_user);
+    }
+    log.log.record(AuditEvent::Connected, of_address(2));
+    log.log.record(AuditEvent::Refused, of_address(1));
+    let lines = log.lines().await;
+    let of = |event: &str, last: u8, user: &str| {
+        let address = format!("192.0.2.{last}");
+        let is_meant = |line: &&serde_json::Value| {
+            line["event"] == event
+                && line["address"] == address.as_str()
+                && line["user"].as_str().unwrap_or_default() == user
+        };
+        lines.iter().filter(is_meant).count()
+    };
+    for event in ["connected", "disconnected"] {
+        assert!((2..10).contains(&of(event, 1, "")), "{event} {lines:?}");
+    }
+    assert_eq!((of("connected", 1, "ann"), of("connected", 2, ""), of("refused", 1, "")), (10, 1, 1));
+    assert!(log.count("suppressed") > 900);
+}
+
 #[actix_rt::test]
 async fn flood_of_refusals_from_many_addresses_is_limited_together() {
     let log = TestLog::start(|config| (config.lines_per_second, config.refusals_per_second) = (5, 10));

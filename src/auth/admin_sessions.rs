@@ -1,16 +1,18 @@
 //! Sessions of the admin page. A session is a text that the hub has signed and the browser keeps in a cookie: who logged in, until
-//! when, and an id by which a logout revokes it. So every node accepts it, and no number of sessions costs a node memory.
+//! when, and an id by which a logout revokes it. So every node accepts it, and no number of sessions costs a node memory. Sessions are signed
+//! with a key that is derived from the API key.
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
+use arc_swap::ArcSwap;
+use aws_lc_rs::hmac::{Key, sign, verify};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use subtle::ConstantTimeEq;
 
-use super::users::Users;
+use super::{derived_key::derive_key, users::Users};
 use crate::{
     clock::{Clock, NEVER, WallTime},
-    config::{Config, Secret},
+    config::{ApiConfig, Config, Secret},
     revocation::{IssuerScope, Revocation, RevocationTarget, Revocations, TokenIdentity, TokenIds},
 };
 
@@ -18,6 +20,8 @@ use crate::{
 const ISSUER: &str = "wardcast:admin";
 /// Random bytes of the id of a session.
 const ID_BYTES: usize = 16;
+/// Bytes of the name of a key.
+const NAME_BYTES: usize = 6;
 /// Maximum length of the text of a session. That of the longest user name is shorter.
 const MAX_TEXT_BYTES: usize = 512;
 
@@ -94,11 +98,49 @@ impl AdminSession {
     }
 }
 
+/// A key of the server API, with what is derived from it for sessions. All nodes have the same keys.
+struct SessionKey {
+    api_key: Secret,
+    /// Signs sessions.
+    signing: Key,
+    /// The name of the key in the names of cookies, so that the sessions of several hubs on one host are in cookies of their own.
+    name: String,
+}
+
+impl SessionKey {
+    fn new(api_key: &Secret) -> Self {
+        let signing = derive_key(api_key, "wardcast admin sessions");
+        let name = sign(&signing, b"name of the cookie");
+        let name = BASE64_URL_SAFE_NO_PAD.encode(&name.as_ref()[..NAME_BYTES]);
+        Self { api_key: api_key.clone(), signing, name }
+    }
+
+    fn all(config: &ApiConfig) -> Vec<Arc<Self>> {
+        config.keys().map(|key| Arc::new(Self::new(key))).collect()
+    }
+}
+
+/// An admin whose password or API key was right.
+pub struct VerifiedAdmin {
+    admin: Admin,
+    /// Signs the session, which ends when this key is removed.
+    key: Arc<SessionKey>,
+}
+
+/// A session that has begun, and its cookie.
+pub struct IssuedSession {
+    /// The session.
+    pub session: AdminSession,
+    /// The value of the cookie.
+    pub text: String,
+    /// The name of the key that has signed it, for the name of the cookie.
+    pub key_name: String,
+}
+
 /// The admins who may log in to the admin page, and the check of their sessions.
 pub struct AdminSessions {
-    /// Derived from the API key, which all nodes have: a new one ends all sessions.
-    key: Key,
-    api_key: Secret,
+    /// Those of `api.key` and `api.previous_key`. The sessions of a removed one end.
+    keys: ArcSwap<Vec<Arc<SessionKey>>>,
     users: Option<Arc<Users>>,
     lifetime: Duration,
     revocations: Arc<Revocations>,
@@ -113,13 +155,21 @@ impl AdminSessions {
         revocations: Arc<Revocations>,
         clock: Clock,
     ) -> Option<Arc<Self>> {
-        let api_key = config.api.key.clone();
-        let is_enabled = config.admin.enabled && !api_key.is_empty();
+        let is_enabled = config.admin.enabled && !config.api.key.is_empty();
         is_enabled.then(|| {
-            let derived = sign(&Key::new(HMAC_SHA256, api_key.expose().as_bytes()), b"wardcast admin sessions");
-            let key = Key::new(HMAC_SHA256, derived.as_ref());
-            Arc::new(Self { key, api_key, users, lifetime: config.admin.session_ttl, revocations, clock })
+            let keys = ArcSwap::from_pointee(SessionKey::all(&config.api));
+            Arc::new(Self { keys, users, lifetime: config.admin.session_ttl, revocations, clock })
         })
+    }
+
+    /// Replaces the keys of the server API by those of a reloaded configuration.
+    pub fn replace_keys(&self, config: &ApiConfig) {
+        self.keys.store(Arc::new(SessionKey::all(config)));
+    }
+
+    /// Returns the names of the keys, as cookies have them.
+    pub fn key_names(&self) -> Vec<String> {
+        self.keys.load().iter().map(|key| key.name.clone()).collect()
     }
 
     /// Returns the users who may log in, besides the API key.
@@ -128,43 +178,46 @@ impl AdminSessions {
     }
 
     /// Returns who has this password. Takes as long for an unknown user as for a wrong password.
-    pub fn check_password(&self, name: &str, password: &str) -> Option<Admin> {
+    pub fn check_password(&self, name: &str, password: &str) -> Option<VerifiedAdmin> {
         let user = self.users.as_ref()?.verify(name, password)?;
-        Some(Admin::User { name: user.sub.clone(), password_name: user.password_name.clone() })
+        let admin = Admin::User { name: user.sub.clone(), password_name: user.password_name.clone() };
+        Some(VerifiedAdmin { admin, key: self.keys.load().first()?.clone() })
     }
 
-    /// Returns whether this is the API key. In constant time; the length of a random key is no secret.
-    pub fn check_api_key(&self, key: &str) -> Option<Admin> {
-        bool::from(key.as_bytes().ct_eq(self.api_key.expose().as_bytes())).then_some(Admin::ApiKey)
+    /// Returns whether this is an API key. In constant time; the length of a random key is no secret.
+    pub fn check_api_key(&self, sent: &str) -> Option<VerifiedAdmin> {
+        let keys = self.keys.load();
+        // All of them are compared, whichever is the right one.
+        let is_sent = |key: &SessionKey| bool::from(sent.as_bytes().ct_eq(key.api_key.expose().as_bytes()));
+        let found = keys.iter().fold(None, |found, key| if is_sent(key) { Some(key) } else { found })?;
+        Some(VerifiedAdmin { admin: Admin::ApiKey, key: found.clone() })
     }
 
     /// Begins a session; `None` if the system has no randomness.
-    pub fn begin(&self, admin: Admin) -> Option<AdminSession> {
+    pub fn begin(&self, VerifiedAdmin { admin, key }: VerifiedAdmin) -> Option<IssuedSession> {
         let mut random = [0; ID_BYTES];
         getrandom::fill(&mut random).ok()?;
         // Whole seconds, as the text has them.
         let end = self.clock.now().saturating_add(self.lifetime).unix_seconds();
         let expires_at = WallTime::from_unix_seconds(end);
-        Some(AdminSession { id: BASE64_URL_SAFE_NO_PAD.encode(random), admin, expires_at })
-    }
-
-    /// Returns the text of a session, for the cookie.
-    pub fn encode(&self, session: &AdminSession) -> String {
+        let session = AdminSession { id: BASE64_URL_SAFE_NO_PAD.encode(random), admin, expires_at };
         let payload = session.payload();
-        let mac = BASE64_URL_SAFE_NO_PAD.encode(sign(&self.key, payload.as_bytes()));
-        format!("{payload}.{mac}")
+        let mac = BASE64_URL_SAFE_NO_PAD.encode(sign(&key.signing, payload.as_bytes()));
+        Some(IssuedSession { session, text: format!("{payload}.{mac}"), key_name: key.name.clone() })
     }
 
-    /// Returns the session of a text, if it is valid now.
-    pub fn decode(&self, text: &str) -> Option<AdminSession> {
+    /// Returns the session in the cookie of a key, if it is valid now.
+    pub fn decode(&self, key_name: &str, text: &str) -> Option<AdminSession> {
+        let keys = self.keys.load();
+        let key = keys.iter().find(|key| key.name == key_name)?;
         let (payload, mac) = text.rsplit_once('.').filter(|_| text.len() <= MAX_TEXT_BYTES)?;
         let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
-        verify(&self.key, payload.as_bytes(), &mac).ok()?;
+        verify(&key.signing, payload.as_bytes(), &mac).ok()?;
         AdminSession::parse(payload).filter(|session| self.is_valid(session))
     }
 
     /// Returns whether a session has neither expired nor ended by a logout, and its user has the same password as at the login.
-    pub fn is_valid(&self, session: &AdminSession) -> bool {
+    fn is_valid(&self, session: &AdminSession) -> bool {
         let has_password = match &session.admin {
             Admin::ApiKey => true,
             Admin::User { name, password_name } => {
@@ -185,35 +238,59 @@ impl AdminSessions {
 mod tests {
     use super::*;
 
-    fn sessions(key: &str) -> Arc<AdminSessions> {
+    fn config(key: &str, previous: &str) -> Config {
         let mut config = Config::default();
         config.admin.enabled = true;
-        config.api.key = Secret::new(key);
-        let clock = Clock::default();
+        (config.api.key, config.api.previous_key) = (Secret::new(key), Secret::new(previous));
+        config
+    }
+
+    fn sessions(key: &str) -> Arc<AdminSessions> {
+        let (config, clock) = (config(key, ""), Clock::default());
         let revocations = Revocations::new(&config, clock.clone(), Arc::default());
         AdminSessions::new(&config, None, revocations, clock).unwrap()
+    }
+
+    fn begin(sessions: &AdminSessions, key: &str) -> IssuedSession {
+        sessions.begin(sessions.check_api_key(key).unwrap()).unwrap()
     }
 
     #[test]
     fn session_is_accepted_by_every_node_with_the_same_key_and_unchanged_only() {
         let (one, two, other) = (sessions("key of both"), sessions("key of both"), sessions("another key"));
-        let session = one.begin(Admin::ApiKey).unwrap();
-        let text = one.encode(&session);
-        assert_eq!((two.decode(&text).as_ref(), other.decode(&text)), (Some(&session), None));
+        let IssuedSession { session, text, key_name } = begin(&one, "key of both");
+        assert_eq!(two.decode(&key_name, &text).as_ref(), Some(&session));
+        assert_eq!(other.decode(&key_name, &text), None);
+        assert_eq!(other.decode(&other.key_names()[0], &text), None);
         for at in 0..text.len() {
             let mut forged = text.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(one.decode(std::str::from_utf8(&forged).unwrap()), None, "{at}");
+            assert_eq!(one.decode(&key_name, std::str::from_utf8(&forged).unwrap()), None, "{at}");
         }
         for forged in ["", ".", "....", &text[1..], &format!("{text}A"), &"A".repeat(600)] {
-            assert_eq!(one.decode(forged), None, "{forged}");
+            assert_eq!(one.decode(&key_name, forged), None, "{forged}");
         }
+    }
+
+    #[test]
+    fn sessions_of_the_previous_key_last_until_it_is_removed() {
+        let sessions = sessions("old");
+        let of_old = begin(&sessions, "old");
+        sessions.replace_keys(&config("new", "old").api);
+        let (again, of_new) = (begin(&sessions, "old"), begin(&sessions, "new"));
+        assert_eq!((&of_old.key_name, &again.key_name), (&sessions.key_names()[1], &sessions.key_names()[1]));
+        assert_eq!(of_new.key_name, sessions.key_names()[0]);
+        let decode = |issued: &IssuedSession| sessions.decode(&issued.key_name, &issued.text).is_some();
+        assert!([&of_old, &again, &of_new].into_iter().all(decode));
+        sessions.replace_keys(&config("new", "").api);
+        assert_eq!([&of_old, &again, &of_new].map(decode), [false, false, true]);
+        assert!(sessions.check_api_key("old").is_none() && sessions.check_api_key("").is_none());
     }
 
     #[test]
     fn revoked_session_is_refused_and_no_other() {
         let sessions = sessions("key");
-        let [one, other] = [(), ()].map(|()| sessions.begin(Admin::ApiKey).unwrap());
+        let [one, other] = [(), ()].map(|()| begin(&sessions, "key").session);
         sessions.revocations.add([one.revocation()]).unwrap();
         assert!(!sessions.is_valid(&one) && sessions.is_valid(&other));
     }
@@ -222,8 +299,9 @@ mod tests {
     fn without_users_a_session_of_a_user_is_refused() {
         let sessions = sessions("key");
         let admin = Admin::User { name: "ann".to_owned(), password_name: "p".to_owned() };
-        let session = sessions.begin(admin).unwrap();
+        let key = sessions.keys.load()[0].clone();
+        let IssuedSession { session, text, key_name } = sessions.begin(VerifiedAdmin { admin, key }).unwrap();
         assert_eq!(AdminSession::parse(&session.payload()).as_ref(), Some(&session));
-        assert_eq!(sessions.decode(&sessions.encode(&session)), None);
+        assert_eq!(sessions.decode(&key_name, &text), None);
     }
 }

@@ -211,28 +211,29 @@ pub fn bearer_token<'a>(values: &[&'a [u8]]) -> Result<&'a str, CredentialError>
 /// # Errors
 /// [`CredentialError::MultipleCookies`].
 pub fn cookie_value<'a>(headers: &[&'a [u8]], name: &str) -> Result<Option<&'a str>, CredentialError> {
-    let pairs = headers.iter().flat_map(|header| header.split(|byte| *byte == b';'));
-    let values = pairs.filter_map(|pair| {
-        let at = pair.iter().position(|byte| *byte == b'=')?;
-        (pair[..at].trim_ascii() == name.as_bytes()).then(|| pair[at + 1..].trim_ascii())
-    });
-    let mut found = None;
-    for value in values {
-        if found.is_some() {
-            return Err(CredentialError::MultipleCookies);
-        }
-        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-        // Tokens are ASCII. A value that is not UTF-8 becomes the empty token, which the verifier refuses.
-        found = Some(std::str::from_utf8(bare).unwrap_or_default());
+    let mut values = cookies(headers).filter(|(other, _)| *other == name.as_bytes()).map(|(_, value)| value);
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(CredentialError::MultipleCookies),
+        (value, None) => Ok(value),
     }
-    Ok(found)
 }
 
-/// Returns a `Cookie` header without the cookies that have one of these names; `None` if it has no others.
-pub fn without_cookies<'a>(header: &'a [u8], names: &[&str]) -> Option<Cow<'a, [u8]>> {
+/// Returns the names and values of the cookies in `Cookie` headers. A value that is not UTF-8 becomes the empty text.
+pub fn cookies<'a>(headers: &[&'a [u8]]) -> impl Iterator<Item = (&'a [u8], &'a str)> {
+    let pairs = headers.iter().flat_map(|header| header.split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let value = pair[at + 1..].trim_ascii();
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        Some((pair[..at].trim_ascii(), std::str::from_utf8(bare).unwrap_or_default()))
+    })
+}
+
+/// Returns a `Cookie` header without the cookies for whose name `is_removed` returns true; `None` if it has no others.
+pub fn without_cookies(header: &[u8], is_removed: impl Fn(&[u8]) -> bool) -> Option<Cow<'_, [u8]>> {
     let is_kept = |pair: &&[u8]| {
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
-        !names.iter().any(|other| other.as_bytes() == name)
+        !is_removed(name)
     };
     let pairs = || header.split(|byte| *byte == b';');
     if pairs().all(|pair| is_kept(&pair)) {

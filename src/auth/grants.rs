@@ -76,14 +76,16 @@ pub(super) struct SubscriptionEntry<'a> {
     b64data: Option<&'a RawValue>,
     #[serde(default, borrow, rename = "override")]
     overrides: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    server_tags_filter: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "not_null")]
     expire_at: Option<NumericDate>,
 }
 
 impl<'a> SubscriptionEntry<'a> {
     fn options(&self) -> RawSubscriptionOptions<'a> {
-        let &Self { info, b64info, data, b64data, overrides, .. } = self;
-        RawSubscriptionOptions { info, b64info, data, b64data, overrides }
+        let &Self { info, b64info, data, b64data, overrides, server_tags_filter, .. } = self;
+        RawSubscriptionOptions { info, b64info, data, b64data, overrides, server_tags_filter }
     }
 }
 

@@ -7,7 +7,7 @@ use super::{grants::SubscriptionEntry, payload::Payload, subscription_options::O
 use crate::{config::TokenKind, json::member_names};
 
 /// Claims that have a meaning in subscription tokens only.
-const SUBSCRIPTION_CLAIMS: [&str; 4] = ["channel", "data", "b64data", "override"];
+const SUBSCRIPTION_CLAIMS: [&str; 5] = ["channel", "data", "b64data", "override", "server_tags_filter"];
 
 /// Returns the names of the members that the hub ignores in a token of this kind, with their place: `header.x`, `email`,
 /// `subs.news.x`, `subs.news.override.x`.

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use aws_lc_rs::hmac::{Key, sign};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::derived_key::derive_key;
 use crate::{
     address::ClientAddress,
     broker::{LoginDelayRule, LoginFailureNames, SharedLoginVerdict},
@@ -181,8 +182,7 @@ pub struct FailureNames {
 impl FailureNames {
     /// Takes the secret that signs the tokens of the login, which all instances have.
     pub fn new(secret: &Secret) -> Self {
-        let derived = sign(&Key::new(HMAC_SHA256, secret.expose().as_bytes()), b"wardcast failed logins");
-        Self { key: Key::new(HMAC_SHA256, derived.as_ref()) }
+        Self { key: derive_key(secret, "wardcast failed logins") }
     }
 
     /// Returns the names for a user and an address.

@@ -1,9 +1,10 @@
-//! What the login makes with its secret, which a reload may change.
+//! The keys of the login, which are derived from its secret: they sign access tokens, make refresh tokens, and name failed logins. A
+//! reload that changes the secret replaces all of them.
 
 use super::{RefreshTokens, Signer, login_backoff::FailureNames};
 use crate::{clock::Clock, config::Config};
 
-/// What the login makes with its secret.
+/// The keys of the login.
 pub struct LoginKeys {
     /// Signs the access tokens of the login.
     pub signer: Signer,

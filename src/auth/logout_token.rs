@@ -118,7 +118,7 @@ impl LogoutToken {
         let of_session = self.sid.clone().map(|sid| {
             let session = RevocationTarget::Session(sid, scope());
             // What the access tokens of the provider have is not known.
-            revocations.of_logout(user, session, expires_at, IssueTimes::Unknown)
+            revocations.of_logout(user, session, expires_at, self.issued_at..=self.issued_at, IssueTimes::Unknown)
         });
         let of_user = self.user.clone().map(|user| {
             until_logout(match &self.sid {

@@ -6,6 +6,7 @@ mod admin_sessions;
 mod claims;
 mod connect_hook;
 pub mod credentials;
+mod derived_key;
 mod grants;
 mod ignored_claims;
 mod key;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 
 use crate::{
     address::ClientAddress,
+    audit::{AuditEvent, AuditFields, AuditLog},
     channel::Channel,
     config::Door,
     connection_limit::{KeyedPermit, Permit},
@@ -40,9 +42,10 @@ use crate::{
     hooks::{ForwardedHeaders, SubscribeApproval},
     position::Position,
     protocol::{Disconnect, Format},
+    revocation::TokenIds,
 };
 
-pub use admin_sessions::{Admin, AdminSession, AdminSessions};
+pub use admin_sessions::{AdminSession, AdminSessions, IssuedSession, VerifiedAdmin};
 pub use claims::{Capability, Claims, Grants, HookClaims, ServerSideSubscription, SubscriptionClaims};
 pub use connect_hook::{CONNECT_HOOK, ConnectGrant, ask_connect_hook};
 pub use ignored_claims::ignored_members;
@@ -69,6 +72,8 @@ pub struct Admission {
     pub request_id: Option<Box<str>>,
     /// Whether and how the client is authenticated.
     pub auth: HandshakeAuth,
+    /// The claims by which its token can be revoked, for the audit log.
+    pub ids: TokenIds,
     /// The way in which the client has sent a token with its handshake; `None`: it has sent none.
     pub credential: Option<Door>,
     /// The format of commands, replies and pushes.
@@ -91,6 +96,22 @@ pub struct Admission {
     pub user_permit: Option<KeyedPermit<Arc<str>>>,
     /// Counts the connection among the unauthenticated ones, in total and for its address, until it is authenticated.
     pub unauthenticated_permits: Option<(Permit, KeyedPermit<ClientAddress>)>,
+}
+
+impl Admission {
+    /// Records in the audit log that the client was let in, if it is authenticated.
+    pub fn record(&self, audit: &AuditLog) {
+        let HandshakeAuth::Authenticated(claims) = &self.auth else { return };
+        let fields = AuditFields {
+            address: Some(self.ip),
+            client: Some(self.client),
+            door: self.credential,
+            request: self.request_id.as_deref(),
+            by: claims.hook.as_ref().map(|_| CONNECT_HOOK),
+            ..AuditFields::default()
+        };
+        audit.record(AuditEvent::Connected, fields.with_token(&claims.user, &self.ids, claims.expires_at));
+    }
 }
 
 /// Where the commands of a client come from.

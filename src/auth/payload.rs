@@ -59,13 +59,15 @@ pub(super) struct Payload<'a> {
     caps: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "not_null")]
     channel: Option<String>,
-    // These three have a meaning only in a subscription token.
+    // These four have a meaning only in a subscription token.
     #[serde(default, borrow)]
     data: Option<&'a RawValue>,
     #[serde(default, borrow)]
     b64data: Option<&'a RawValue>,
     #[serde(default, borrow, rename = "override")]
     overrides: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    server_tags_filter: Option<&'a RawValue>,
 }
 
 /// The rules and the time against which a payload is checked.
@@ -127,8 +129,8 @@ impl<'a> Payload<'a> {
         let allowed = expected.permissions.may_be_subscribed(&user, &channel);
         allowed.map_err(|_| TokenError::ForbiddenChannel)?;
         let token = self.take_identity();
-        let Self { info, b64info, data, b64data, overrides, .. } = self;
-        let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides };
+        let Self { info, b64info, data, b64data, overrides, server_tags_filter, .. } = self;
+        let raw = RawSubscriptionOptions { info, b64info, data, b64data, overrides, server_tags_filter };
         let SubscriptionOptions { info, data, overrides } = raw.validate()?;
         Ok(SubscriptionClaims { user: user.into(), channel, info, data, expires_at, token, overrides })
     }
@@ -139,13 +141,12 @@ impl<'a> Payload<'a> {
         if let Some(claim) = auth.required_claims.iter().find(|claim| !self.has_claim(**claim)) {
             return Err(TokenError::MissingClaim(*claim));
         }
-        let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::time);
-        let expires_at = end(self.exp).min(end(self.expire_at));
+        let expires_at = self.expires_at();
         if expires_at <= now {
             return Err(TokenError::Expired);
         }
         if let Some(exp) = self.exp.map(NumericDate::time) {
-            // Also one that has less time left by now: a revocation by its `jti` or its user lasts for `auth.max_ttl`.
+            // Also one that has less time left by now: revocations last no longer than a token that is issued with them (`default_expiry`).
             let lifetime = self.iat.map(|iat| exp.saturating_duration_since(iat.time()));
             if exp.saturating_duration_since(now) > auth.max_ttl
                 || lifetime.is_some_and(|lifetime| lifetime > auth.max_ttl.saturating_add(auth.clock_skew))
@@ -169,6 +170,12 @@ impl<'a> Payload<'a> {
             None if rules.is_of_key_set && !self.aud.list().is_empty() => Err(TokenError::UnexpectedAudience),
             _ => Ok(expires_at),
         }
+    }
+
+    /// Returns when the token expires. Checks nothing.
+    pub(super) fn expires_at(&self) -> WallTime {
+        let end = |date: Option<NumericDate>| date.map_or(NEVER, NumericDate::time);
+        end(self.exp).min(end(self.expire_at))
     }
 
     /// Checks for which application the provider has issued the token: `azp` (OpenID Connect Core 1.0 §2), `client_id`

@@ -2,9 +2,10 @@
 //! refreshed, and a MAC. So the broker keeps no token, a forged one costs no call of the broker, a spent one is recognised
 //! however old it is, and a refresh that is repeated because its reply was lost leads to the same token. Pure.
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, Tag, sign, verify};
+use aws_lc_rs::hmac::{Key, Tag, sign, verify};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
+use super::derived_key::derive_key;
 use crate::{config::Secret, revocation::LoginId};
 
 /// How each begins, so that scanners for leaked secrets find them.
@@ -30,8 +31,7 @@ impl RefreshTokens {
     /// Takes the secret that signs the tokens of the login.
     pub fn new(secret: &Secret) -> Self {
         // A key of its own: no signature of a JWT is a MAC of a refresh token.
-        let derived = sign(&Key::new(HMAC_SHA256, secret.expose().as_bytes()), b"wardcast refresh token");
-        Self { key: Key::new(HMAC_SHA256, derived.as_ref()) }
+        Self { key: derive_key(secret, "wardcast refresh token") }
     }
 
     /// Returns the text of a refresh token.
@@ -57,6 +57,8 @@ impl RefreshTokens {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::hmac::HMAC_SHA256;
+
     use super::*;
 
     /// A signature by the secret, such as that of a JWT, is not the MAC of a refresh token.

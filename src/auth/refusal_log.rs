@@ -53,18 +53,26 @@ pub enum RefreshRefusal {
     /// It was used before.
     #[error("used before, so its login has been ended and revoked")]
     Spent,
+    /// It was used before, and so were too many others of the user.
+    #[error("used before, so its login has been ended; not revoked, because limits.logouts_per_user is reached")]
+    SpentUnrevoked,
     /// Its user is not in the users file any more, or has another password.
     #[error("its user was removed or has a new password")]
     UserChanged,
 }
 
 impl RefreshRefusal {
+    /// Returns whether two parties have the refresh token.
+    pub fn is_reuse(self) -> bool {
+        matches!(self, Self::Spent | Self::SpentUnrevoked)
+    }
+
     /// Returns the label of the metric.
     pub fn outcome(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
             Self::Ended => "ended",
-            Self::Spent => "spent",
+            Self::Spent | Self::SpentUnrevoked => "spent",
             Self::UserChanged => "user_changed",
         }
     }
@@ -141,7 +149,7 @@ impl Refusal {
             Self::RefreshToken(RefreshRefusal::Invalid) => {
                 "log in again; after a change of the secret that signs the tokens of the login, all users have to log in again".to_owned()
             }
-            Self::RefreshToken(RefreshRefusal::Spent) => {
+            Self::RefreshToken(RefreshRefusal::Spent | RefreshRefusal::SpentUnrevoked) => {
                 "the refresh token was copied, or the client does not store the next one: find out which, and log in again"
                     .to_owned()
             }

@@ -17,6 +17,9 @@ impl TokenError {
         match self {
             Self::Expired => "get a new token: POST /auth/login, your backend, or wardcast token --user USER",
             Self::Revoked => "log in again; the backend has revoked the token, or its user has logged out",
+            Self::RevocationsPending => "nothing, if it passes; otherwise see in the log why Redis cannot be read",
+            Self::UnknownLoginUser => "add the user to login.users_file again, if the user should be able to log in",
+            Self::LoginUserPending => "give all instances the same login.users_file",
             Self::UnknownTicket => "get a new ticket: POST /auth/ticket",
             Self::TooLong(_) => TOO_LONG,
             Self::NotThreeParts | Self::NotBase64Url | Self::HeaderNotUtf8 | Self::PayloadNotUtf8 => DAMAGED,
@@ -44,16 +47,12 @@ impl TokenError {
             Self::InvalidUser => "use a shorter id of the user without control characters in sub",
             Self::ForeignUser => FOREIGN_USER,
             Self::IsEventToken => "it belongs to POST /auth/backchannel-logout; connections need an access token",
-            Self::IsNoLogoutToken => {
-                "have the provider send logout tokens to /auth/backchannel-logout, and no other tokens"
-            }
+            Self::IsNoLogoutToken => OTHER_LOGOUT_ENDPOINT,
             Self::LogoutTokenWithNonce | Self::IncompleteLogoutToken(_) | Self::InvalidLogoutId => LOGOUT_TOKEN_FORM,
             Self::ForeignLogoutToken => FOREIGN_LOGOUT_TOKEN,
             Self::LogoutTokenWithoutIssuer => "set issuer of the key in auth.keys, or auth.issuer",
             Self::OldLogoutToken => "set the clocks of both machines; the provider must send logout tokens at once",
-            Self::UsedLogoutToken => {
-                "do nothing: the provider sent it twice, or another party has repeated it, which has no effect"
-            }
+            Self::UsedLogoutToken => LOGOUT_TOKEN_USED,
             Self::InfoTooLong | Self::SubscriptionInfoTooLong => "put less into it",
             Self::IsSubscriptionToken => "leave out the claim channel; channels is another claim",
             Self::IsConnectionToken => "leave out channels, subs and caps",
@@ -61,10 +60,9 @@ impl TokenError {
             Self::InvalidChannelName(_) => "use the names with which clients subscribe",
             Self::ForbiddenChannel => FORBIDDEN_CHANNEL,
             Self::MalformedChannels => r#"write channels as a list: ["news","chat:1"]"#,
-            Self::MalformedSubs => {
-                r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS,"override":{…}}}"#
-            }
+            Self::MalformedSubs => SUBS_FORM,
             Self::TooManySubscriptions => return format!("name at most {} channels", limits.channels_per_session),
+            Self::ServerTagsFilter => OWN_CHANNEL,
             Self::DuplicateSubscription => "name each channel once in channels and subs together",
             Self::InvalidBase64 => INVALID_BASE64,
             Self::MalformedOverride => r#"write override as an object: {"presence":{"value":false}}"#,
@@ -102,6 +100,17 @@ fn either_of<'a>(values: impl Iterator<Item = &'a String>) -> Option<String> {
 fn has_keys(config: &Config) -> bool {
     !config.auth.keys.is_empty() || !config.auth.hmac_secret.is_empty() || !config.login.key.is_empty()
 }
+
+const OTHER_LOGOUT_ENDPOINT: &str =
+    "have the provider send logout tokens to /auth/backchannel-logout, and no other tokens";
+
+const LOGOUT_TOKEN_USED: &str =
+    "do nothing: the provider sent it twice, or another party has repeated it, which has no effect";
+
+const SUBS_FORM: &str = r#"write subs as an object: {"news":{"info":…,"data":…,"expire_at":SECONDS,"override":{…}}}"#;
+
+const OWN_CHANNEL: &str =
+    "leave server_tags_filter out; use a channel of their own for publications that not all may see";
 
 const NO_KEY: &str = "no key is configured here, so no token can be verified: name the hub's file with --config, or set \
     WARDCAST_AUTH__HMAC_SECRET. A development hub without one generates a secret, and keeps it for this user unless it runs with --ephemeral";

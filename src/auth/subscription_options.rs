@@ -22,6 +22,8 @@ pub(super) struct RawSubscriptionOptions<'a> {
     pub(super) b64data: Option<&'a RawValue>,
     /// `override`.
     pub(super) overrides: Option<&'a RawValue>,
+    /// A filter that other servers apply to what the client receives.
+    pub(super) server_tags_filter: Option<&'a RawValue>,
 }
 
 /// The options of a subscription.
@@ -37,6 +39,10 @@ impl RawSubscriptionOptions<'_> {
     /// # Errors
     /// The first option that is malformed or too long.
     pub(super) fn validate(self) -> Result<SubscriptionOptions, TokenError> {
+        if self.server_tags_filter.is_some_and(|filter| filter.get() != "null") {
+            // Other unknown options are ignored. Without this one the client would receive more than the issuer wants.
+            return Err(TokenError::ServerTagsFilter);
+        }
         Ok(SubscriptionOptions {
             info: json_claim(self.info, self.b64info, TokenError::SubscriptionInfoTooLong)?,
             data: json_claim(self.data, self.b64data, TokenError::SubscriptionInfoTooLong)?,
@@ -72,7 +78,10 @@ pub(super) struct Overrides {
     presence: Option<JsonObject<BoolValue>>,
     join_leave: Option<JsonObject<BoolValue>>,
     force_push_join_leave: Option<JsonObject<BoolValue>>,
+    /// Centrifugo 3 has the other name, as below.
+    #[serde(alias = "position")]
     force_positioning: Option<JsonObject<BoolValue>>,
+    #[serde(alias = "recover")]
     force_recovery: Option<JsonObject<BoolValue>>,
 }
 

@@ -36,6 +36,15 @@ pub enum TokenError {
     /// The token, its `sid`, its user or its channel has been revoked.
     #[error("revoked")]
     Revoked,
+    /// The list of revocations has not been loaded since the start, so the token may be revoked.
+    #[error("this instance has not loaded the list of revocations yet")]
+    RevocationsPending,
+    /// A token of the login whose user is not in `login.users_file`.
+    #[error("its user is not in login.users_file")]
+    UnknownLoginUser,
+    /// The same, but another instance may have read a newer file.
+    #[error("its user has just logged in, and is not in login.users_file of this instance")]
+    LoginUserPending,
     /// A ticket for which no token is stored.
     #[error("the ticket is unknown, has expired or was used before")]
     UnknownTicket,
@@ -174,6 +183,9 @@ pub enum TokenError {
     /// `subs` is not an object of objects, or an option has a wrong type.
     #[error("subs is not an object of channels with their options")]
     MalformedSubs,
+    /// A subscription has an option that restricts it and that the hub does not have.
+    #[error("server_tags_filter is not supported; without it the client would receive too much")]
+    ServerTagsFilter,
     /// More channels in `channels` and `subs` than a session may have.
     #[error("more subscriptions than limits.channels_per_session")]
     TooManySubscriptions,
@@ -208,7 +220,7 @@ impl TokenError {
 
     /// Returns whether honest clients send such tokens, too: those of yesterday, or of before a logout.
     pub fn may_be_honest(self) -> bool {
-        self.needs_new_token() || self.is_temporary() || self == Self::Revoked
+        self.needs_new_token() || self.is_temporary() || matches!(self, Self::Revoked | Self::UnknownLoginUser)
     }
 
     /// Returns whether a key has signed what the token says, before it was refused.
@@ -235,6 +247,6 @@ impl TokenError {
 
     /// Returns whether the same token may be accepted a little later.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::KeyPending)
+        matches!(self, Self::KeyPending | Self::RevocationsPending | Self::LoginUserPending)
     }
 }

@@ -104,9 +104,9 @@ pub struct OutboxPage {
     pub events: Option<Vec<(EntryId, String)>>,
 }
 
-/// What a node learns when it renews its registration.
+/// The registration of a node after its renewal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Renewal {
+pub struct RenewedRegistration {
     /// Whether everything that the node has stored is still there. Otherwise it stores its sessions and channels again.
     pub is_known: bool,
     /// Nodes whose registrations have expired.
@@ -171,7 +171,7 @@ pub trait EventOutbox: Send + Sync {
     fn renew_interval(&self) -> Option<Duration>;
 
     /// Renews the registration of this node in a lane.
-    fn renew(&self, lane: usize) -> BrokerFuture<Renewal>;
+    fn renew(&self, lane: usize) -> BrokerFuture<RenewedRegistration>;
 
     /// Reads a part of the sessions that are stored for this node in a lane; the first part is at 0.
     fn read_stored(&self, lane: usize, from: u64) -> BrokerFuture<StoredSessions>;

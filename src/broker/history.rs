@@ -112,9 +112,16 @@ pub struct HistoryPage {
     pub publications: Vec<Publication>,
     /// Position of the newest publication that the channel ever had, whether it is still stored or not.
     pub top: Position,
+    /// The time of that publication; `None`: unknown, or there was none.
+    pub top_time: Option<WallTime>,
 }
 
 impl HistoryPage {
+    /// Returns the newest publication that the channel ever had.
+    pub fn newest(&self) -> ChannelTop {
+        ChannelTop { position: self.top, time: self.top_time }
+    }
+
     /// Returns whether the requested position belongs to this history: it has the same epoch. The publications around any
     /// other position are unknown (error 112).
     fn is_position_known(&self, request: &HistoryRequest) -> bool {

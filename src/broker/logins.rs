@@ -1,7 +1,10 @@
 //! Logins, which the broker keeps for all instances, so that each refresh token works once, on any of them. It keeps no token
 //! and nothing from which one could be made: only which refresh of a login is the latest.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
+
+use futures_util::future::join;
+use tokio::time::timeout;
 
 use super::{Broker, BrokerError, RevokeError, revoke_everywhere};
 use crate::{
@@ -14,6 +17,9 @@ use crate::{
 
 /// Maximum time from a refresh in the broker to the signing of its access token, and between the clocks of two instances.
 const MAX_SIGNING_DELAY: Duration = Duration::from_secs(60);
+
+/// How long the revocation of a user waits for the logins of the user, to be stored together with theirs or not at all.
+const FIND_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A login as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +61,8 @@ pub enum LoginRefresh {
         /// Counts the refreshes: the next one has to name this number.
         generation: u32,
     },
-    /// This refresh has taken place before, so two parties have the same refresh token. The login has ended.
+    /// This refresh has taken place before, so two parties have the same refresh token. The login has ended. It stays stored, and each
+    /// further refresh comes to the same, until [`Broker::end_logins`]: this result may be lost before its tokens are revoked.
     Spent,
     /// There is no such login, or it has ended.
     Unknown,
@@ -70,6 +77,8 @@ pub enum LoginSelection {
     StartedBefore(WallTime),
     /// Those with another password than this one.
     OtherPassword(String),
+    /// Those that were replaced by newer ones or had a refresh token used twice, and that are stored until their tokens are revoked.
+    Ended,
 }
 
 /// A login that was found or ended.
@@ -89,19 +98,37 @@ impl LoginRecord {
         let tokens_end = login_tokens_end(self.refreshed_at, config);
         (now < tokens_end).then(|| revocation_of_login(&self.id, config.login_issuer(), tokens_end))
     }
+
+    /// Returns the revocation of its tokens; `None` if all of them have expired, or above `limits.logouts_per_user`. What takes its place there
+    /// would be all tokens that the user has now, with those that are newer than the caller means. The login gets no further ones.
+    fn limited_revocation(&self, config: &Config, list: &Revocations) -> Option<Revocation> {
+        let revocation = self.revocation(config, list.now())?;
+        let limited = list.limit_per_user(&self.user, revocation, self.latest_issue(config), IssueTimes::Known);
+        (!matches!(limited.target, RevocationTarget::User(..))).then_some(limited)
+    }
+
+    /// Returns the earliest and the latest time at which its latest access token may have been signed.
+    pub fn latest_issue(&self, config: &Config) -> RangeInclusive<WallTime> {
+        self.refreshed_at..=latest_issue(self.refreshed_at, config)
+    }
 }
 
 /// Returns when the last access token of a login has expired that is not refreshed after a time, which another instance may have read.
 pub fn login_tokens_end(refreshed_at: WallTime, config: &Config) -> WallTime {
-    refreshed_at.saturating_add(config.login.token_ttl + MAX_SIGNING_DELAY)
+    latest_issue(refreshed_at, config).saturating_add(config.login.token_ttl)
+}
+
+/// Returns until when an access token may be signed by a refresh that took place at a time, and may be repeated for a while.
+fn latest_issue(refreshed_at: WallTime, config: &Config) -> WallTime {
+    refreshed_at.saturating_add(config.login.refresh_grace + MAX_SIGNING_DELAY)
 }
 
 /// Has all instances obey a revocation, and ends the logins whose tokens it means, so that no refresh token of theirs outlives it. It
 /// can be repeated until it succeeds.
 ///
-/// The login of one token or `sid` ends first: if the revocation fails then, the login gets no further tokens. The logins of a user
-/// end last, because their list says which of them there are: a login that was under way is stored by then, or its instance sees that
-/// its token is revoked.
+/// The login of one token or `sid` ends at the same time: if the revocation fails, the login gets no further tokens, and a broker that is slow
+/// to end it delays no revocation. The logins of a user end last, because their list says which of them there are: a login that was under
+/// way is stored by then, or its instance sees that its token is revoked.
 ///
 /// # Errors
 /// [`RevokeError::Broker`]: not all nodes obey, or logins may go on. [`RevokeError::Unconfirmed`]: the revocation is in force.
@@ -117,33 +144,44 @@ pub async fn revoke_with_logins(
         return revoke_everywhere(broker, vec![revocation], audit, metrics).await;
     };
     if !matches!(revocation.target, RevocationTarget::User(..)) {
-        // Also if the broker fails: then the revocation is in force on this node.
-        let ended = broker.end_logins(tag, selection).await;
-        let revoked = revoke_everywhere(broker, vec![revocation], audit, metrics).await;
+        let revoked = revoke_everywhere(broker, vec![revocation], audit, metrics);
+        let (ended, revoked) = join(broker.end_logins(tag, selection), revoked).await;
         return ended.map_err(RevokeError::from).and(revoked);
     }
     // A refresh that is under way may sign its access token in a later second than those that the revocation of the user means.
-    let revocation_of = |login: &LoginRecord| {
-        let revocation = login.revocation(config, list.now())?;
-        Some(list.limit_per_user(&login.user, revocation, IssueTimes::Known))
-    };
-    let known = match broker.find_logins(tag.clone(), selection.clone()).await {
-        Ok(known) => known,
-        Err(error) => {
-            revoke_everywhere(broker, vec![revocation], audit, metrics).await?;
-            return Err(error.into());
+    let revocation_of = |login: &LoginRecord| login.limited_revocation(config, list);
+    let revoke = |revocations| revoke_everywhere(broker, revocations, audit, metrics);
+    let mut found = broker.find_logins(tag.clone(), selection.clone());
+    let (known, revoked) = match timeout(FIND_TIMEOUT, &mut found).await {
+        Ok(Ok(known)) => {
+            let revocations = [revocation].into_iter().chain(known.iter().filter_map(revocation_of)).collect();
+            (Ok(known), revoke(revocations).await)
+        }
+        Ok(Err(error)) => (Err(error), revoke(vec![revocation]).await),
+        // The broker is slow: the tokens of the user do not wait for it.
+        Err(_) => {
+            let of_logins = async {
+                let known = found.await?;
+                let revocations: Vec<Revocation> = known.iter().filter_map(revocation_of).collect();
+                let revoked = if revocations.is_empty() { Ok(()) } else { revoke(revocations).await };
+                Ok((known, revoked))
+            };
+            match join(revoke(vec![revocation]), of_logins).await {
+                (of_user, Ok((known, of_logins))) => (Ok(known), of_user.and(of_logins)),
+                (of_user, Err(error)) => (Err(error), of_user),
+            }
         }
     };
-    let revocations = [revocation].into_iter().chain(known.iter().filter_map(revocation_of)).collect();
-    let revoked = revoke_everywhere(broker, revocations, audit, metrics).await;
-    if matches!(revoked, Err(RevokeError::Broker(_))) {
-        return revoked;
-    }
+    let known = match (known, &revoked) {
+        (_, Err(RevokeError::Broker(_))) => return revoked,
+        (Err(error), _) => return revoked.and(Err(error.into())),
+        (Ok(known), _) => known,
+    };
     let ended = broker.end_logins(tag, selection).await?;
     // Those that were stored or refreshed meanwhile.
     let late: Vec<Revocation> = ended.iter().filter(|login| !known.contains(login)).filter_map(revocation_of).collect();
     if !late.is_empty() {
-        revoke_everywhere(broker, late, audit, metrics).await?;
+        revoke(late).await?;
     }
     revoked
 }

@@ -175,8 +175,8 @@ pub trait Broker: Send + Sync {
     fn revoke(&self, revocations: Vec<Revocation>, timeout: Duration) -> BrokerFuture<Vec<NodeIdentity>>;
 
     /// Holds the deliveries of all hubs until every revocation that was sent before this call is in the list. Hubs call it after
-    /// the process was frozen: it may not have received all of them yet.
-    fn confirm_revocations(&self);
+    /// the process was `frozen_for` this time: it may not have received all of them yet.
+    fn confirm_revocations(&self, frozen_for: Duration);
 
     /// Tells the other nodes that this one stops: from then on it is not alive for them, and answers no surveys. Completes
     /// when the broker has accepted the message.
@@ -201,7 +201,8 @@ pub trait Broker: Send + Sync {
     /// is nothing under an invalid id.
     fn take_ticket(&self, id: String) -> BrokerFuture<Option<Bytes>>;
 
-    /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these.
+    /// Stores a login for all instances. Above the limit of logins per user, others of the user end. Returns these, and those that had ended
+    /// so or by a refresh token used twice. They stay stored until [`Self::end_logins`], when their tokens are revoked: this result may be lost.
     fn start_login(&self, id: LoginId, login: Login, limits: LoginLimits) -> BrokerFuture<Vec<LoginRecord>>;
 
     /// Refreshes a login. `generation` is the number of earlier refreshes that the caller's refresh token is made for. Of several
@@ -352,6 +353,13 @@ pub enum BrokerError {
         /// The cause, with addresses, for the hub's log.
         detail: String,
     },
+}
+
+impl BrokerError {
+    /// The error of a new history for whose epoch the system has no randomness.
+    fn no_epoch(error: getrandom::Error) -> Self {
+        Self::Unavailable(format!("no randomness for the epoch of a history: {error}"))
+    }
 }
 
 /// The error that a client or a caller of the server API receives.

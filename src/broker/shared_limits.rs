@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::BrokerFuture;
+use super::{BrokerError, BrokerFuture};
 use crate::rate_limit::Gcra;
 
 /// What all instances of an installation count together.
@@ -20,8 +20,8 @@ pub trait SharedLimits: Send + Sync {
     fn count_connection(&self, user: &Arc<str>, limit: usize) -> CountedConnection;
 
     /// Charges events to users, and returns for each how long it takes until its bucket is full again. The events have happened:
-    /// none is refused, and those above the burst have to be waited for like the others.
-    fn charge_rates(&self, charges: Vec<RateCharge>, rate: Gcra) -> BrokerFuture<Vec<Duration>>;
+    /// none is refused, and those above the burst have to be waited for like the others. An error is that of one user.
+    fn charge_rates(&self, charges: Vec<RateCharge>, rate: Gcra) -> BrokerFuture<Vec<Result<Duration, BrokerError>>>;
 }
 
 /// Under which names failed logins are counted. They are MACs: the broker learns neither users nor addresses.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::NodeIdentity;
+use crate::text_enum::text_enum;
 
 /// A question for the events of a trace. The first one begins it on a node; a node that is not asked for some seconds ends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,36 +44,21 @@ pub struct NodeTrace {
     pub is_stopping: bool,
 }
 
-/// Defines [`TraceEventKind`]: one variant and its meaning for each.
-macro_rules! events {
-    ($($variant:ident = $text:literal;)+) => {
-        /// What has happened.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum TraceEventKind {
-            $(#[doc = $text] $variant,)+
-        }
-
-        impl TraceEventKind {
-            /// All kinds, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// Returns what an event of this kind means.
-            pub fn text(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-        }
-    };
-}
-
-events! {
-    Connected = "A client has authenticated.";
-    TokenChanged = "A session has got a new token, or a new time at which it expires.";
-    Subscribed = "A subscription has begun.";
-    Unsubscribed = "A subscription has ended. The event has a `code` if the server ended it.";
-    SubscribeRefused = "A client has tried to subscribe, and got an error.";
-    Disconnected = "A session has ended.";
-    Delivered = "A publication was queued to the subscribers on one worker of the node. Only in traces of a channel.";
+text_enum! {
+    /// What has happened.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum TraceEventKind {
+        /// Returns what an event of this kind means.
+        fn text;
+        Connected = "A client has authenticated.";
+        TokenChanged = "A session has got a new token, or a new time at which it expires.";
+        Subscribed = "A subscription has begun.";
+        Unsubscribed = "A subscription has ended. The event has a `code` if the server ended it.";
+        SubscribeRefused = "A client has tried to subscribe, and got an error.";
+        Disconnected = "A session has ended.";
+        Delivered = "A publication was queued to the subscribers on one worker of the node. Only in traces of a channel.";
+    }
 }
 
 /// Something that has happened.

@@ -14,7 +14,10 @@ use crate::{
     audit::AuditLog,
     auth::{KeyError, Permissions, Verifier, users::Users},
     broker::redis::{RedisBroker, RedisConfigError},
-    config::{self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources},
+    config::{
+        self, BrokerKind, Config, ConfigError, ConfigErrors, Environment, LoadReport, SettingSources, Sources,
+        VARIABLE_PREFIX,
+    },
     server::{self, ServerStartError},
 };
 
@@ -34,7 +37,7 @@ impl ConfigInputs {
     pub(super) fn from_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Result<Self, CliError> {
         let variables: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with("WARDCAST_"))
+            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
             .collect();
         let variable = |wanted: &str| variables.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
         let named = || variable("WARDCAST_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);

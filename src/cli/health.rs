@@ -10,13 +10,12 @@ use super::{
     client::{Endpoint, HttpClient, HttpResponse, ServerIdentity, block_on},
     configuration::ConfigInputs,
 };
+use crate::http::health::READY_PATH;
 
 /// Maximum time for connecting, and for the response.
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// Maximum response that is read.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
-/// The endpoint of a hub that says whether it is ready.
-const READY_PATH: &str = "/health/ready";
 
 /// Runs `health`, for a URL or else for the hub of the configuration.
 pub(super) fn check(inputs: Result<ConfigInputs, CliError>, url: Option<&str>) -> CommandResult {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{HookEndpoint, hooks::optional_endpoint, value};
+use crate::text_enum::text_enum;
 
 /// `[hooks.events]`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -28,34 +29,24 @@ pub struct EventsConfig {
     pub vacated_delay: Duration,
 }
 
-/// The type of an event.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
-#[serde(rename_all = "lowercase")]
-pub enum EventType {
-    /// A client has authenticated.
-    Connect,
-    /// A session of an authenticated client has ended.
-    Disconnect,
-    /// A subscription has begun.
-    Subscribe,
-    /// A subscription has ended, and its session goes on.
-    Unsubscribe,
-    /// A channel has a subscriber, and had none.
-    Occupied,
-    /// A channel has no subscriber any more.
-    Vacated,
-}
-
-impl EventType {
-    /// Returns the name, as in the configuration and in events.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Disconnect => "disconnect",
-            Self::Subscribe => "subscribe",
-            Self::Unsubscribe => "unsubscribe",
-            Self::Occupied => "occupied",
-            Self::Vacated => "vacated",
-        }
+text_enum! {
+    /// The type of an event.
+    #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
+    #[serde(rename_all = "lowercase")]
+    pub enum EventType {
+        /// Returns the name, as in the configuration and in events.
+        fn name;
+        /// A client has authenticated.
+        Connect = "connect";
+        /// A session of an authenticated client has ended.
+        Disconnect = "disconnect";
+        /// A subscription has begun.
+        Subscribe = "subscribe";
+        /// A subscription has ended, and its session goes on.
+        Unsubscribe = "unsubscribe";
+        /// A channel has a subscriber, and had none.
+        Occupied = "occupied";
+        /// A channel has no subscriber any more.
+        Vacated = "vacated";
     }
 }

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::http_client::{HttpUrl, UrlError};
 
+/// The header with the signatures of a call, which no hook may pass on from a client.
+pub(crate) const SIGNATURE_HEADER: &str = "x-wardcast-signature";
+
 /// `[hooks]`: what applies to each hook, and the hooks.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]

@@ -9,9 +9,10 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 /// Keys whose values are never printed. The URL is one because it may contain a password. A test compares the list with
 /// the types.
-const SECRET_KEYS: [&str; 14] = [
+const SECRET_KEYS: [&str; 15] = [
     "auth.hmac_secret",
     "api.key",
+    "api.previous_key",
     "hooks.secret",
     "hooks.previous_secret",
     "login.key",

@@ -37,12 +37,14 @@ pub use channels::{
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use hook_events::{EventType, EventsConfig};
+pub(crate) use hooks::SIGNATURE_HEADER;
 pub use hooks::{HookConfig, HookEndpoint, HooksConfig};
 pub use key_rules::{KeyRules, KindRules, TokenIssuer, TokenKind};
 pub use keys::DEFAULTS;
 pub use load::{Environment, LoadReport, SettingSources, Sources, find_environment, load, load_with_errors};
 pub use print::print;
 pub use reload::{ConfigChange, ConfigOption, LiveConfig, OPTIONS, OptionEffect};
+pub use source::VARIABLE_PREFIX;
 pub use trusted_proxy::TrustedProxy;
 pub use user_prefixes::UserPrefixes;
 pub(crate) use validate::{MAX_KEY_ID_BYTES, MIN_DEMO_PASSWORD_BYTES, MIN_SECRET_BYTES};
@@ -193,6 +195,7 @@ pub struct WebConfig {
 #[expect(missing_docs, reason = "documented in config/default.toml")]
 pub struct ApiConfig {
     pub key: Secret,
+    pub previous_key: Secret,
     pub key_in_query: bool,
     pub body_bytes: usize,
     pub publication_bytes: usize,
@@ -202,6 +205,13 @@ pub struct ApiConfig {
     pub traces: usize,
     #[serde(with = "value::duration")]
     pub trace_duration: Duration,
+}
+
+impl ApiConfig {
+    /// Returns the keys that are accepted.
+    pub fn keys(&self) -> impl Iterator<Item = &Secret> {
+        [&self.key, &self.previous_key].into_iter().filter(|key| !key.is_empty())
+    }
 }
 
 /// `[broker]`: how publications reach the hubs.

@@ -165,7 +165,8 @@ config_options! {
     restart login.concurrency;
     reload origins.allowed;
     restart web.demo_page;
-    restart api.key;
+    reload api.key;
+    reload api.previous_key;
     restart api.key_in_query;
     restart api.body_bytes;
     restart api.publication_bytes;
@@ -205,8 +206,8 @@ config_options! {
     restart hooks.failures;
     restart hooks.pause;
     restart hooks.ca;
-    restart hooks.secret;
-    restart hooks.previous_secret;
+    reload hooks.secret;
+    reload hooks.previous_secret;
     restart hooks.connect_in_handshake;
     restart hooks.send_queue;
     restart hooks.connect.endpoint;
@@ -369,6 +370,11 @@ impl ConfigChange {
     /// Returns whether the keys of tokens have changed.
     pub fn changes_keys(&self) -> bool {
         self.changed.iter().any(|key| KEY_OPTIONS.contains(key))
+    }
+
+    /// Returns whether a secret has changed that must have only one use.
+    pub fn changes_exclusive_secrets(&self) -> bool {
+        self.changes_keys() || self.changes_section("api")
     }
 
     /// Returns whether an option of this section has changed, or one of these sections below it.

@@ -21,16 +21,17 @@ pub(super) struct Setting {
 /// Reads the values of a TOML document, each with its line.
 pub(super) fn parse_file(text: &str, name: &str) -> Result<Vec<Setting>, ConfigError> {
     let mut settings = Vec::new();
+    let lines = LineIndex::new(text);
     let parsed = DeTable::parse(text).and_then(|document| {
         collect(document.into_inner(), &mut Vec::new(), &mut |path, start, value| {
-            let source = format!("{name}:{}", line_and_column(text, start).0);
+            let source = format!("{name}:{}", lines.position(start).0);
             settings.push(Setting { path: path.to_vec(), value, source });
         })
     });
     match parsed {
         Ok(()) => Ok(settings),
         Err(error) => {
-            let (line, column) = error.span().map_or((1, 1), |span| line_and_column(text, span.start));
+            let (line, column) = error.span().map_or((1, 1), |span| lines.position(span.start));
             Err(ConfigError::new("TOML", format!("{name}:{line}:{column}"), error.message().to_owned()))
         }
     }
@@ -57,17 +58,28 @@ fn collect(
     Ok(())
 }
 
-/// Returns line and column of a byte, both starting at 1.
-fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
-    let before = &text.as_bytes()[..byte.min(text.len())];
-    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    (1 + before.iter().filter(|byte| **byte == b'\n').count(), 1 + before.len() - line_start)
+/// Where the lines of a text begin.
+struct LineIndex(Vec<usize>);
+
+impl LineIndex {
+    fn new(text: &str) -> Self {
+        Self([0].into_iter().chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
+    }
+
+    /// Returns line and column of a byte, both starting at 1.
+    fn position(&self, byte: usize) -> (usize, usize) {
+        let line = self.0.partition_point(|start| *start <= byte);
+        (line, 1 + byte - self.0[line - 1])
+    }
 }
+
+/// With what the names of all variables begin that the hub reads.
+pub const VARIABLE_PREFIX: &str = "WARDCAST_";
 
 /// Reads a variable: `WARDCAST_SERVER__TLS__CERT` sets `server.tls.cert`. A variable without `__` is not configuration,
 /// like `WARDCAST_ENV`, unless it would name a key with `__`: then it is an error.
 pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Setting, ConfigError>> {
-    let key = name.strip_prefix("WARDCAST_")?;
+    let key = name.strip_prefix(VARIABLE_PREFIX)?;
     let source = format!("the variable {name}");
     let path: Vec<String> = key.split("__").map(str::to_lowercase).collect();
     if path.len() > 1 {
@@ -81,7 +93,7 @@ pub(super) fn setting_from_variable(name: &str, text: &str) -> Option<Result<Set
         )));
     }
     let key_path = keys::all_keys().into_iter().find(|path| path.len() > 1 && path.join("_") == key.to_lowercase())?;
-    let variable = format!("WARDCAST_{}", key_path.join("__").to_uppercase());
+    let variable = format!("{VARIABLE_PREFIX}{}", key_path.join("__").to_uppercase());
     let problem = format!("needs two underscores between section and key: {variable}");
     Some(Err(ConfigError::new(key_path.join("."), source, problem)))
 }

@@ -47,7 +47,7 @@ pub struct Hook {
     breaker: CircuitBreaker,
     failures_logged: LogThrottle,
     allowed_headers: Vec<String>,
-    signer: CallSigner,
+    signer: Arc<CallSigner>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -67,6 +67,7 @@ impl Hook {
         name: &'static str,
         hook: &HookConfig,
         common: &HooksConfig,
+        signer: &Arc<CallSigner>,
         clock: &Clock,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Arc<Self>>, CertificateError> {
@@ -82,7 +83,7 @@ impl Hook {
             breaker: CircuitBreaker::new(common.failures, common.pause),
             failures_logged: LogThrottle::new(LOG_INTERVAL),
             allowed_headers: hook.headers.clone(),
-            signer: CallSigner::new(common),
+            signer: signer.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         })))

@@ -18,9 +18,10 @@ pub use self::{
     events::EventReporter,
     headers::{ForwardedHeaders, TooManyHeaderBytes},
     hook::{Hook, HookRefusal},
-    reply::{HookResult, PublishApproval, Received, RpcAnswer, SubscribeApproval},
+    reply::{ApprovedOptions, HookResult, PublishApproval, Received, RpcAnswer, SubscribeApproval},
     request::HookRequest,
     session_reply::{ConnectApproval, Renewal},
+    signature::CallSigner,
 };
 use crate::{
     certificate::CertificateError,
@@ -50,6 +51,8 @@ pub struct Hooks {
     pub send: Option<Arc<Hook>>,
     /// Gets what is told to the backend.
     pub events: Option<Arc<EventReporter>>,
+    /// Signs the calls of all hooks and of the events.
+    signer: Arc<CallSigner>,
     /// The headers that some hook gets.
     forwarded_headers: Vec<String>,
 }
@@ -60,7 +63,8 @@ impl Hooks {
     /// # Errors
     /// If the certificate authorities for an https endpoint cannot be read.
     pub fn new(config: &HooksConfig, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Self, CertificateError> {
-        let hook = |name, hook| Hook::from_config(name, hook, config, clock, metrics);
+        let signer = Arc::new(CallSigner::new(config));
+        let hook = |name, hook| Hook::from_config(name, hook, config, &signer, clock, metrics);
         Ok(Self {
             connect: hook("connect", &config.connect)?,
             asks_in_handshake: config.connect_in_handshake,
@@ -71,8 +75,19 @@ impl Hooks {
             rpc: hook("rpc", &config.rpc)?,
             send: hook("send", &config.send)?,
             events: None,
+            signer: signer.clone(),
             forwarded_headers: config.forwarded_headers(),
         })
+    }
+
+    /// Returns what signs the calls.
+    pub fn signer(&self) -> &Arc<CallSigner> {
+        &self.signer
+    }
+
+    /// Has the calls from now on signed with the secrets of a reloaded configuration.
+    pub fn replace_secrets(&self, config: &HooksConfig) {
+        self.signer.replace(config);
     }
 
     /// Returns how full the queues of the hooks are, and that of the events.

@@ -1,9 +1,11 @@
 //! The answers of hooks, in the JSON of Centrifugo's proxies: an object with `result`, `error` or `disconnect`. Pure.
 
+use std::sync::Arc;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{
-    Deserialize,
+    Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::value::RawValue;
@@ -14,7 +16,8 @@ use crate::{
     config::OptionOverrides,
     json,
     protocol::{Disconnect, ErrorCode, WireError},
-    publication::MAX_INFO_BYTES,
+    publication::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_INFO_BYTES},
+    tags::Tags,
 };
 
 /// The result of a hook that does not refuse.
@@ -41,14 +44,26 @@ pub struct RpcAnswer {
 pub struct Received;
 
 /// The answer of the publish hook: the client may publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishApproval {
     /// Raw JSON that is published instead of the client's data, on one line.
     data: Option<Bytes>,
     /// What `b64data` encodes, if the answer has that.
     decoded: Option<Bytes>,
+    options: ApprovedOptions,
+}
+
+/// Options of a publication that the publish hook has given it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApprovedOptions {
     /// Whether the publication stays out of the history.
     pub skip_history: bool,
+    /// The tags of the publication. Clients cannot send any.
+    pub tags: Tags,
+    /// Whether to send the publication as a delta to subscribers that use deltas.
+    pub use_delta: bool,
+    /// The channel accepts one publication with this key.
+    pub idempotency_key: Option<Arc<str>>,
 }
 
 /// The answer of the subscribe hook: the client may subscribe.
@@ -73,19 +88,19 @@ struct ReplyJson<R> {
 
 #[derive(Deserialize)]
 struct ErrorJson {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     code: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     message: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     temporary: bool,
 }
 
 #[derive(Deserialize)]
 struct DisconnectJson {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     code: u16,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     reason: String,
 }
 
@@ -99,8 +114,12 @@ pub struct RpcJson {
 pub struct PublishJson {
     data: Option<Box<RawValue>>,
     b64data: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     skip_history: bool,
+    tags: Option<Tags>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    delta: bool,
+    idempotency_key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -111,8 +130,9 @@ pub struct SubscribeJson {
     b64data: Option<String>,
     #[serde(default, rename = "override")]
     overrides: Option<OverridesJson>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     expire_at: i64,
+    server_tags_filter: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -120,15 +140,25 @@ struct OverridesJson {
     presence: Option<FlagJson>,
     join_leave: Option<FlagJson>,
     force_push_join_leave: Option<FlagJson>,
+    /// Centrifugo 3 has the other name, as below.
+    #[serde(alias = "position")]
     force_positioning: Option<FlagJson>,
+    #[serde(alias = "recover")]
     force_recovery: Option<FlagJson>,
 }
 
 /// Encoders of Protobuf leave out a `false`.
 #[derive(Deserialize)]
 struct FlagJson {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     value: bool,
+}
+
+/// Reads a member that backends may write as null instead of leaving it out.
+pub(super) fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Parses the body of a response.
@@ -215,25 +245,36 @@ impl HookResult for PublishApproval {
         let decoded = decoded.map_err(|error| format!("Base64: {error}"))?;
         // Whether it has to be JSON depends on the channel.
         let data = single_line(json.data, json.b64data).ok().flatten();
-        Ok(Self { data, decoded, skip_history: json.skip_history })
+        let idempotency_key = json.idempotency_key.filter(|key| !key.is_empty());
+        if idempotency_key.as_ref().is_some_and(|key| key.len() > MAX_IDEMPOTENCY_KEY_BYTES) {
+            return Err(format!("idempotency_key is longer than {MAX_IDEMPOTENCY_KEY_BYTES} bytes"));
+        }
+        let options = ApprovedOptions {
+            skip_history: json.skip_history,
+            tags: json.tags.unwrap_or_default(),
+            use_delta: json.delta,
+            idempotency_key: idempotency_key.map(Arc::from),
+        };
+        Ok(Self { data, decoded, options })
     }
 }
 
 impl PublishApproval {
-    /// Returns the data to publish: that of the answer, or else that of the client.
+    /// Returns the data to publish, which is that of the answer, or else that of the client, and the options of the answer.
     ///
     /// # Errors
     /// [`ErrorCode::Internal`] if the data of the answer does not fit the channel: JSON, or any bytes if `is_binary`.
-    pub fn replace(self, data: Bytes, is_binary: bool) -> Result<Bytes, ErrorCode> {
-        match (is_binary, self.data, self.decoded) {
-            (_, None, None) => Ok(data),
-            (true, _, Some(bytes)) => Ok(bytes),
-            (false, Some(json), _) => Ok(json),
+    pub fn apply_to(self, data: Bytes, is_binary: bool) -> Result<(Bytes, ApprovedOptions), ErrorCode> {
+        let data = match (is_binary, self.data, self.decoded) {
+            (_, None, None) => data,
+            (true, _, Some(bytes)) => bytes,
+            (false, Some(json), _) => json,
             (true, Some(_), None) => {
-                Err(refuse_data("publish hook answered data for a channel with data_format=binary"))
+                return Err(refuse_data("publish hook answered data for a channel with data_format=binary"));
             }
-            (false, None, Some(_)) => Err(refuse_data("publish hook answered b64data that is not JSON")),
-        }
+            (false, None, Some(_)) => return Err(refuse_data("publish hook answered b64data that is not JSON")),
+        };
+        Ok((data, self.options))
     }
 }
 
@@ -246,6 +287,10 @@ impl HookResult for SubscribeApproval {
     type Json = SubscribeJson;
 
     fn from_json(json: SubscribeJson) -> Result<Self, String> {
+        if json.server_tags_filter.is_some() {
+            // The client would receive what the backend wants to keep from it.
+            return Err("server_tags_filter is not supported".to_owned());
+        }
         let value = |flag: Option<FlagJson>| flag.map(|flag| flag.value);
         Ok(Self {
             info: check_size("info", single_line(json.info, json.b64info)?)?,
@@ -330,6 +375,40 @@ mod tests {
         assert_eq!(secret, "a member has a wrong type at line 1 column 20");
         let long = format!(r#"{{"result":{{"info":"{}"}}}}"#, "x".repeat(MAX_INFO_BYTES));
         assert!(parse_reply::<SubscribeApproval>(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn members_may_be_null_and_a_filter_of_the_backend_refuses_the_subscription() {
+        let nulls = br#"{"result":{"info":null,"b64info":null,"data":null,"override":{"presence":null,"recover":{"value":null}},
+            "expire_at":null,"server_tags_filter":null},"error":null,"disconnect":null}"#;
+        let approval = parse_reply::<SubscribeApproval>(nulls).unwrap().unwrap();
+        let overrides = OptionOverrides { force_recovery: Some(false), ..OptionOverrides::default() };
+        assert_eq!((approval.overrides, approval.expires_at), (overrides, NEVER));
+        let error = br#"{"error":{"code":1000,"message":null,"temporary":null}}"#;
+        let expected = HookRefusal::Error(WireError::custom(1000, String::new(), false).unwrap());
+        assert_eq!(parse_reply::<RpcAnswer>(error), Ok(Err(expected)));
+        let disconnect = rpc(r#"{"disconnect":{"code":4500,"reason":null,"reconnect":false}}"#);
+        assert_eq!(disconnect, Ok(Err(HookRefusal::Disconnect(Disconnect::custom(4500, "").unwrap()))));
+        let of_v3 = br#"{"result":{"override":{"position":{"value":true},"recover":{"value":true}}}}"#;
+        let overrides = parse_reply::<SubscribeApproval>(of_v3).unwrap().unwrap().overrides;
+        assert_eq!((overrides.force_positioning, overrides.force_recovery), (Some(true), Some(true)));
+        let filtered = br#"{"result":{"server_tags_filter":{"key":"role","cmp":"eq","val":"admin"}}}"#;
+        assert!(parse_reply::<SubscribeApproval>(filtered).unwrap_err().contains("server_tags_filter"));
+    }
+
+    #[test]
+    fn approval_of_a_publication_has_tags_a_key_and_a_delta() {
+        let body = br#"{"result":{"tags":{"role":"admin"},"delta":true,"idempotency_key":"k","version":7}}"#;
+        let approval = parse_reply::<PublishApproval>(body).unwrap().unwrap().options;
+        assert_eq!((approval.tags.get("role"), approval.use_delta), (Some("admin"), true));
+        assert_eq!(approval.idempotency_key.as_deref(), Some("k"));
+        let nulls = br#"{"result":{"tags":null,"delta":null,"idempotency_key":null,"skip_history":null}}"#;
+        let approval = parse_reply::<PublishApproval>(nulls).unwrap().unwrap().options;
+        assert!(approval.tags.is_empty() && approval.idempotency_key.is_none() && !approval.use_delta);
+        let long = format!(r#"{{"result":{{"idempotency_key":"{}"}}}}"#, "k".repeat(MAX_IDEMPOTENCY_KEY_BYTES + 1));
+        for body in [&long, r#"{"result":{"tags":{"a":1}}}"#, r#"{"result":{"tags":[]}}"#] {
+            assert!(parse_reply::<PublishApproval>(body.as_bytes()).is_err(), "{body:.40}");
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct HookRequest<'a> {
     /// Version of the SDK, as the client says, for `connect`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub version: &'a str,
+    /// The channels that the client wants to be subscribed to again, for `connect`: the client may name any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<&'a str>,
     /// The channel, for `subscribe` and `publish`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<&'a str>,
@@ -55,6 +58,7 @@ impl<'a> HookRequest<'a> {
             user: None,
             name: "",
             version: "",
+            channels: Vec::new(),
             channel: None,
             method: None,
             data: None,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::reply::{HookResult, check_size, expiry, single_line};
+use super::reply::{HookResult, check_size, expiry, null_as_default, single_line};
 use crate::clock::WallTime;
 
 /// The answer of the connect hook: the client may connect. What it grants is not checked yet.
@@ -45,7 +45,7 @@ pub enum Renewal {
 #[derive(Deserialize)]
 pub struct ConnectJson {
     user: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     expire_at: i64,
     info: Option<Box<RawValue>>,
     b64info: Option<String>,
@@ -59,9 +59,9 @@ pub struct ConnectJson {
 
 #[derive(Deserialize)]
 pub struct RenewalJson {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     expired: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     expire_at: i64,
     info: Option<Box<RawValue>>,
     b64info: Option<String>,
@@ -115,6 +115,9 @@ mod tests {
         assert!(approval.subs.is_none() && approval.caps.is_some());
         let empty = parse_reply::<ConnectApproval>(br#"{"result":{}}"#).unwrap().unwrap();
         assert!(empty.user.is_none() && empty.expires_at == NEVER);
+        let nulls = br#"{"result":{"user":"ann","expire_at":null,"info":null,"meta":null,"channels":null,"subs":null,"caps":null}}"#;
+        let approval = parse_reply::<ConnectApproval>(nulls).unwrap().unwrap();
+        assert!(approval.meta.is_none() && approval.channels.is_none() && approval.subs.is_none());
         for body in [
             r#"{"result":{"user":7}}"#.to_owned(),
             r#"{"result":{"user":"ann","expire_at":"soon"}}"#.to_owned(),
@@ -132,6 +135,8 @@ mod tests {
         let info = Some(Bytes::from_static(b"1"));
         let until = Renewal::Until { expires_at: WallTime::from_unix_seconds(9), info };
         assert_eq!(parse(r#"{"result":{"expire_at":9,"info":1}}"#), Ok(until));
+        let nulls = r#"{"result":{"expired":null,"expire_at":null,"info":null}}"#;
+        assert_eq!(parse(nulls), Ok(Renewal::Until { expires_at: NEVER, info: None }));
         assert!(parse(r#"{"result":{"expired":"no"}}"#).is_err());
     }
 }

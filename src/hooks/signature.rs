@@ -1,46 +1,57 @@
 //! Signs what the hub sends to the backend (`hooks.secret`), so that the backend knows that it is from the hub.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::{
     clock::WallTime,
-    config::{HooksConfig, Secret},
+    config::{HooksConfig, SIGNATURE_HEADER, Secret},
 };
 
 /// The header that carries the signatures of a call.
-pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-wardcast-signature");
+pub(super) const SIGNATURE: HeaderName = HeaderName::from_static(SIGNATURE_HEADER);
 
-/// Signs calls with each configured secret.
-#[derive(Clone)]
-pub(super) struct CallSigner(Vec<Key>);
+/// Signs calls with each configured secret. All hooks and the events of an instance share it.
+#[derive(Default)]
+pub struct CallSigner(ArcSwap<Vec<Key>>);
 
 impl CallSigner {
     /// Takes the secrets from the configuration.
     pub(super) fn new(config: &HooksConfig) -> Self {
-        let key = |secret: &Secret| Key::new(HMAC_SHA256, secret.expose().as_bytes());
-        let secrets = [&config.secret, &config.previous_secret].into_iter().filter(|secret| !secret.is_empty());
-        Self(secrets.map(key).collect())
+        Self(ArcSwap::from_pointee(keys_of(config)))
+    }
+
+    /// Replaces the secrets by those of a reloaded configuration, for the calls from now on.
+    pub(super) fn replace(&self, config: &HooksConfig) {
+        self.0.store(Arc::new(keys_of(config)));
     }
 
     /// Returns the value of the header for a body: its time, and for each secret the HMAC-SHA256 of the time, a dot and the body. `None`:
     /// there is no secret.
     pub(super) fn header(&self, body: &[u8], now: WallTime) -> Option<HeaderValue> {
-        if self.0.is_empty() {
+        let keys = self.0.load();
+        if keys.is_empty() {
             return None;
         }
         let time = now.unix_seconds();
         let signed = [format!("{time}.").as_bytes(), body].concat();
         let mut header = format!("t={time}");
-        for key in &self.0 {
+        for key in &**keys {
             header.push_str(",v1=");
             // Writing to a String cannot fail.
             sign(key, &signed).as_ref().iter().for_each(|byte| _ = write!(header, "{byte:02x}"));
         }
         HeaderValue::try_from(header).ok()
     }
+}
+
+fn keys_of(config: &HooksConfig) -> Vec<Key> {
+    let key = |secret: &Secret| Key::new(HMAC_SHA256, secret.expose().as_bytes());
+    let secrets = [&config.secret, &config.previous_secret].into_iter().filter(|secret| !secret.is_empty());
+    secrets.map(key).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         Method,
-        header::{CACHE_CONTROL, COOKIE, HeaderValue, SET_COOKIE},
+        header::{self, CACHE_CONTROL, HeaderValue, SET_COOKIE},
     },
     web::{self, Data},
 };
@@ -14,22 +14,25 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    HttpContext, HttpError, LOGIN_BODY, ListenerRole, RequestBody, forwarded,
-    login::require_json,
-    login_attempt::{LoginFailure, check_credential},
-    request_source::RequestSource,
+    HttpContext, HttpError, LOGIN_BODY, ListenerRole, RequestBody, forwarded, login::require_json,
+    login_attempt::require_credential, request_source::RequestSource, stream::SEC_FETCH_SITE,
 };
 use crate::{
     audit::{AuditEvent, AuditFields},
-    auth::{Admin, AdminSession, AdminSessions, credentials, refusal_log::Refusal, users::MAX_PASSWORD_BYTES},
+    auth::{
+        AdminSession, AdminSessions, IssuedSession, VerifiedAdmin, credentials, refusal_log::Refusal,
+        users::MAX_PASSWORD_BYTES,
+    },
     broker::{RevokeError, revoke_everywhere},
     json,
 };
 
 /// The header of every request of the page. A page of another origin may not send it without a CORS preflight, which the hub refuses.
 pub const PAGE_HEADER: &str = "x-wardcast-admin";
-/// The names of the cookie with the session: over TLS, and without it.
-pub(super) const COOKIE_NAMES: [&str; 2] = ["__Host-wardcast_admin", "wardcast_admin"];
+/// The name of the cookie with the session, without its prefix and without the name of the key ([`cookie_name`]).
+const COOKIE_NAME: &str = "wardcast_admin";
+/// The prefixes of the names of cookies over TLS (RFC 6265bis §4.1.3), at the root and below a path.
+const COOKIE_PREFIXES: [&str; 2] = ["__Host-", "__Secure-"];
 const LOGIN_PATH: &str = "/admin/login";
 const LOGOUT_PATH: &str = "/admin/logout";
 
@@ -59,18 +62,30 @@ pub(super) fn routes(service: &mut web::ServiceConfig) {
 
 /// Returns the valid admin session of a request that only the admin page can have sent.
 pub fn session_of(request: &HttpRequest) -> Option<AdminSession> {
-    let context = request.app_data::<Data<HttpContext>>()?;
-    let sessions = context.admin_sessions.as_ref()?;
-    require_admin_page(request, context).ok()?;
-    let cookies: Vec<&[u8]> = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes).collect();
-    let text = credentials::cookie_value(&cookies, cookie_name(scheme(request, context))).ok()??;
-    sessions.decode(text)
+    sessions_of(request).into_iter().next()
 }
 
-/// Returns whether a session is still valid, for responses that last.
-pub fn is_valid(session: &AdminSession, request: &HttpRequest) -> bool {
-    let context = request.app_data::<Data<HttpContext>>();
-    context.and_then(|context| context.admin_sessions.as_ref()).is_some_and(|sessions| sessions.is_valid(session))
+/// Returns the valid admin sessions of a request. Every cookie of a name is tried: a hub at a shorter path of the same host, with the
+/// same API key, has the same name, and another host of the domain may have set one that is not valid.
+fn sessions_of(request: &HttpRequest) -> Vec<AdminSession> {
+    let Some(context) = request.app_data::<Data<HttpContext>>() else { return Vec::new() };
+    let Some(sessions) = context.admin_sessions.as_ref() else { return Vec::new() };
+    if require_admin_page(request, context).is_err() {
+        return Vec::new();
+    }
+    let start = cookie_name("", request, context);
+    let headers: Vec<&[u8]> = request.headers().get_all(header::COOKIE).map(HeaderValue::as_bytes).collect();
+    let texts = credentials::cookies(&headers).filter_map(|(name, text)| {
+        let key_name = name.strip_prefix(start.as_bytes())?;
+        Some((std::str::from_utf8(key_name).ok()?, text))
+    });
+    texts.filter_map(|(key_name, text)| sessions.decode(key_name, text)).collect()
+}
+
+/// Returns whether a cookie of this name may have a session: of this hub, or of another one on the same host.
+pub(super) fn is_session_cookie(name: &[u8]) -> bool {
+    let bare = COOKIE_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix.as_bytes())).unwrap_or(name);
+    bare.starts_with(COOKIE_NAME.as_bytes())
 }
 
 /// Answers `POST /admin/login`. Failures count and delay as those of `POST /auth/login` do.
@@ -82,7 +97,7 @@ async fn log_in(
 ) -> Result<HttpResponse, HttpError> {
     let sessions = context.admin_sessions.clone().ok_or_else(HttpError::internal)?;
     require_admin_page(&request, &context)?;
-    require_json(&request)?;
+    require_json(&request, "a login")?;
     let credential = parse_login(&body.0)?;
     // A name that is no user may be a password, typed into the wrong field.
     let by = match &credential {
@@ -99,21 +114,10 @@ async fn log_in(
         context.refusals.record(Refusal::Login(reason), format_args!("address={} by={by:?}", source.address));
     };
     let (account, verify) = verification(credential, sessions.clone());
-    let checked = check_credential(&account, source.address, &context, verify).await;
-    let admin = checked.map_err(|LoginFailure { outcome, error }| {
-        if outcome == "delayed" {
-            failed("delayed after earlier failures");
-        }
-        context.metrics.count_login(outcome);
-        error
-    })?;
-    let Some(admin) = admin else {
-        context.metrics.count_login("failed");
-        failed("wrong user, password or API key");
-        return Err(HttpError::unauthorized("wrong user, password or API key"));
-    };
+    let account = (account.as_str(), source.address);
+    let admin = require_credential(account, &context, verify, "wrong user, password or API key", failed).await?;
     context.metrics.count_login("succeeded");
-    let session = sessions.begin(admin).ok_or_else(HttpError::internal)?;
+    let IssuedSession { session, text, key_name } = sessions.begin(admin).ok_or_else(HttpError::internal)?;
     let by = session.admin.cause();
     let fields = AuditFields {
         by: Some(&by),
@@ -124,7 +128,7 @@ async fn log_in(
     context.audit.record(AuditEvent::LoggedIn, fields);
     let max_age = context.config.current().admin.session_ttl.as_secs();
     let mut response = HttpResponse::Ok();
-    response.insert_header((SET_COOKIE, set_cookie(&sessions.encode(&session), max_age, scheme(&request, &context))));
+    response.insert_header((SET_COOKIE, set_cookie(&key_name, &text, max_age, &request, &context)));
     Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(describe(&session)))
 }
 
@@ -132,7 +136,7 @@ async fn log_in(
 fn verification(
     credential: AdminCredential,
     sessions: std::sync::Arc<AdminSessions>,
-) -> (String, Box<dyn FnOnce() -> Option<Admin> + Send>) {
+) -> (String, Box<dyn FnOnce() -> Option<VerifiedAdmin> + Send>) {
     match credential {
         AdminCredential::Password { username, password } => {
             let account = format!("\nadmin\n{username}");
@@ -143,25 +147,34 @@ fn verification(
     }
 }
 
-/// Answers `POST /admin/logout`: revokes the session on all nodes, and has the browser forget it.
+/// Answers `POST /admin/logout`: revokes the sessions of the request on all nodes, and has the browser forget them.
 async fn log_out(
     source: RequestSource,
     request: HttpRequest,
     context: Data<HttpContext>,
 ) -> Result<HttpResponse, HttpError> {
     require_admin_page(&request, &context)?;
-    let revoked = match session_of(&request) {
-        Some(session) => end_session(&session, &source, &context).await,
-        // It has ended already.
-        None => Ok(()),
-    };
+    let (sessions, of_task) = (sessions_of(&request), context.clone());
+    // A task of its own: a browser that disconnects must not stop the revocation half way.
+    let ended = actix_rt::spawn(async move {
+        let mut revoked = Ok(());
+        // None, if it has ended already.
+        for session in sessions {
+            revoked = end_session(&session, &source, &of_task).await.and(revoked);
+        }
+        revoked
+    });
+    // An error means that the task has panicked.
+    let revoked = ended.await.unwrap_or_else(|_| Err(HttpError::internal()));
     let mut response = match revoked {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(error) => HttpResponse::from_error(error),
     };
     // Also if the revocation has failed: this browser is to forget the session in any case.
-    if let Ok(cookie) = HeaderValue::from_str(&set_cookie("", 0, scheme(&request, &context))) {
-        response.headers_mut().append(SET_COOKIE, cookie);
+    for key_name in context.admin_sessions.iter().flat_map(|sessions| sessions.key_names()) {
+        if let Ok(cookie) = HeaderValue::from_str(&set_cookie(&key_name, "", 0, &request, &context)) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
     }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
@@ -203,7 +216,7 @@ fn require_admin_page(request: &HttpRequest, context: &HttpContext) -> Result<()
     if !request.headers().contains_key(PAGE_HEADER) {
         return Err(HttpError::forbidden("only the admin page may send this: the header X-Wardcast-Admin is missing"));
     }
-    let is_other_site = request.headers().get_all("sec-fetch-site").any(|site| site.as_bytes() != b"same-origin");
+    let is_other_site = request.headers().get_all(SEC_FETCH_SITE).any(|site| site.as_bytes() != b"same-origin");
     let is_same_origin = context.origin_policy.is_same_origin(request.head(), scheme(request, context));
     // Browsers leave out the `Origin` of a GET to the page's own origin.
     let may_lack_origin = *request.method() == Method::GET;
@@ -222,17 +235,27 @@ fn scheme(request: &HttpRequest, context: &HttpContext) -> &'static str {
     forwarded::client_scheme_at(role, request.head(), &context.config.current().server)
 }
 
-/// Returns the name of the cookie. No other host of the domain can set one with the prefix `__Host-`, which requires TLS (RFC 6265bis
-/// §4.1.3.2).
-fn cookie_name(scheme: &str) -> &'static str {
-    let [with_tls, without_tls] = COOKIE_NAMES;
-    if scheme == "https" { with_tls } else { without_tls }
+/// Returns the name of the cookie with a session that a key has signed. Cookies are shared by all ports of a host; the name of the
+/// key keeps those of several hubs apart. No other host of the domain can set a cookie with the prefix `__Host-`, which requires TLS and the
+/// path `/` (RFC 6265bis §4.1.3.2). Below `server.path_prefix` the cookie is for that path, so that nothing else on the host gets it.
+fn cookie_name(key_name: &str, request: &HttpRequest, context: &HttpContext) -> String {
+    let [at_root, below_path] = COOKIE_PREFIXES;
+    let prefix = match scheme(request, context) {
+        "https" if context.config.current().server.path_prefix.is_empty() => at_root,
+        "https" => below_path,
+        _ => "",
+    };
+    format!("{prefix}{COOKIE_NAME}_{key_name}")
 }
 
-/// Formats a `Set-Cookie` value: not readable by scripts, not sent for pages of other sites, and over TLS only where there is TLS.
-fn set_cookie(text: &str, max_age: u64, scheme: &str) -> String {
-    let secure = if scheme == "https" { " Secure;" } else { "" };
-    format!("{}={text}; HttpOnly;{secure} SameSite=Strict; Path=/; Max-Age={max_age}", cookie_name(scheme))
+/// Formats a `Set-Cookie` value: not readable by scripts, not sent for pages of other sites, and over TLS only where there is TLS. The page
+/// also sends it to `/api` and `/v1`, so its path is not that of the page.
+fn set_cookie(key_name: &str, text: &str, max_age: u64, request: &HttpRequest, context: &HttpContext) -> String {
+    let secure = if scheme(request, context) == "https" { " Secure;" } else { "" };
+    let config = context.config.current();
+    let path = if config.server.path_prefix.is_empty() { "/" } else { &config.server.path_prefix };
+    let name = cookie_name(key_name, request, context);
+    format!("{name}={text}; HttpOnly;{secure} SameSite=Strict; Path={path}; Max-Age={max_age}")
 }
 
 /// Parses the body of a login.

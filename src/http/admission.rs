@@ -28,8 +28,7 @@ use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
     auth::{
-        Admission, CONNECT_HOOK, Claims, CommandSource, ConnectGrant, HandshakeAuth, TokenError, ask_connect_hook,
-        credentials,
+        Admission, Claims, CommandSource, ConnectGrant, HandshakeAuth, TokenError, ask_connect_hook, credentials,
         refusal_log::{OriginRefusal, Refusal},
     },
     broker::UserPermit,
@@ -173,13 +172,14 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Asks the subscribe hook about the channel of a client that sends no commands, after [`Self::use_credential`]: the backend is
-    /// not asked twice for one ticket. Returns `None` for a client that is not authenticated any more.
+    /// Asks the subscribe hook about the channel of a client that sends no commands, after it is counted for its user. Its ticket stays unused
+    /// until then: with the same ticket the client can try again after a hook that is temporarily unavailable. Returns `None` for a client that is not authenticated.
     pub(super) async fn ask_subscribe_hook(
         &mut self,
         channel: &Channel,
     ) -> Result<Option<SubscribeApproval>, HandshakeRefusal> {
-        self.use_credential().await?;
+        let counted = timeout(self.time_left, self.count_for_user()).await;
+        counted.unwrap_or_else(|_| Err(timeout_refusal()))?;
         let HandshakeAuth::Authenticated(claims) = &self.auth else { return Ok(None) };
         let hook = self.context.hooks.subscribe.clone().ok_or_else(|| refuse("hook", HttpError::internal()))?;
         let (channel, meta) = (Some(channel.as_str()), claims.meta());
@@ -207,11 +207,21 @@ impl<'a> Candidate<'a> {
         timeout(self.time_left, self.use_credential_without_limit()).await.unwrap_or_else(|_| Err(timeout_refusal()))
     }
 
-    async fn use_credential_without_limit(&mut self) -> Result<(), HandshakeRefusal> {
-        let HandshakeAuth::Authenticated(claims) = &self.auth else { return Ok(()) };
-        if self.user_permit.is_none() {
+    /// Counts an authenticated client for its user. Does nothing the second time.
+    async fn count_for_user(&mut self) -> Result<(), HandshakeRefusal> {
+        if let HandshakeAuth::Authenticated(claims) = &self.auth
+            && self.user_permit.is_none()
+        {
             let permit = acquire_user_permit(self.client, claims, &self.ids, &self.source(), self.context).await?;
             self.user_permit = permit;
+        }
+        Ok(())
+    }
+
+    async fn use_credential_without_limit(&mut self) -> Result<(), HandshakeRefusal> {
+        self.count_for_user().await?;
+        if !matches!(self.auth, HandshakeAuth::Authenticated(_)) {
+            return Ok(());
         }
         if !self.use_ticket().await? {
             self.auth = reject_token(TokenError::UnknownTicket, &self.source(), self.context)?;
@@ -252,8 +262,7 @@ impl<'a> Candidate<'a> {
     /// Lets the client in. It counts for its user, or as unauthenticated.
     pub(super) async fn admit(mut self) -> Result<Admission, HandshakeRefusal> {
         self.use_credential().await?;
-        let source = self.source();
-        let Self { context, client, ip, auth, ids, .. } = self;
+        let Self { context, client, ip, auth, .. } = self;
         let unauthenticated_permits = match &auth {
             HandshakeAuth::Authenticated(_) => None,
             HandshakeAuth::Unauthenticated | HandshakeAuth::Rejected(_) => {
@@ -261,16 +270,12 @@ impl<'a> Candidate<'a> {
                 Some(acquired.map_or_else(|| acquire_unauthenticated_permits(&ip.into(), context), Ok)?)
             }
         };
-        if let HandshakeAuth::Authenticated(claims) = &auth {
-            let by = claims.hook.as_ref().map(|_| CONNECT_HOOK);
-            let source = AuditFields { client: Some(client), by, ..source };
-            context.audit.record(AuditEvent::Connected, source.with_token(&claims.user, &ids, claims.expires_at));
-        }
         Ok(Admission {
             client,
             ip,
             request_id: self.request_id.map(Box::from),
             auth,
+            ids: self.ids,
             credential: self.credential,
             format: self.format,
             commands: CommandSource::WebSocket,
@@ -314,12 +319,12 @@ fn collect_hook_headers(
     }
     // The backend does not need the credentials that the hub issues, and with the session of an admin it could act as that admin.
     let refresh_cookie = refresh_cookie(&context.config.current().auth.cookie);
-    let own_cookies: Vec<&str> = admin::COOKIE_NAMES.into_iter().chain([refresh_cookie.as_str()]).collect();
+    let is_own = |name: &[u8]| name == refresh_cookie.as_bytes() || admin::is_session_cookie(name);
     let values = |name: &str| {
-        let (is_forwarded, has_cookies, own_cookies) = (is_forwarded(name), name == "cookie", &own_cookies);
+        let (is_forwarded, has_cookies, is_own) = (is_forwarded(name), name == "cookie", &is_own);
         let sent = request.headers().get_all(name).filter(move |_| is_forwarded).map(|value| value.as_bytes());
         sent.filter_map(move |value| match has_cookies {
-            true => credentials::without_cookies(value, own_cookies),
+            true => credentials::without_cookies(value, is_own),
             false => Some(Cow::Borrowed(value)),
         })
     };

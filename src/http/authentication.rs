@@ -136,6 +136,7 @@ pub(super) fn reject_token(
 ) -> Result<HandshakeAuth, HandshakeRefusal> {
     context.refusals.record_from(Refusal::Token(refusal), source);
     match context.config.current().auth.reject {
+        _ if refusal == TokenError::RevocationsPending => Err(refuse("broker", refusal.into()).recorded()),
         _ if refusal.is_temporary() => Err(refuse("keys", refusal.into()).recorded()),
         RejectMode::Close if refusal.needs_new_token() => Ok(HandshakeAuth::Rejected(Disconnect::EXPIRED_TOKEN)),
         RejectMode::Close => Ok(HandshakeAuth::Rejected(Disconnect::INVALID_TOKEN)),

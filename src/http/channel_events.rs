@@ -28,7 +28,7 @@ use crate::{
     protocol::{BinaryChannel, Format, WireError},
 };
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Query parameter with the id of the last event, for the first request of a page.
 const LAST_EVENT_ID_PARAMETER: &str = "last_event_id";
 /// Shortest time after the end of a stream after which a browser reconnects.

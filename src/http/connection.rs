@@ -16,6 +16,7 @@ use actix_web::{
     error::InternalError,
     http::{StatusCode, Version},
     middleware::Next,
+    web::Data,
 };
 use tokio::{
     sync::{Notify, oneshot},
@@ -24,12 +25,17 @@ use tokio::{
 };
 
 use super::{
+    HttpContext, HttpError,
     error::respond_with_id,
+    forwarded,
     guarded_body::guard_body,
     request_id::{self, X_REQUEST_ID},
     stop::StopWatch,
 };
-use crate::transport::KernelSocket;
+use crate::{
+    audit::{AuditEvent, AuditFields},
+    transport::KernelSocket,
+};
 
 /// The response to this many requests says `Connection: close`. Requests with the API key do not count: a backend may keep its
 /// connections.
@@ -58,6 +64,9 @@ pub struct CarriesApiKey;
 /// In the data of a connection: the client's certificate, if the listener asks for one. Its first DNS name, or else its SHA-256.
 #[derive(Clone, Debug)]
 pub struct ClientCertificateName(pub Arc<str>);
+
+/// In the data of a connection: returns whether the client's certificate is still accepted.
+pub struct ClientCertificateCheck(pub Box<dyn Fn() -> bool>);
 
 /// An HTTP connection.
 struct HttpConnection {
@@ -132,11 +141,11 @@ impl ConnectionEnd {
 /// connection, it asks first for the data and then for the signal.
 #[derive(Default)]
 pub struct ConnectionSetup {
-    accepted: RefCell<Option<AcceptedConnection>>,
+    accepted: RefCell<Option<PreparedConnection>>,
 }
 
 /// What ends a connection, and what is dropped when actix-http has taken note.
-struct AcceptedConnection {
+struct PreparedConnection {
     last_response: Rc<Notify>,
     idleness: Rc<Idleness>,
     _note: oneshot::Sender<Infallible>,
@@ -150,7 +159,7 @@ impl ConnectionSetup {
         let (last_response, idleness) = (Rc::<Notify>::default(), Rc::<Idleness>::default());
         let (note, noted) = oneshot::channel();
         let accepted =
-            AcceptedConnection { last_response: last_response.clone(), idleness: idleness.clone(), _note: note };
+            PreparedConnection { last_response: last_response.clone(), idleness: idleness.clone(), _note: note };
         self.accepted.replace(Some(accepted));
         let end = RefCell::new(Some(ConnectionEnd { last_response, noted }));
         data.insert(HttpConnection { requests: Cell::new(0), requests_in_turn: Cell::new(0), idleness, stop, end });
@@ -172,8 +181,8 @@ impl ConnectionSetup {
     }
 }
 
-/// Middleware that limits the requests of a connection: by number, and by the stop of the instance. Wraps the whole
-/// application. A response with `Connection: close` is the last one of its connection (RFC 9112 §9.6): the bytes behind
+/// Middleware that limits the requests of a connection: by number, by its client certificate, and by the stop of the instance. Wraps the
+/// whole application. A response with `Connection: close` is the last one of its connection (RFC 9112 §9.6): the bytes behind
 /// its request may have been meant for another protocol. actix-http alone would answer all requests that it has read, and
 /// keep the responses in memory.
 ///
@@ -189,10 +198,16 @@ pub async fn limit_requests(
     if connection.is_some_and(HttpConnection::ends_turn) {
         yield_now().await;
     }
-    let mut response = next.call(request).await.map_err(|error| {
-        let response = respond_with_id(&error, Some(&id));
-        InternalError::from_response(error, response)
-    })?;
+    let mut response = if let Some(refusal) = refuse_certificate(&request) {
+        let mut response = respond_with_id(&refusal.into(), Some(&id));
+        response.head_mut().set_connection_type(ConnectionType::Close);
+        ServiceResponse::new(request.into_parts().0, response)
+    } else {
+        next.call(request).await.map_err(|error| {
+            let response = respond_with_id(&error, Some(&id));
+            InternalError::from_response(error, response)
+        })?
+    };
     response.headers_mut().insert(X_REQUEST_ID, id);
     // A 101 with `Connection: close` beside `upgrade` would contradict itself.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -219,6 +234,26 @@ pub async fn limit_requests(
         }
         _ => response,
     })
+}
+
+/// Refuses a request whose connection has outlived its client certificate. It is the last one of the connection.
+fn refuse_certificate(request: &ServiceRequest) -> Option<HttpError> {
+    request.request().conn_data::<ClientCertificateCheck>().filter(|check| !(check.0)())?;
+    let reason = "the client certificate of this connection is not accepted any more";
+    if let Some(context) = request.app_data::<Data<HttpContext>>() {
+        let certificate = request.request().conn_data::<ClientCertificateName>();
+        let address = forwarded::client_address(request.head(), &context.config.current().server);
+        let fields = AuditFields {
+            address: Some(address),
+            path: Some(request.path()),
+            request: request_id::id_of(request.head()),
+            certificate: certificate.map(|name| &*name.0),
+            reason: Some(reason),
+            ..AuditFields::default()
+        };
+        context.audit.record(AuditEvent::Refused, fields);
+    }
+    Some(HttpError::unauthorized(reason))
 }
 
 /// Returns whether a client may read a body for longer than a next request may take.
@@ -261,7 +296,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::http::HttpError;
 
     async fn refuse(_: ServiceRequest, _: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
         Err(HttpError::forbidden("no").into())

@@ -17,12 +17,16 @@ use actix_web::{
 
 use super::{
     HttpContext,
+    channel_events::LAST_EVENT_ID,
     origin_policy::{self, OriginCheck, OriginPolicy},
 };
 
 /// Seconds for which a browser may cache a preflight response. A change of `origins.allowed` takes effect within this
 /// time.
 const PREFLIGHT_MAX_AGE: usize = 600;
+
+/// The header with which a request to publish can be repeated.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Adds CORS to `scope`. Only listed origins may send cookies: a browser adds them to the requests of every page, so
 /// `"*"` must not allow them.
@@ -37,8 +41,8 @@ where
         .allowed_origin_fn(move |_, head| matches!(may_read.check(head), OriginCheck::Listed | OriginCheck::Wildcard))
         .allowed_methods(["GET", "POST"])
         // The last two are what replacements of EventSource send.
-        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("idempotency-key")])
-        .allowed_headers([CACHE_CONTROL, HeaderName::from_static("last-event-id")])
+        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, IDEMPOTENCY_KEY])
+        .allowed_headers([CACHE_CONTROL, LAST_EVENT_ID])
         .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
         .supports_credentials()
         .max_age(PREFLIGHT_MAX_AGE);

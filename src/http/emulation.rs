@@ -106,7 +106,10 @@ pub(super) async fn post_commands(
 /// Queues commands at the node that has the session.
 async fn send(commands: CommandsRequest, context: &HttpContext) -> Result<(), HttpError> {
     let CommandsRequest { node, session, message } = commands;
-    let unknown = || HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, "there is no such session");
+    let unknown = || {
+        let message = SendCommandsError::UnknownSession.to_string();
+        HttpError::new(StatusCode::NOT_FOUND, ErrorCode::NotAvailable, message)
+    };
     let (outcome, result) = match context.hubs.emulated_sessions().send(&session, message.clone()) {
         Ok(()) => ("queued", Ok(())),
         Err(SendCommandsError::Full) => {

@@ -72,7 +72,7 @@ impl HttpError {
     /// 401 for a refused bearer token (RFC 6750 §3). The message only distinguishes expired tokens from invalid ones.
     pub fn invalid_token(is_expired: bool) -> Self {
         let (code, message) = if is_expired {
-            (ErrorCode::TokenExpired, "token expired")
+            (ErrorCode::TokenExpired, ErrorCode::TokenExpired.text())
         } else {
             (ErrorCode::Unauthorized, "invalid token")
         };
@@ -212,6 +212,9 @@ impl From<Overloaded> for HttpError {
 
 impl From<TokenError> for HttpError {
     fn from(error: TokenError) -> Self {
+        if matches!(error, TokenError::RevocationsPending | TokenError::LoginUserPending) {
+            return Self::unavailable("tokens cannot be checked yet; try again soon");
+        }
         if error.is_temporary() {
             return Self::unavailable("the keys of the token's issuer are about to be fetched; try again");
         }

@@ -14,14 +14,14 @@ use std::{
 
 use actix_http::Request;
 use actix_rt::net::{ActixStream, Ready};
-use actix_web::{HttpRequest, HttpResponse, body::BoxBody, dev::ServiceResponse, error::Error};
+use actix_web::{HttpRequest, HttpResponse, body::BoxBody, dev::ServiceResponse, error::Error, web::Data};
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::yield_now,
 };
 
-use super::{HttpError, error::respond_with_id, request_id::X_REQUEST_ID};
+use super::{HttpContext, HttpError, error::respond_with_id, handshake::record_refusal, request_id::X_REQUEST_ID};
 use crate::{auth::Admission, transport::Socket};
 
 /// The socket of an HTTP connection, until a session takes it.
@@ -169,6 +169,10 @@ fn answer(request: HttpRequest, response: HttpResponse, has_started: bool) -> Se
         return ServiceResponse::new(request, response);
     }
     let error = HttpError::bad_request("read the responses to the requests before this one first");
+    let error = match request.app_data::<Data<HttpContext>>() {
+        Some(context) => record_refusal(error.into(), &request, context),
+        None => error,
+    };
     let refusal = respond_with_id(&error.into(), request.headers().get(X_REQUEST_ID));
     ServiceResponse::new(request, refusal)
 }

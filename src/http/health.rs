@@ -18,6 +18,8 @@ use crate::{
     metrics::{Queue, QueueDepth},
 };
 
+/// The path of the endpoint that says whether the instance is ready.
+pub const READY_PATH: &str = "/health/ready";
 /// A part that has not answered within this time is not ready.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 

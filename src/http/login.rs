@@ -2,30 +2,35 @@
 //! or, if the request asks for it and `login.cookie` allows it, in cookies instead.
 //! The login is enabled when `login.users_file` is set, or in development `login.demo_password`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, http::StatusCode, rt::time::sleep, web::Data};
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use super::{
     HttpContext, HttpError, RequestBody,
-    login_attempt::{LoginFailure, check_credential},
+    ended_logins::{revoke_replaced_logins, undo_start},
+    login_attempt::require_credential,
     login_tokens::{IssuedTokens, TokenPlace, login_limits, sign_access_token, token_response},
     request_source::RequestSource,
 };
 use crate::{
     audit::{AuditEvent, AuditFields},
     auth::{
-        TokenError,
+        LoginKeys, TokenError,
         refusal_log::Refusal,
         users::{MAX_PASSWORD_BYTES, User, Users},
     },
-    broker::{Login, LoginRecord, LoginSelection, revoke_until_stored},
+    broker::{BrokerError, Login, LoginSelection},
     clock::{Clock, WallTime},
     json,
     protocol::ErrorCode,
-    revocation::{LoginId, Revocation, TokenIdentity, TokenIds},
+    revocation::{LoginId, TokenIdentity, TokenIds},
 };
+
+const PATH: &str = "/auth/login";
+const WRONG_CREDENTIAL: &str = "wrong user or password";
 
 #[derive(Deserialize)]
 pub(super) struct LoginRequest {
@@ -53,53 +58,43 @@ pub(super) async fn login(
         )
     })?;
     source.origin_check.require_allowed()?;
-    require_json(&request)?;
+    require_json(&request, "a login")?;
     let LoginRequest { username, password, cookie } = parse_login(&body.0)?;
     let place = if cookie { TokenPlace::Cookies } else { TokenPlace::Body };
     if place == TokenPlace::Cookies {
         require_cookies(&source, &context)?;
     }
     if password.len() > MAX_PASSWORD_BYTES {
-        return Err(HttpError::unauthorized("wrong user or password"));
+        return Err(HttpError::unauthorized(WRONG_CREDENTIAL));
     }
     let revoked_until = revoked_until(&users.name_of(&username), asked_at, &context);
     let (list, name) = (users.clone(), username.clone());
     let verify = move || list.verify(&name, &password);
-    let checked = check_credential(&username, source.address, &context, verify).await;
     let failed = |reason| {
         // A name that is no user may be a password, typed into the wrong field.
         let user = Some(&*username).filter(|username| users.has(username));
-        let fields = AuditFields { user, reason: Some(reason), ..source.fields("/auth/login") };
+        let fields = AuditFields { user, reason: Some(reason), ..source.fields(PATH) };
         context.audit.record(AuditEvent::LoginFailed, fields);
         context.refusals.record(
             Refusal::Login(reason),
             format_args!("address={} user={:?}", source.address, user.unwrap_or_default()),
         );
     };
-    let user = checked.map_err(|LoginFailure { outcome, error }| {
-        if outcome == "delayed" {
-            failed("delayed after earlier failures");
-        }
-        context.metrics.count_login(outcome);
-        error
-    })?;
-    let Some(user) = user else {
-        context.metrics.count_login("failed");
-        failed("wrong user or password");
-        return Err(HttpError::unauthorized("wrong user or password"));
-    };
-    let requested = RequestedLogin { asked_at, revoked_until, place };
-    let started = start_login(&user, requested, &users, &source, &context).await;
+    let account = (username.as_str(), source.address);
+    let user = require_credential(account, &context, verify, WRONG_CREDENTIAL, failed).await?;
+    let requested = RequestedLogin { asked_at, revoked_until };
+    let started = start_login_for_client(user, requested, users.clone(), (&source, &context)).await;
     let outcome = match &started {
         Ok(_) => "succeeded",
         Err(StartFailure::PasswordChanged) => "failed",
         Err(StartFailure::Unavailable(_)) => "unavailable",
     };
     context.metrics.count_login(outcome);
+    let started = started.map(|(tokens, keys)| token_response(place, &tokens, (&keys, &context)));
     started.map_err(|failure| match failure {
         StartFailure::PasswordChanged => {
             failed("right password, but meanwhile the user was removed or the password was changed");
-            HttpError::unauthorized("wrong user or password")
+            HttpError::unauthorized(WRONG_CREDENTIAL)
         }
         StartFailure::Unavailable(error) => error,
     })
@@ -133,6 +128,23 @@ impl From<HttpError> for StartFailure {
 /// Maximum time for which a login waits because the user's tokens are revoked up to a time in the future: the rest of the second, and
 /// the time by which the clock of the revoking instance is ahead.
 const MAX_REVOCATION_WAIT: Duration = Duration::from_secs(2);
+
+/// Logs why the broker did not store, find or change a login, and returns the error for the client.
+pub(super) fn login_store_unavailable(error: &BrokerError) -> HttpError {
+    log::warn!("login store unavailable error={:?}", error.to_string());
+    logins_unavailable()
+}
+
+/// Logs why the access token of a login is not accepted, which is a fault of the hub or of its configuration, and returns the error for
+/// the client.
+pub(super) fn access_token_refused(error: &TokenError) -> HttpError {
+    log::error!("access token of a login would be refused error={:?}", error.to_string());
+    logins_unavailable()
+}
+
+fn logins_unavailable() -> HttpError {
+    HttpError::unavailable("logins are temporarily unavailable; try again soon")
+}
 
 fn tokens_being_revoked() -> HttpError {
     HttpError::unavailable("the tokens of the user are being revoked; try again soon")
@@ -170,29 +182,50 @@ struct RequestedLogin {
     asked_at: WallTime,
     /// The time up to which the user's tokens had been revoked before the request.
     revoked_until: Option<WallTime>,
-    place: TokenPlace,
 }
 
-/// Requires the media type that a form of another page cannot send without asking first.
+/// Requires the media type that a form of another page cannot send without asking first. `what` is the request: "a login".
 ///
 /// # Errors
 /// 415.
-pub(super) fn require_json(request: &HttpRequest) -> Result<(), HttpError> {
+pub(super) fn require_json(request: &HttpRequest, what: &str) -> Result<(), HttpError> {
     if request.content_type() == "application/json" {
         return Ok(());
     }
-    let message = "the Content-Type of a login must be application/json";
+    let message = format!("the Content-Type of {what} must be application/json");
     Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message))
+}
+
+/// The tokens of a new login, and the keys with which they are made.
+type StartedLogin = (IssuedTokens, Arc<LoginKeys>);
+
+/// Starts a login in a task of its own, so that the logins that it replaces are revoked even if the client disconnects. Then the new login
+/// ends, too: nobody has its tokens.
+async fn start_login_for_client(
+    user: Arc<User>,
+    requested: RequestedLogin,
+    users: Arc<Users>,
+    (source, context): (&RequestSource, &Data<HttpContext>),
+) -> Result<StartedLogin, StartFailure> {
+    let (answer, answered) = oneshot::channel();
+    let (source, context) = (source.clone(), context.clone());
+    actix_rt::spawn(async move {
+        let started = start_login(&user, requested, &users, &source, &context).await;
+        if let Err(Ok((tokens, _))) = answer.send(started) {
+            undo_start(tokens.login, &source, &context);
+        }
+    });
+    answered.await.unwrap_or_else(|_| Err(HttpError::internal().into()))
 }
 
 /// Gives the user the tokens of a new login.
 async fn start_login(
     user: &User,
-    RequestedLogin { asked_at, revoked_until, place }: RequestedLogin,
+    RequestedLogin { asked_at, revoked_until }: RequestedLogin,
     users: &Users,
     source: &RequestSource,
     context: &Data<HttpContext>,
-) -> Result<HttpResponse, StartFailure> {
+) -> Result<StartedLogin, StartFailure> {
     let id = LoginId::random(&user.name).ok_or_else(HttpError::internal)?;
     let started_at = match revoked_until {
         Some(revoked_until) => wait_for_revocation(revoked_until, asked_at, &context.clock).await?,
@@ -208,21 +241,18 @@ async fn start_login(
     let stored_at = context.clock.now();
     let stored = context.broker.start_login(id.clone(), login, login_limits(&context.config.current())).await;
     let replaced = stored.map_err(|error| {
-        log::warn!("login store unavailable error={:?}", error.to_string());
-        HttpError::unavailable("logins are temporarily unavailable; try again soon")
+        undo_start(id.clone(), source, context);
+        login_store_unavailable(&error)
     })?;
-    revoke_replaced_logins(&replaced, source, context);
+    revoke_replaced_logins(replaced, source, context);
     let verified = match context.verifier.verify(&access_token) {
         // The login was not stored yet when those with the old password were ended.
-        Ok(_) if !users.has_password(&user.sub, &user.password_name) => Err(StartFailure::PasswordChanged),
+        _ if !users.has_password(&user.sub, &user.password_name) => Err(StartFailure::PasswordChanged),
         Ok(claims) => Ok(claims.expires_at),
         // The user's tokens were revoked while the login was under way.
         Err(TokenError::Revoked) => Err(tokens_being_revoked().into()),
         // The key of the login was changed while the login was under way, or the configuration is at fault.
-        Err(error) => {
-            log::error!("access token of a login would be refused error={:?}", error.to_string());
-            Err(HttpError::unavailable("logins are temporarily unavailable; try again soon").into())
-        }
+        Err(error) => Err(access_token_refused(&error).into()),
     };
     if verified.is_err() {
         // Its refresh token was not sent.
@@ -230,31 +260,11 @@ async fn start_login(
     }
     let expires_at = verified?;
     let (user, sid) = (Some(user.name.as_str()), Some(id.as_str()));
-    let fields = AuditFields { user, sid, ..source.fields("/auth/login") };
+    let fields = AuditFields { user, sid, ..source.fields(PATH) };
     context.audit.record(AuditEvent::LoggedIn, fields);
     let refresh_ends_at = ends_at.min(stored_at.saturating_add(config.refresh_idle));
     let tokens = IssuedTokens { access_token, expires_at, login: id, generation: 0, refresh_ends_at };
-    Ok(token_response(place, &tokens, (&keys, context)))
-}
-
-/// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the
-/// new login does not depend on it.
-fn revoke_replaced_logins(replaced: &[LoginRecord], source: &RequestSource, context: &Data<HttpContext>) {
-    let now = context.clock.now();
-    let of_login = |login: &LoginRecord| {
-        let revocation = login.revocation(&context.config.current(), now)?;
-        context.revocations.may_revoke_replaced_login(&login.user).then_some(revocation)
-    };
-    let revocations: Vec<Revocation> = replaced.iter().filter_map(of_login).collect();
-    if revocations.is_empty() {
-        return;
-    }
-    let (source, context) = (source.clone(), context.clone());
-    actix_rt::spawn(async move {
-        let cause = AuditFields { by: Some("logins_per_user"), ..source.request_fields() };
-        let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
-        revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
-    });
+    Ok((tokens, keys))
 }
 
 /// Parses the body of a login.

@@ -18,24 +18,53 @@ use crate::{
 /// Maximum time for which a login waits for the broker. Meanwhile it keeps others from being checked.
 const BROKER_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// The label of the metric for a login that earlier failures delay.
+const DELAYED: &str = "delayed";
+
 /// Why no credential was checked.
-pub(super) struct LoginFailure {
+struct LoginFailure {
     /// The label of the metric.
-    pub(super) outcome: &'static str,
-    pub(super) error: HttpError,
+    outcome: &'static str,
+    error: HttpError,
 }
 
 impl LoginFailure {
     fn delayed(wait: Duration) -> Self {
-        Self { outcome: "delayed", error: HttpError::too_many("too many failed logins", wait) }
+        Self { outcome: DELAYED, error: HttpError::too_many("too many failed logins", wait) }
     }
+}
+
+/// Checks a credential for an account, and returns what `verify` does. `report` gets the reason of a failed login; a login that cannot be
+/// checked now is only counted.
+///
+/// # Errors
+/// 401 with the text `wrong`, or why the credential was not checked.
+pub(super) async fn require_credential<T: Send + 'static>(
+    account: (&str, ClientAddress),
+    context: &Data<HttpContext>,
+    verify: impl FnOnce() -> Option<T> + Send + 'static,
+    wrong: &'static str,
+    report: impl Fn(&'static str),
+) -> Result<T, HttpError> {
+    let checked = check_credential(account, context, verify).await;
+    let verified = checked.map_err(|LoginFailure { outcome, error }| {
+        if outcome == DELAYED {
+            report("delayed after earlier failures");
+        }
+        context.metrics.count_login(outcome);
+        error
+    })?;
+    verified.ok_or_else(|| {
+        context.metrics.count_login("failed");
+        report(wrong);
+        HttpError::unauthorized(wrong)
+    })
 }
 
 /// Checks a credential for an account outside of the workers, unless earlier failures for the account from this address delay that.
 /// Returns what `verify` does: `None` if the credential is wrong.
-pub(super) async fn check_credential<T: Send + 'static>(
-    account: &str,
-    address: ClientAddress,
+async fn check_credential<T: Send + 'static>(
+    (account, address): (&str, ClientAddress),
     context: &Data<HttpContext>,
     verify: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Result<Option<T>, LoginFailure> {

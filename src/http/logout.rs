@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     audit::{AuditEvent, AuditFields},
-    auth::{LogoutClaims, RefreshToken, TokenError, credentials, refusal_log::Refusal},
+    auth::{Claims, LogoutClaims, RefreshToken, TokenError, credentials, refusal_log::Refusal},
     broker::{
         BrokerError, LoginRecord, LoginSelection, RevokeError, has_logins_of, login_tokens_end, revocation_of_login,
         revoke_with_logins,
@@ -35,6 +35,8 @@ use crate::{
     protocol::ErrorCode,
     revocation::{IssueTimes, IssuerScope, LoginId, Revocation, RevocationTarget},
 };
+
+const PATH: &str = "/auth/logout";
 
 /// The body, which may be missing.
 #[derive(Default, Deserialize)]
@@ -47,8 +49,8 @@ struct LogoutRequest {
     refresh_token: Option<String>,
 }
 
-/// Handles a logout by a bearer token, by the cookies, or by a refresh token. A token that has expired or was revoked needs no
-/// revocation. To log out everywhere, at least one token has to name the user.
+/// Handles a logout by a bearer token, by the cookies, or by a refresh token. To log out everywhere, at least one token has to name the
+/// user.
 pub(super) async fn logout(
     source: RequestSource,
     request: HttpRequest,
@@ -82,8 +84,9 @@ pub(super) async fn logout(
         Some(token) => find_login(token, everywhere, &context).await,
         None => Ok(None),
     };
+    let login = of_refresh_token.as_ref().ok().and_then(Option::as_ref).and_then(|logout| logout.subject.login());
     let of_access_token = match token {
-        Some(token) => verify_token(token, everywhere, has_bearer, &source, &context).await,
+        Some(token) => verify_token(token, everywhere, login, has_bearer, &source, &context).await,
         None => Ok(None),
     };
     let (mut logouts, mut refused) = (Vec::new(), Ok(()));
@@ -145,8 +148,16 @@ impl Logout {
 }
 
 impl LogoutSubject {
+    /// Returns the login, if a refresh token has named it.
+    fn login(&self) -> Option<&LoginId> {
+        match self {
+            Self::Login(id, _) => Some(id),
+            Self::Token(_) => None,
+        }
+    }
+
     fn fields<'a>(&'a self, source: &'a RequestSource) -> AuditFields<'a> {
-        let fields = source.fields("/auth/logout");
+        let fields = source.fields(PATH);
         match self {
             Self::Login(id, user) => AuditFields { sid: Some(id.as_str()), user: user.as_deref(), ..fields },
             Self::Token(token) => fields.with_token(&token.claims.user, &token.ids, token.claims.expires_at),
@@ -211,27 +222,46 @@ fn parse_logout(body: &[u8]) -> Result<LogoutRequest, HttpError> {
     })
 }
 
-/// Returns the logout of an access token, with the other tokens of its `sid`, or `everywhere` of its user; `None` if the token is void.
+/// Charges a logout by an access token that is void to its user, or, without one, to the address from which it comes.
+fn charge_void_token(claims: &Claims, source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
+    if claims.is_anonymous() {
+        return charge_anonymous_logout(source, context);
+    }
+    charge_void_logout(&claims.user, context)
+}
+
+fn charge_anonymous_logout(source: &RequestSource, context: &HttpContext) -> Result<(), HttpError> {
+    let charged = context.revocations.charge_anonymous_logout(&source.address);
+    charged.map_err(|wait| HttpError::too_many("too many logouts of anonymous clients of this address", wait))
+}
+
+/// Returns the logout of an access token, with the other tokens of its `sid`, or `everywhere` of its user; `None` if there is nothing to end,
+/// or the logout of `login`, which a refresh token has named, ends it. A token that has expired ends what it names, because the server API
+/// may have given its session a later end; but it logs nobody out everywhere.
 async fn verify_token(
     token: &str,
     everywhere: bool,
+    login: Option<&LoginId>,
     has_bearer: bool,
     source: &RequestSource,
     context: &HttpContext,
 ) -> Result<Option<Logout>, HttpError> {
     let verified = context.verifications.verify(source.address, || context.verifier.verify_for_logout(token));
-    let token = match verified.await? {
+    let token = match verified.await?.and_then(|token| match token.is_expired && everywhere {
+        true => Err(TokenError::Expired),
+        false => Ok(token),
+    }) {
         Ok(token) => token,
         Err(error) => {
-            context.refusals.record_from(Refusal::Token(error), &source.fields("/auth/logout"));
+            context.refusals.record_from(Refusal::Token(error), &source.fields(PATH));
             // A token that is void already, such as the cookie of an old login, need not be revoked. A token whose key is not there at
             // the moment may be valid again.
-            let is_void =
-                matches!(error, TokenError::Expired | TokenError::Revoked) || (!has_bearer && !error.is_temporary());
+            let is_void = matches!(error, TokenError::Expired | TokenError::Revoked);
+            let is_void = is_void || (!has_bearer && !error.is_temporary());
             return if is_void { Ok(None) } else { Err(error.into()) };
         }
     };
-    let LogoutClaims { claims, ids, is_revoked } = &token;
+    let LogoutClaims { claims, ids, is_revoked, is_expired } = &token;
     let revocation = if everywhere {
         if claims.is_anonymous() {
             return Err(HttpError::bad_request("the token has no user"));
@@ -239,38 +269,69 @@ async fn verify_token(
         if *is_revoked {
             charge_void_logout(&claims.user, context)?;
         }
-        all_of_user(claims.user.to_string(), context)
+        Some(all_of_user(claims.user.to_string(), context))
+    } else if *is_revoked {
+        revocation_to_repeat(&token, source, context).await?
     } else {
-        let target = match RevocationTarget::of_token(ids) {
-            Some(target) => target,
-            None if *is_revoked => return Ok(None),
+        match RevocationTarget::of_token(ids) {
+            _ if *is_expired && login.is_some_and(|login| ids.sid.as_deref() == Some(login.as_str())) => None,
+            // Not the limit of the user: above it, an expired token would log the user out everywhere.
+            Some(target) if *is_expired => {
+                charge_void_token(claims, source, context)?;
+                Some(Revocation::of_all(target, context.revocations.default_expiry()))
+            }
+            Some(target) => Some(revocation_of_token(target, claims, source, context)?),
+            None if *is_expired => None,
             None => {
                 return Err(HttpError::bad_request(
                     "the token has no jti and no sid by which it could be revoked; {\"everywhere\":true} revokes all of the user's",
                 ));
             }
-        };
-        if *is_revoked {
-            // A logout that some instances have not confirmed, or that could not be stored, is repeated until it succeeds.
-            let entry = context.revocations.entry(&claims.user, &claims.token, &target);
-            if entry.is_some() {
-                charge_void_logout(&claims.user, context)?;
-                return Ok(Some(Logout { subject: LogoutSubject::Token(Box::new(token)), revocation: entry }));
-            }
-            // Its login goes on if what has revoked it could not end the login.
-            let has_logins = has_logins_of(&*context.broker, &target, &context.config.current()).await;
-            if !has_logins.map_err(|_| unavailable())? {
-                return Ok(None);
-            }
         }
-        if claims.is_anonymous() {
-            let charged = context.revocations.charge_anonymous_logout(&source.address);
-            charged
-                .map_err(|wait| HttpError::too_many("too many logouts of anonymous clients of this address", wait))?;
-        }
-        context.revocations.of_logout(&claims.user, target, claims.expires_at, claims.token.issue_times())
     };
-    Ok(Some(Logout { subject: LogoutSubject::Token(Box::new(token)), revocation: Some(revocation) }))
+    Ok(revocation.map(|revocation| {
+        let subject = LogoutSubject::Token(Box::new(token));
+        Logout { subject, revocation: Some(revocation) }
+    }))
+}
+
+fn revocation_of_token(
+    target: RevocationTarget,
+    claims: &Claims,
+    source: &RequestSource,
+    context: &HttpContext,
+) -> Result<Revocation, HttpError> {
+    if claims.is_anonymous() {
+        charge_anonymous_logout(source, context)?;
+    }
+    let (end, now) = (claims.expires_at, context.clock.now());
+    Ok(context.revocations.of_logout(&claims.user, target, end, now..=now, claims.token.issue_times()))
+}
+
+/// Returns what a logout by a token that is revoked already has to revoke: some instances may not have confirmed it, or it could not be stored.
+/// The same revocation again counts as no further logout of the user, and means no newer tokens.
+async fn revocation_to_repeat(
+    LogoutClaims { claims, ids, .. }: &LogoutClaims,
+    source: &RequestSource,
+    context: &HttpContext,
+) -> Result<Option<Revocation>, HttpError> {
+    let target = RevocationTarget::of_token(ids);
+    let mut entry = target.as_ref().and_then(|own| context.revocations.entry(&claims.user, &claims.token, own));
+    if let (None, Some(target)) = (&entry, target) {
+        // Its login goes on if what has revoked it could not end the login.
+        let has_logins = has_logins_of(&*context.broker, &target, &context.config.current()).await;
+        if has_logins.map_err(|_| unavailable())? {
+            return revocation_of_token(target, claims, source, context).map(Some);
+        }
+    }
+    if entry.is_none() {
+        // Such as that of all tokens of the user, which takes the place of a further logout.
+        entry = context.revocations.longest_entry(&claims.user, &claims.token);
+    }
+    if entry.is_some() {
+        charge_void_token(claims, source, context)?;
+    }
+    Ok(entry)
 }
 
 /// Time until a logout that has failed is tried again.
@@ -366,7 +427,8 @@ async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpConte
         // One that is not found may have been ended by a logout that could not revoke its tokens.
         *revocation = Some(match stored_login(id, context).await? {
             Some(login) => {
-                let limited = context.revocations.of_logout(&login.user, of_login.target, end, IssueTimes::Known);
+                let (issued, times) = (login.latest_issue(&config), IssueTimes::Known);
+                let limited = context.revocations.of_logout(&login.user, of_login.target, end, issued, times);
                 *user = Some(login.user);
                 limited
             }
@@ -379,7 +441,7 @@ async fn revoke(logout: &mut Logout, source: &RequestSource, context: &HttpConte
     }
     // Another attempt has the same one: a later time would mean newer tokens, and count as another logout of the user.
     let Some(revocation) = logout.revocation.clone() else { return Ok(()) };
-    let cause = AuditFields { by: Some("logout"), ..source.fields("/auth/logout") };
+    let cause = AuditFields { by: Some("logout"), ..source.fields(PATH) };
     let HttpContext { broker, config, revocations, audit, metrics, .. } = context;
     revoke_with_logins(&**broker, revocation, &config.current(), revocations, (audit, cause), metrics).await?;
     Ok(())

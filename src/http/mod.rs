@@ -10,6 +10,7 @@ mod channel_events;
 pub mod connection;
 pub mod cors;
 mod emulation;
+mod ended_logins;
 pub mod error;
 pub mod forwarded;
 mod guarded_body;
@@ -67,7 +68,7 @@ pub use health::ReadinessLog;
 pub use listener_role::ListenerRole;
 pub use origin_policy::OriginPolicy;
 pub use stop::{StopPhase, StopProgress};
-pub use stream::first_commands;
+pub use stream::{EVENT_STREAM, NO_BUFFERING, first_commands};
 
 /// The state of all HTTP handlers, shared by all instances of the application: each worker has two.
 pub struct HttpContext {
@@ -153,7 +154,7 @@ pub fn routes(context: &HttpContext, role: ListenerRole, service: &mut web::Serv
 pub fn health_routes(service: &mut web::ServiceConfig) {
     service
         .service(web::resource("/health/live").route(web::get().to(health::live)))
-        .service(web::resource("/health/ready").route(web::get().to(health::ready)));
+        .service(web::resource(health::READY_PATH).route(web::get().to(health::ready)));
 }
 
 fn client_routes(context: &HttpContext, service: &mut web::ServiceConfig) {

@@ -87,6 +87,15 @@ impl OriginPolicy {
         Some(origin.is_some() && (origin == at_host || origin == self.own))
     }
 
+    /// Returns whether an origin is that of a page for which a browser has sent `Sec-Fetch-Site: same-origin` with a request:
+    /// `server.public_url`, or the host of the request. Proxies hide the scheme, and browsers send the header over TLS or to this machine only.
+    pub(super) fn is_of_own_page(&self, origin: &str, head: &RequestHead) -> bool {
+        let Some(origin) = Origin::parse(origin) else { return false };
+        let of_host = |scheme| forwarded::request_host(head).and_then(|host| Origin::from_parts(scheme, host));
+        self.own.as_ref() == Some(&origin)
+            || ["https", "http"].into_iter().filter_map(of_host).any(|of_host| of_host == origin)
+    }
+
     fn is_own(&self, origin: &Origin, head: &RequestHead) -> bool {
         match &self.own {
             Some(own) => own == origin,

@@ -1,8 +1,10 @@
 //! `POST /auth/refresh`: exchanges a refresh token for a new access token and the next refresh token (RFC 6749 §6, rotated as RFC
 //! 9700 §4.14.2 says). Each works once. A spent one ends its login, because two parties have it.
 
+use std::sync::Arc;
+
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse,
     http::{
         StatusCode,
         header::{COOKIE, HeaderValue},
@@ -13,6 +15,8 @@ use serde::Deserialize;
 
 use super::{
     HttpContext, HttpError, RequestBody,
+    ended_logins::{remove_ended_logins, revoke_ended_logins},
+    login::{access_token_refused, login_store_unavailable, require_json},
     login_tokens::{IssuedTokens, TokenPlace, login_limits, refresh_cookie, sign_access_token, token_response},
     request_source::RequestSource,
 };
@@ -26,13 +30,15 @@ use crate::{
     },
     broker::{
         BrokerError, LoginRefresh, LoginSelection, RevokeError, login_tokens_end, revocation_of_login,
-        revoke_everywhere, revoke_until_stored,
+        revoke_everywhere,
     },
     clock::WallTime,
     json,
     protocol::ErrorCode,
     revocation::{LoginId, TokenIdentity},
 };
+
+const PATH: &str = "/auth/refresh";
 
 /// The body, which is missing if the token is in the cookie.
 #[derive(Default, Deserialize)]
@@ -56,8 +62,22 @@ pub(super) async fn refresh(
             },
         )?;
     let (token, place) = find_refresh_token(&source, &request, &body.0, &context)?;
+    // A task of its own: what a refresh ends is revoked and recorded, even if the client disconnects.
+    let refreshed = actix_rt::spawn(answer_refresh(token, place, asked_at, users.clone(), source, context.clone()));
+    refreshed.await.unwrap_or_else(|_| Err(HttpError::internal()))
+}
+
+/// Carries out a refresh, records it, and returns its response.
+async fn answer_refresh(
+    token: String,
+    place: TokenPlace,
+    asked_at: WallTime,
+    users: Arc<Users>,
+    source: RequestSource,
+    context: Data<HttpContext>,
+) -> Result<HttpResponse, HttpError> {
     let keys = context.login_keys.load_full();
-    match refresh_login(&token, asked_at, users, &source, (&keys, &context)).await {
+    match refresh_login(&token, asked_at, &users, &source, (&keys, &context)).await {
         Ok(tokens) => {
             context.metrics.count_login_refresh("refreshed");
             record(AuditEvent::RefreshTokenUsed, &tokens.login, &source, &context);
@@ -65,9 +85,9 @@ pub(super) async fn refresh(
         }
         Err(RefreshFailure::Refused(refusal)) => {
             context.metrics.count_login_refresh(refusal.outcome());
-            let (login, fields) = (keys.refresh_tokens.decode(&token), source.fields("/auth/refresh"));
+            let (login, fields) = (keys.refresh_tokens.decode(&token), source.fields(PATH));
             let fields = AuditFields { sid: login.as_ref().map(|token| token.login.as_str()), ..fields };
-            if refusal == RefreshRefusal::Spent {
+            if refusal.is_reuse() {
                 context.audit.record(AuditEvent::RefreshTokenReused, fields);
                 context.refusals.record(Refusal::RefreshToken(refusal), format_args!("{fields}"));
             } else {
@@ -83,7 +103,7 @@ pub(super) async fn refresh(
 }
 
 fn record(event: AuditEvent, login: &LoginId, source: &RequestSource, context: &HttpContext) {
-    context.audit.record(event, AuditFields { sid: Some(login.as_str()), ..source.fields("/auth/refresh") });
+    context.audit.record(event, AuditFields { sid: Some(login.as_str()), ..source.fields(PATH) });
 }
 
 /// Finds the refresh token of a request, and where its response puts the next one.
@@ -96,10 +116,7 @@ fn find_refresh_token(
     let body = body.trim_ascii();
     if !body.is_empty() {
         source.origin_check.require_allowed()?;
-        if request.content_type() != "application/json" {
-            let message = "the Content-Type of a refresh must be application/json";
-            return Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, message));
-        }
+        require_json(request, "a refresh")?;
         let RefreshRequest { refresh_token } = json::parse_object(body).ok_or_else(invalid_body)?;
         if let Some(token) = refresh_token {
             return Ok((token, TokenPlace::Body));
@@ -125,25 +142,55 @@ enum RefreshFailure {
 /// Why the new access token would not be accepted.
 impl From<TokenError> for RefreshFailure {
     fn from(error: TokenError) -> Self {
-        if error == TokenError::Revoked {
-            return Self::Refused(RefreshRefusal::Ended);
+        match error {
+            TokenError::Revoked => return Self::Refused(RefreshRefusal::Ended),
+            // The users file was read again meanwhile.
+            TokenError::UnknownLoginUser | TokenError::LoginUserPending => {
+                return Self::Refused(RefreshRefusal::UserChanged);
+            }
+            _ => {}
         }
-        // A fault of the hub or of its configuration: another login would not help, and the refresh may be repeated.
-        log::error!("access token of a login would be refused error={:?}", error.to_string());
-        Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+        // A fault of the hub or of its configuration, or temporary: another login would not help, and the refresh may be repeated.
+        Self::Failed(access_token_refused(&error))
     }
 }
 
 impl From<BrokerError> for RefreshFailure {
     fn from(error: BrokerError) -> Self {
-        log::warn!("login store unavailable error={:?}", error.to_string());
-        Self::Failed(HttpError::unavailable("logins are temporarily unavailable; try again soon"))
+        Self::Failed(login_store_unavailable(&error))
     }
 }
 
 /// Returns what the audit log says about a revocation because a refresh token was used twice.
 fn cause_of_reuse(source: &RequestSource) -> AuditFields<'_> {
     AuditFields { by: Some("refresh_token_reuse"), ..source.request_fields() }
+}
+
+/// Revokes the tokens of a login whose refresh token was used twice, and then removes it from the broker: until it is removed, each
+/// further refresh comes here again.
+async fn end_reused_login(login: LoginId, source: &RequestSource, context: &Data<HttpContext>) -> RefreshRefusal {
+    if !context.revocations.may_revoke_reused_login(login.split().0) {
+        log::warn!(
+            "not revoking the tokens of another login whose refresh token was used twice sid={:?}",
+            login.as_str()
+        );
+        remove_ended_logins([login], context).await;
+        return RefreshRefusal::SpentUnrevoked;
+    }
+    let config = context.config.current();
+    let end = login_tokens_end(context.clock.now(), &config);
+    let revocation = revocation_of_login(&login, config.login_issuer(), end);
+    let audit = (&*context.audit, cause_of_reuse(source));
+    let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
+    if let Err(RevokeError::Broker(_)) = revoked {
+        let (source, context) = (source.clone(), context.clone());
+        actix_rt::spawn(async move {
+            revoke_ended_logins([login], vec![revocation], &cause_of_reuse(&source), &context).await;
+        });
+    } else {
+        remove_ended_logins([login], context).await;
+    }
+    RefreshRefusal::Spent
 }
 
 /// Exchanges a refresh token for new tokens.
@@ -185,31 +232,7 @@ async fn refresh_login(
             let refresh_ends_at = ends_at.min(refreshed_at.saturating_add(limits.idle));
             Ok(IssuedTokens { access_token, expires_at, login, generation, refresh_ends_at })
         }
-        LoginRefresh::Spent if !context.revocations.may_revoke_reused_login(login.split().0) => {
-            log::warn!(
-                "not revoking the tokens of another login whose refresh token was used twice sid={:?}",
-                login.as_str()
-            );
-            Err(refuse(RefreshRefusal::Spent))
-        }
-        LoginRefresh::Spent => {
-            let config = context.config.current();
-            let end = login_tokens_end(context.clock.now(), &config);
-            let revocation = revocation_of_login(&login, config.login_issuer(), end);
-            let source = source.clone();
-            let audit = (&*context.audit, cause_of_reuse(&source));
-            let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
-            if let Err(RevokeError::Broker(_)) = revoked {
-                // The login has ended, so the token's next use would not revoke it.
-                let context = context.clone();
-                actix_rt::spawn(async move {
-                    let audit = (&*context.audit, cause_of_reuse(&source));
-                    let lifetime = context.config.current().login.token_ttl;
-                    revoke_until_stored(&*context.broker, vec![revocation], audit, &context.metrics, lifetime).await;
-                });
-            }
-            Err(refuse(RefreshRefusal::Spent))
-        }
+        LoginRefresh::Spent => Err(refuse(end_reused_login(login, source, context).await)),
         LoginRefresh::Unknown => Err(refuse(RefreshRefusal::Ended)),
     }
 }

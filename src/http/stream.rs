@@ -25,11 +25,11 @@ use crate::{
 /// Query parameter with the first commands, percent-encoded.
 const FIRST_COMMANDS: &str = "cf_connect";
 /// Content type of events.
-pub(super) const EVENT_STREAM: &str = "text/event-stream";
+pub const EVENT_STREAM: &str = "text/event-stream";
 /// Content type of Protobuf.
 const PROTOBUF: &str = "application/octet-stream";
-/// nginx does not buffer a response with this header.
-const NO_BUFFERING: (HeaderName, HeaderValue) =
+/// nginx does not buffer a response with this header: it would collect events before it passes them on.
+pub const NO_BUFFERING: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 /// Neither stored by a cache nor compressed by a proxy, which would hold events back.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-cache, no-store, no-transform, private");
@@ -120,13 +120,16 @@ fn stream_head(content_type: &'static str) -> HttpResponseBuilder {
 /// Checks the page of a request. Unlike a handshake, a GET request of the own page has no Origin; only a browser can send
 /// `Sec-Fetch-Site: same-origin` for a page, and only for one of this host.
 pub(super) fn stream_origin(request: &HttpRequest, context: &HttpContext) -> OriginCheck {
-    let mut sites = request.headers().get_all(SEC_FETCH_SITE);
-    let is_same_origin =
-        matches!((sites.next(), sites.next()), (Some(site), None) if site.as_bytes() == b"same-origin");
     match context.origin_policy.check(request.head()) {
-        OriginCheck::NoOrigin if is_same_origin => OriginCheck::Listed,
+        OriginCheck::NoOrigin if is_same_origin(request) => OriginCheck::Listed,
         check => check,
     }
+}
+
+/// Returns whether a browser says that the page of a request has the origin of the request itself.
+pub(super) fn is_same_origin(request: &HttpRequest) -> bool {
+    let mut sites = request.headers().get_all(SEC_FETCH_SITE);
+    matches!((sites.next(), sites.next()), (Some(site), None) if site.as_bytes() == b"same-origin")
 }
 
 /// Returns the commands in a query string; nothing without the parameter. Public for fuzzing.

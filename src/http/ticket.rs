@@ -7,7 +7,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{AUTHORIZATION, HeaderValue, ORIGIN},
+        header::{AUTHORIZATION, ORIGIN},
     },
     web::Data,
 };
@@ -15,7 +15,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{HttpContext, HttpError, forwarded, request_source::RequestSource};
+use super::{HttpContext, HttpError, forwarded, request_source::RequestSource, stream::is_same_origin};
 use crate::{
     address::ClientAddress,
     audit::{AuditEvent, AuditFields},
@@ -26,10 +26,11 @@ use crate::{
     revocation::TokenIds,
 };
 
+const PATH: &str = "/auth/ticket";
 /// Random bytes of a ticket: too many to guess one.
 const TICKET_BYTES: usize = 32;
 /// Characters of a ticket: [`TICKET_BYTES`] in base64url.
-const TICKET_CHARACTERS: usize = 43;
+const TICKET_CHARACTERS: usize = (TICKET_BYTES * 4).div_ceil(3);
 
 #[derive(Serialize)]
 struct TicketResponse {
@@ -58,7 +59,7 @@ pub(super) async fn issue_ticket(
     let token = credentials::bearer_token(&values).map_err(|_| HttpError::invalid_token(false))?;
     let verified = context.verifications.verify(source.address, || context.verifier.verify(token)).await?;
     let claims = verified.inspect_err(|error| {
-        context.refusals.record_from(Refusal::Token(*error), &source.fields("/auth/ticket"));
+        context.refusals.record_from(Refusal::Token(*error), &source.fields(PATH));
     })?;
     // Tokens without a user are limited per address; otherwise one client could use up the tickets of all of them.
     let rate_key = (&*claims.user, claims.is_anonymous().then_some(source.address));
@@ -69,17 +70,17 @@ pub(super) async fn issue_ticket(
     let ticket = BASE64_URL_SAFE_NO_PAD.encode(random);
     let left = claims.expires_at.saturating_duration_since(context.clock.now());
     let ttl = left.min(context.config.current().auth.ticket_ttl);
-    let stored = format!("{token}{}", ticket_binding(&request, &context));
+    let stored = format!("{token}{}", ticket_binding(&request, origin_of(&request), &context));
     let stored = context.broker.put_ticket(ticket.clone(), Bytes::from(stored), ttl);
     stored.await.map_err(ticket_store_unavailable)?;
-    let fields = AuditFields { user: Some(&*claims.user), ..source.fields("/auth/ticket") };
+    let fields = AuditFields { user: Some(&*claims.user), ..source.fields(PATH) };
     context.audit.record(AuditEvent::TicketIssued, fields);
     Ok(HttpResponse::Ok().json(TicketResponse { ticket, expires_in: ttl.as_secs() }))
 }
 
 /// Returns what is stored behind the token of a ticket: what the connection must have in common with the request for the ticket
 /// (`auth.ticket_bind`). No token has a line break, and neither an address nor a header.
-fn ticket_binding(request: &HttpRequest, context: &HttpContext) -> String {
+fn ticket_binding(request: &HttpRequest, origin: &str, context: &HttpContext) -> String {
     let config = context.config.current();
     let bind = &config.auth.ticket_bind;
     let mut binding = String::new();
@@ -88,10 +89,33 @@ fn ticket_binding(request: &HttpRequest, context: &HttpContext) -> String {
         binding += &format!("\na{}", ClientAddress::from(address));
     }
     if bind.contains(&TicketBinding::Origin) {
-        let origin = request.headers().get(ORIGIN).map_or(b"" as &[u8], HeaderValue::as_bytes);
-        binding += &format!("\no{}", String::from_utf8_lossy(origin));
+        binding += &format!("{BOUND_ORIGIN}{origin}");
     }
     binding
+}
+
+/// Begins the origin of a binding, which is its last part.
+const BOUND_ORIGIN: &str = "\no";
+
+/// Returns the page of a request; empty without one, or if its header is not ASCII, which browsers never send.
+fn origin_of(request: &HttpRequest) -> &str {
+    request.headers().get(ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default()
+}
+
+/// Returns whether a request has in common with that for a ticket what the binding says. A page sends its origin with the request for the
+/// ticket, but an `EventSource` of the hub's own page sends none.
+fn fits_binding(binding: &str, request: &HttpRequest, context: &HttpContext) -> bool {
+    let origin = match binding.rsplit_once(BOUND_ORIGIN) {
+        Some((_, bound))
+            if !request.headers().contains_key(ORIGIN)
+                && is_same_origin(request)
+                && context.origin_policy.is_of_own_page(bound, request.head()) =>
+        {
+            bound
+        }
+        _ => origin_of(request),
+    };
+    binding == ticket_binding(request, origin, context)
 }
 
 /// A ticket whose token is known. It can open a connection until [`Self::use_up`]; dropped, it is good for another attempt.
@@ -154,7 +178,7 @@ pub(super) async fn read_ticket(
     let (address, door, request_id) = (source.address, source.door, source.request.map(str::to_owned));
     let unused = UnusedTicket { id: ticket.to_owned(), address, door, request: request_id };
     let (token, binding) = stored.split_at(stored.find('\n').unwrap_or(stored.len()));
-    if binding != ticket_binding(request, context) {
+    if !fits_binding(binding, request, context) {
         unused.use_up(None, context).await?;
         return Ok(None);
     }

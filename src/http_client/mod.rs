@@ -31,7 +31,7 @@ use tokio_rustls::TlsConnector;
 
 pub(crate) use self::{
     keep_alive::KeepAliveClient,
-    url::{HttpUrl, UrlError},
+    url::{HttpUrl, SOFTWARE, UrlError},
 };
 
 /// Maximum number of addresses of a name to which the client tries to connect.

@@ -10,6 +10,9 @@ use hyper::{
     http::uri::PathAndQuery,
 };
 
+/// How the hub and its command line name themselves in requests.
+pub(crate) const SOFTWARE: &str = concat!("wardcast/", env!("CARGO_PKG_VERSION"));
+
 /// A URL of http or https, with a host and without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpUrl {
@@ -65,8 +68,7 @@ impl HttpUrl {
         *request.method_mut() = method;
         *request.uri_mut() = self.target.clone().into();
         request.headers_mut().insert(HOST, self.authority.clone());
-        let agent = HeaderValue::from_static(concat!("wardcast/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().insert(USER_AGENT, agent);
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(SOFTWARE));
         request
     }
 }

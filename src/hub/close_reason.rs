@@ -12,6 +12,9 @@ use crate::{
     transport::{ClosePolicy, Outbox, PushError},
 };
 
+/// The reason of the end of a connection without a close of either side.
+pub const CONNECTION_LOST: &str = "the connection was lost";
+
 /// A close code with its text, and what happens to the backlog. A plain [`Disconnect`] sends the backlog first,
 /// whatever its code is.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,10 @@ impl CloseReason<'static> {
     pub const EXPIRED: Self = Self { disconnect: &Disconnect::EXPIRED, policy: ClosePolicy::DropBacklog };
     /// The token is revoked. The backlog must not leave any more.
     pub const REVOKED: Self = Self { disconnect: &Disconnect::REVOKED_TOKEN, policy: ClosePolicy::DropBacklog };
+    /// A subscription has ended, and the backlog may have publications of its channel, which must not leave any more. The client connects
+    /// again, without the channel.
+    pub const BACKLOG_OF_ENDED_SUBSCRIPTION: Self =
+        Self { disconnect: &Disconnect::INSUFFICIENT_STATE, policy: ClosePolicy::DropBacklog };
     /// Deliveries have been held for too long. What was queued before must not leave: the token may be revoked.
     pub const HELD: Self = Self { disconnect: &Disconnect::INTERNAL, policy: ClosePolicy::DropBacklog };
     /// The client does not read, so a close frame would not reach it either.

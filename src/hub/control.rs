@@ -5,13 +5,13 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::{sync::OwnedSemaphorePermit, task::yield_now, time::sleep};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     CloseReason, Hub, ServerApiSubscription, SessionControl, SessionKey,
     fanout::MAX_RUN,
     liveness::HubSession,
-    paced_queue::{AT_ONCE, PACE_INTERVAL, PacedQueue},
+    paced_queue::{AT_ONCE, PacedQueue, continue_after_others},
 };
 use crate::{
     broker::{Control, ControlAction},
@@ -108,10 +108,7 @@ impl Hub {
         }
         self.paced_controls.is_running = !self.paced_controls.sessions.is_empty();
         if self.paced_controls.is_running {
-            let pause = !self.paced_controls.sessions.is_due(now);
-            let others = async move { if pause { sleep(PACE_INTERVAL).await } else { yield_now().await } };
-            let others = actix::fut::wrap_future::<_, Self>(others);
-            ctx.spawn(others.map(|(), hub, ctx| hub.run_paced_controls(ctx)));
+            continue_after_others(ctx, self.paced_controls.sessions.is_due(now), Self::run_paced_controls);
         }
     }
 

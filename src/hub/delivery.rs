@@ -13,7 +13,7 @@ use super::{
     subscription::{DeliveryOptions, DeltaState},
 };
 use crate::{
-    broker::PresenceEvent,
+    broker::{ChannelTop, PresenceEvent},
     channel::Channel,
     clock::WallTime,
     position::Position,
@@ -135,6 +135,11 @@ impl Delivery {
 
     pub(super) fn position(&self) -> Option<Position> {
         self.publication().and_then(|publication| publication.position)
+    }
+
+    /// Returns its position and its time; `None` if it has no position.
+    pub(super) fn top(&self) -> Option<ChannelTop> {
+        self.position().map(|position| ChannelTop { position, time: Some(self.time()) })
     }
 
     /// Returns when it was published.

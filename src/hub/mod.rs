@@ -42,7 +42,7 @@ use actix::prelude::*;
 use self::{
     control::PacedControls,
     fanout::Fanout,
-    gap::{GapReads, HeldBytes, PositionPoller},
+    gap::{GapReads, HeldBytes, PositionPoller, Verifications},
     liveness::{ClosingWaves, HubSession, Liveness},
     pacing::{PaceLimits, Paces},
     presence::PresenceLifetime,
@@ -68,7 +68,7 @@ use crate::{
 
 pub use api_grants::ApiGrants;
 pub use broker_subscriptions::BrokerSubscriptions;
-pub use close_reason::{CloseReason, record_close};
+pub use close_reason::{CONNECTION_LOST, CloseReason, record_close};
 pub use control::ForceUnsubscribe;
 pub use hubs::Hubs;
 pub use messages::{
@@ -102,6 +102,7 @@ pub struct Hub {
     position_poller: PositionPoller,
     presence_lifetime: PresenceLifetime,
     gap_reads: GapReads,
+    verifications: Verifications,
     held_bytes: HeldBytes,
     revocations: Arc<Revocations>,
     revoked: RevokedSessions,
@@ -172,6 +173,7 @@ impl Hub {
             position_poller: PositionPoller::new(config.server.position_check_interval, Instant::now()),
             presence_lifetime: PresenceLifetime::new(config.broker.presence_ttl),
             gap_reads: GapReads::default(),
+            verifications: Verifications::default(),
             held_bytes: HeldBytes::new(config.limits.hub_queue_bytes / 4),
             write_gate: WriteGate::install(hubs.revocations().clone(), clock.now()),
             revocations: hubs.revocations().clone(),
@@ -195,7 +197,7 @@ impl Hub {
         self.trace_session(key, TraceEventKind::Disconnected, None, |event| {
             let cause = self.registry.session(key).and_then(|session| session.outbox.close_cause());
             event.code = cause.as_ref().and_then(|cause| cause.code).map(u32::from);
-            event.reason = Some(cause.map_or("the connection was lost".to_owned(), |cause| cause.reason.into()));
+            event.reason = Some(cause.map_or(CONNECTION_LOST.to_owned(), |cause| cause.reason.into()));
         });
         let user = self.registry.user(key).cloned();
         self.renewers.remove(key);

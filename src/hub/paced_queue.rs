@@ -7,12 +7,27 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix::prelude::*;
+use tokio::{task::yield_now, time::sleep};
+
+use super::Hub;
+
 /// Time over which many sessions have their turn. The last one is closed within a second of the end of its token.
 const SPREAD: Duration = Duration::from_millis(500);
 /// How many sessions have their turn at once.
 pub(super) const AT_ONCE: usize = 32;
 /// How long the hub leaves the thread to others when no turn has come.
 pub(super) const PACE_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Continues the work of a hub with `next` after the other tasks of the thread have run, or a little later if no turn has come.
+pub(super) fn continue_after_others(
+    ctx: &mut Context<Hub>,
+    is_due: bool,
+    next: impl FnOnce(&mut Hub, &mut Context<Hub>) + 'static,
+) {
+    let others = async move { if is_due { yield_now().await } else { sleep(PACE_INTERVAL).await } };
+    ctx.spawn(actix::fut::wrap_future::<_, Hub>(others).map(|(), hub, ctx| next(hub, ctx)));
+}
 
 /// The entries that wait for their turn, first in, first out.
 pub(super) struct PacedQueue<T> {

@@ -110,7 +110,7 @@ struct PacedChannel {
 
 /// The decision about a delivery of a paced channel.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::hub) enum Admission {
+pub(in crate::hub) enum PaceDecision {
     /// It is sent at once.
     SendNow,
     /// It waits.
@@ -131,12 +131,12 @@ impl PacedChannels {
     }
 
     /// Decides about a delivery of a channel with this interval, and keeps it if it waits.
-    pub(in crate::hub) fn admit(&mut self, delivery: &Arc<Delivery>, interval: Duration, now: Instant) -> Admission {
+    pub(in crate::hub) fn admit(&mut self, delivery: &Arc<Delivery>, interval: Duration, now: Instant) -> PaceDecision {
         let channel = delivery.channel();
         let Some(paced) = self.channels.get_mut(channel) else {
             self.channels.insert(channel.clone(), PacedChannel::default());
             self.schedule(channel.clone(), interval, now + interval);
-            return Admission::SendNow;
+            return PaceDecision::SendNow;
         };
         paced.waiting.push(delivery.clone());
         paced.waiting_bytes += delivery.cost_bytes();
@@ -145,10 +145,10 @@ impl PacedChannels {
             || paced.waiting_bytes >= self.limits.bytes
             || self.waiting_bytes >= self.limits.total_bytes;
         if !is_full || paced.is_batch_queued {
-            return Admission::Waits;
+            return PaceDecision::Waits;
         }
         paced.is_batch_queued = true;
-        Admission::SendEarly(paced.waiting_bytes)
+        PaceDecision::SendEarly(paced.waiting_bytes)
     }
 
     fn schedule(&mut self, channel: Channel, interval: Duration, at: Instant) {
@@ -226,23 +226,23 @@ mod tests {
         let (mut paced, start) = (channels(100), Instant::now());
         let at = |intervals: u32| start + INTERVAL * intervals;
         let news = delivery("news");
-        assert_eq!(paced.admit(&news, INTERVAL, at(0)), Admission::SendNow);
+        assert_eq!(paced.admit(&news, INTERVAL, at(0)), PaceDecision::SendNow);
         assert_eq!(
             paced.admit(&delivery("other"), INTERVAL, at(0)),
-            Admission::SendNow,
+            PaceDecision::SendNow,
             "channels wait for themselves"
         );
-        assert_eq!(paced.admit(&news, INTERVAL, at(0)), Admission::Waits);
+        assert_eq!(paced.admit(&news, INTERVAL, at(0)), PaceDecision::Waits);
         assert_eq!(paced.next_due(), Some(at(1)));
         assert_eq!(paced.take_due(at(1)), [(news.channel().clone(), news.cost_bytes())]);
         assert_eq!(paced.take(news.channel()).len(), 1);
         // The batch begins the next interval.
-        assert_eq!(paced.admit(&news, INTERVAL, at(1)), Admission::Waits);
+        assert_eq!(paced.admit(&news, INTERVAL, at(1)), PaceDecision::Waits);
         assert_eq!(paced.take_due(at(2)).len(), 1);
         paced.take(news.channel());
         assert_eq!((paced.take_due(at(3)).len(), paced.next_due()), (0, None));
         assert!(paced.channels.is_empty() && paced.due.is_empty());
-        assert_eq!(paced.admit(&news, INTERVAL, at(3)), Admission::SendNow);
+        assert_eq!(paced.admit(&news, INTERVAL, at(3)), PaceDecision::SendNow);
     }
 
     #[test]
@@ -266,8 +266,11 @@ mod tests {
         ] {
             let mut paced = PacedChannels::new(limits);
             let admit = |paced: &mut PacedChannels| paced.admit(&news, INTERVAL, now);
-            assert_eq!((admit(&mut paced), admit(&mut paced)), (Admission::SendNow, Admission::Waits));
-            assert_eq!((admit(&mut paced), admit(&mut paced)), (Admission::SendEarly(2 * bytes), Admission::Waits));
+            assert_eq!((admit(&mut paced), admit(&mut paced)), (PaceDecision::SendNow, PaceDecision::Waits));
+            assert_eq!(
+                (admit(&mut paced), admit(&mut paced)),
+                (PaceDecision::SendEarly(2 * bytes), PaceDecision::Waits)
+            );
             assert_eq!(paced.take_due(now + INTERVAL), [], "its batch is queued already");
             assert_eq!((paced.take(news.channel()).len(), paced.waiting_bytes), (3, 0));
         }

@@ -12,6 +12,8 @@ use crate::{
     transport::CloseCause,
 };
 
+/// The reason of a subscription's end for which its client has asked.
+pub(super) const UNSUBSCRIBED_BY_CLIENT: &str = "unsubscribed by the client";
 /// Maximum length of an error's text that is kept.
 const MAX_REASON_CHARS: usize = 200;
 

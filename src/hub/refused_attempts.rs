@@ -1,7 +1,7 @@
-//! The clients that were refused last when they presented a token, so that the server API can explain why a user receives nothing who
-//! is not connected. Two tables of limited size for an instance: names that a key has signed, and names that anyone may have written
-//! into a token. Names of the second table displace none of the first, and a client that tries again and again displaces no other.
-//! Deliveries do not use the tables.
+//! The clients that were refused last when they presented a token, so that the server API can explain why a user who is not
+//! connected receives nothing. Two tables of limited size for an instance: names that a key has signed, and names that anyone
+//! may have written into a token. Names of the second table displace none of the first, and a client that tries again and again
+//! displaces no other. Deliveries do not use the tables.
 
 use std::{borrow::Cow, num::NonZeroUsize, sync::Arc};
 

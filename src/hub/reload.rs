@@ -4,12 +4,11 @@
 use std::{sync::Arc, time::Instant};
 
 use actix::prelude::*;
-use tokio::{task::yield_now, time::sleep};
 
 use super::{
     Hub, HubLimits, SessionControl, SessionKey,
     fanout::MAX_RUN,
-    paced_queue::{PACE_INTERVAL, PacedQueue},
+    paced_queue::{PacedQueue, continue_after_others},
     pacing::{PaceLimits, Paces},
 };
 use crate::config::Config;
@@ -63,10 +62,7 @@ impl Hub {
         }
         self.rules_checks.is_running = !self.rules_checks.waiting.is_empty();
         if self.rules_checks.is_running {
-            let pause = !self.rules_checks.waiting.is_due(now);
-            let others = async move { if pause { sleep(PACE_INTERVAL).await } else { yield_now().await } };
-            let others = actix::fut::wrap_future::<_, Self>(others);
-            ctx.spawn(others.map(|(), hub, ctx| hub.tell_next_of_rules(ctx)));
+            continue_after_others(ctx, self.rules_checks.waiting.is_due(now), Self::tell_next_of_rules);
         }
     }
 }

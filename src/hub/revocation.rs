@@ -9,12 +9,12 @@ use std::{
 };
 
 use actix::{fut::LocalBoxActorFuture, prelude::*};
-use tokio::{sync::oneshot, task::yield_now, time::sleep};
+use tokio::sync::oneshot;
 
 use super::{
     CloseReason, Hub, SessionKey, SubscriptionSource,
     fanout::{DrainQueue, MAX_RUN},
-    paced_queue::{PACE_INTERVAL, PacedQueue},
+    paced_queue::{PacedQueue, continue_after_others},
 };
 use crate::{
     channel::Channel,
@@ -79,8 +79,9 @@ impl Hub {
     /// Has the deliveries held, if this process has been frozen: revocations may wait in its sockets, and publications that
     /// came before them in its queues. The last tick tells: there is one every 100 ms.
     pub(super) fn hold_after_freeze(&self, now: Instant) {
-        if now.saturating_duration_since(self.liveness.last_tick_at()) > FROZEN_AFTER {
-            self.broker_subscriptions.broker().confirm_revocations();
+        let frozen_for = now.saturating_duration_since(self.liveness.last_tick_at());
+        if frozen_for > FROZEN_AFTER {
+            self.broker_subscriptions.broker().confirm_revocations(frozen_for);
         }
     }
 
@@ -252,10 +253,7 @@ impl Hub {
         }
         self.revoked.is_running = !self.revoked.is_done();
         if self.revoked.is_running {
-            let pause = !self.revoked.has_work_now(now);
-            let others = async move { if pause { sleep(PACE_INTERVAL).await } else { yield_now().await } };
-            let others = actix::fut::wrap_future::<_, Self>(others);
-            ctx.spawn(others.map(|(), hub, ctx| hub.run_revocations_once(ctx)));
+            continue_after_others(ctx, self.revoked.has_work_now(now), Self::run_revocations_once);
         } else {
             // An error means that the caller has stopped waiting.
             self.revoked.waiting.drain(..).for_each(|waiting| _ = waiting.send(()));

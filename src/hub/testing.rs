@@ -22,7 +22,7 @@ use crate::{
     metrics::Metrics,
     protocol::Format,
     revocation::{Revocations, TokenIdentity},
-    transport::{Outbox, TransportLimits},
+    transport::{Outbox, Socket, TransportLimits},
 };
 
 /// Runs the hub's periodic work so many times, without waiting for the time to pass.
@@ -68,10 +68,19 @@ impl TestSession {
 
     /// Registers a session of a user.
     pub(super) async fn connect_as(user: &str, hub: &Addr<Hub>) -> Self {
+        Self::connect_over(user, hub, |socket| socket).await
+    }
+
+    /// Registers a session of a user on a socket that `wrap` makes of its end of the connection.
+    pub(super) async fn connect_over<S: Socket>(
+        user: &str,
+        hub: &Addr<Hub>,
+        wrap: impl FnOnce(TcpStream) -> S,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let outbox = Outbox::new(server, &TransportLimits::from(&Config::default())).unwrap();
+        let outbox = Outbox::new(wrap(server), &TransportLimits::from(&Config::default())).unwrap();
         let (key, id) = (SessionKey::unique(), Uuid::new_v4());
         let register = Register {
             key,
@@ -133,7 +142,12 @@ pub(super) fn test_hubs_at(clock: &Clock) -> Arc<Hubs> {
 
 /// Starts a hub with the default configuration on this thread, and makes it one of `hubs`.
 pub(super) fn start_hub(hubs: &Hubs, broker: SharedBroker) -> Addr<Hub> {
+    start_hub_at(&Clock::default(), hubs, broker)
+}
+
+/// Starts a hub as [`start_hub`] does, with this clock.
+pub(super) fn start_hub_at(clock: &Clock, hubs: &Hubs, broker: SharedBroker) -> Addr<Hub> {
     let subscriptions = BrokerSubscriptions::new(broker, Duration::ZERO);
     let metrics = Arc::new(Metrics::default());
-    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), Clock::default(), metrics, None)
+    Hub::start_on_this_thread(hubs, subscriptions, &Config::default(), clock.clone(), metrics, None)
 }

@@ -2,6 +2,7 @@
 //! nothing is kept up to date for a scrape that may never come.
 
 use super::{Metrics, QueueLabel};
+use crate::text_enum::text_enum;
 
 /// Maximum controls that wait for hubs. Above it they are refused, so that a flood of them does not fill the memory.
 pub const MAX_QUEUED_CONTROLS: usize = 1024;
@@ -10,46 +11,36 @@ pub const MAX_BROKER_COMMANDS: usize = 16_384;
 /// Maximum concurrent surveys of an instance, beside rounds of revocations.
 pub const MAX_SURVEYS: usize = 16;
 
-/// A queue, or another bounded store of work that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
-    /// Publications, joins and leaves that wait for a hub, in bytes; of the hub that has the most (`limits.hub_queue_bytes`).
-    Deliveries,
-    /// Controls of the server API that not every hub has applied ([`MAX_QUEUED_CONTROLS`]).
-    Controls,
-    /// Bytes for clients whose sockets are full, of all connections whose hubs answer; each has a limit of its own (`limits.outbox_bytes`).
-    Outboxes,
-    /// Clients that wait for the verification of their tokens, on all workers (`limits.verification_queue`).
-    Verifications,
-    /// Calls that wait for their turn at a hook, of all hooks (`hooks.waiting`, each).
-    Hooks,
-    /// Reports of sessions that are not in the outbox of events yet (`hooks.events.queue`).
-    HookEvents,
-    /// Lines of the audit log that are not written yet (`audit.queue`).
-    AuditLines,
-    /// Passwords that are being hashed (`login.concurrency`).
-    PasswordHashes,
-    /// Commands that wait for Redis or its answer, on the server for which most wait ([`MAX_BROKER_COMMANDS`], and their bytes).
-    BrokerCommands,
-    /// Surveys of all nodes that are running ([`MAX_SURVEYS`]).
-    Surveys,
+text_enum! {
+    /// A queue, or another bounded store of work that waits.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Queue {
+        /// Returns its name in the label `queue`.
+        fn name;
+        /// Publications, joins and leaves that wait for a hub, in bytes; of the hub that has the most (`limits.hub_queue_bytes`).
+        Deliveries = "deliveries";
+        /// Controls of the server API that not every hub has applied ([`MAX_QUEUED_CONTROLS`]).
+        Controls = "controls";
+        /// Bytes for clients whose sockets are full, of all connections whose hubs answer; each has a limit of its own (`limits.outbox_bytes`).
+        Outboxes = "outboxes";
+        /// Clients that wait for the verification of their tokens, on all workers (`limits.verification_queue`).
+        Verifications = "verifications";
+        /// Calls that wait for their turn at a hook, of all hooks (`hooks.waiting`, each).
+        Hooks = "hooks";
+        /// Reports of sessions that are not in the outbox of events yet (`hooks.events.queue`).
+        HookEvents = "hook_events";
+        /// Lines of the audit log that are not written yet (`audit.queue`).
+        AuditLines = "audit_lines";
+        /// Passwords that are being hashed (`login.concurrency`).
+        PasswordHashes = "password_hashes";
+        /// Commands that wait for Redis or its answer, on the server for which most wait ([`MAX_BROKER_COMMANDS`], and their bytes).
+        BrokerCommands = "broker_commands";
+        /// Surveys of all nodes that are running ([`MAX_SURVEYS`]).
+        Surveys = "surveys";
+    }
 }
 
 impl Queue {
-    /// All queues, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
-        Self::Deliveries,
-        Self::Controls,
-        Self::Outboxes,
-        Self::Verifications,
-        Self::Hooks,
-        Self::HookEvents,
-        Self::AuditLines,
-        Self::PasswordHashes,
-        Self::BrokerCommands,
-        Self::Surveys,
-    ];
-
     /// Returns the maximum number of its entries if no option sets it.
     pub fn fixed_limit(self) -> Option<usize> {
         match self {
@@ -63,22 +54,6 @@ impl Queue {
             | Self::HookEvents
             | Self::AuditLines
             | Self::PasswordHashes => None,
-        }
-    }
-
-    /// Returns its name in the label `queue`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Deliveries => "deliveries",
-            Self::Controls => "controls",
-            Self::Outboxes => "outboxes",
-            Self::Verifications => "verifications",
-            Self::Hooks => "hooks",
-            Self::HookEvents => "hook_events",
-            Self::AuditLines => "audit_lines",
-            Self::PasswordHashes => "password_hashes",
-            Self::BrokerCommands => "broker_commands",
-            Self::Surveys => "surveys",
         }
     }
 }

@@ -8,33 +8,43 @@ use crate::deflate::{self, DeflateOptions};
 /// Maximum payload of a control frame (RFC 6455 §5.5).
 pub const MAX_CONTROL_BYTES: usize = 125;
 
+/// Opcodes, in the low four bits of a frame's first byte (RFC 6455 §5.2).
+pub const CONTINUATION: u8 = 0x0;
+/// Opcode of text.
+pub const TEXT: u8 = 0x1;
+/// Opcode of binary data.
+pub const BINARY: u8 = 0x2;
+/// Opcode of a close frame, the first of those of control frames.
+pub const CLOSE: u8 = 0x8;
+/// Opcode of a ping.
+pub const PING: u8 = 0x9;
+/// Opcode of a pong.
+pub const PONG: u8 = 0xa;
+/// FIN, in a frame's first byte: the frame ends its message.
+pub const FINAL: u8 = 0x80;
+/// RSV1, in a frame's first byte: the message is compressed (RFC 7692 §6).
+pub const COMPRESSED: u8 = 0x40;
+
 /// A WebSocket ping without payload. Browsers answer it automatically.
-pub const NATIVE_PING: Bytes = Bytes::from_static(&[0x89, 0]);
+pub const NATIVE_PING: Bytes = Bytes::from_static(&[FINAL | PING, 0]);
 
 /// The ping of SDK sessions in JSON: the empty reply `{}` in a text frame.
-pub const JSON_PING: Bytes = Bytes::from_static(&[0x81, 2, b'{', b'}']);
+pub const JSON_PING: Bytes = Bytes::from_static(&[FINAL | TEXT, 2, b'{', b'}']);
 
 /// The ping of SDK sessions in Protobuf: an empty message in a binary frame.
-pub const PROTOBUF_PING: Bytes = Bytes::from_static(&[0x82, 1, 0]);
+pub const PROTOBUF_PING: Bytes = Bytes::from_static(&[FINAL | BINARY, 1, 0]);
 
 /// A comment of a `text/event-stream`, which clients ignore.
 pub const EVENT_COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
-const TEXT: u8 = 0x81;
-const BINARY: u8 = 0x82;
-const CLOSE: u8 = 0x88;
-/// RSV1: the message is compressed (RFC 7692 §6).
-const COMPRESSED: u8 = 0x40;
-const PONG: u8 = 0x8a;
-
 /// Encodes a text message in one frame.
 pub fn encode_text(payload: &[u8]) -> Bytes {
-    encode(TEXT, payload)
+    encode(FINAL | TEXT, payload)
 }
 
 /// Encodes a binary message in one frame.
 pub fn encode_binary(payload: &[u8]) -> Bytes {
-    encode(BINARY, payload)
+    encode(FINAL | BINARY, payload)
 }
 
 /// Compresses messages that [`encode_text`] or [`encode_binary`] has encoded, a frame each, one behind the other. A frame stays as it
@@ -82,18 +92,18 @@ fn compress_frame(frame: &Bytes, options: DeflateOptions) -> Bytes {
 
 /// Encodes the pong to a ping with this payload. A payload over [`MAX_CONTROL_BYTES`], which the reader refuses, is cut.
 pub fn encode_pong(payload: &[u8]) -> Bytes {
-    encode(PONG, &payload[..payload.len().min(MAX_CONTROL_BYTES)])
+    encode(FINAL | PONG, &payload[..payload.len().min(MAX_CONTROL_BYTES)])
 }
 
 /// Encodes a close frame. Without a code, as in the answer to a close frame that has none, it is empty. A reason over 123
 /// bytes is cut at a character boundary, since a longer one would make the frame invalid.
 pub fn encode_close(code: Option<u16>, reason: &str) -> Bytes {
-    let Some(code) = code else { return encode(CLOSE, &[]) };
+    let Some(code) = code else { return encode(FINAL | CLOSE, &[]) };
     let mut payload = code.to_be_bytes().to_vec();
     let fits =
         (0..=reason.len().min(MAX_CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
     payload.extend_from_slice(&reason.as_bytes()[..fits]);
-    encode(CLOSE, &payload)
+    encode(FINAL | CLOSE, &payload)
 }
 
 /// Encodes a line of text as an event.
@@ -142,7 +152,7 @@ mod tests {
         for length in [100, 125, 126, 65_535, 65_536] {
             let plain = encode_text(&vec![b'x'; length]);
             let frame = compress(&plain, options);
-            assert!(frame.len() < 200 && frame[0] == TEXT | COMPRESSED, "{length}: {} bytes", frame.len());
+            assert!(frame.len() < 200 && frame[0] == FINAL | TEXT | COMPRESSED, "{length}: {} bytes", frame.len());
             assert_eq!(usize::from(frame[1]), frame.len() - 2);
             assert_eq!(deflate::inflate(&frame[2..], length).unwrap(), plain[plain.len() - length..]);
         }
@@ -150,7 +160,7 @@ mod tests {
             let outside = encode_binary(&vec![b'x'; length]);
             assert_eq!(compress(&outside, options), outside);
         }
-        assert_eq!(compress(&encode_binary(&[b'x'; 100]), options)[0], BINARY | COMPRESSED);
+        assert_eq!(compress(&encode_binary(&[b'x'; 100]), options)[0], FINAL | BINARY | COMPRESSED);
         let mut random = [0; 1000];
         getrandom::fill(&mut random).unwrap();
         let random = encode_binary(&random);

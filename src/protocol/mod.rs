@@ -9,6 +9,7 @@ mod encode;
 mod error;
 mod format;
 pub mod frame;
+mod frame_rule;
 mod push;
 mod reply;
 
@@ -28,6 +29,7 @@ pub use disconnect::{Disconnect, UnsubscribeCode};
 pub use encode::json::{encode_history_result, encode_presence_result, part_of, to_single_line};
 pub use error::{BinaryChannel, DisabledOption, ErrorCode, ExceededLimit, WireError};
 pub use format::Format;
+pub use frame_rule::FrameRule;
 pub use push::{PublicationPush, Push, PushData};
 pub use reply::{ConnectResult, Expiry, HistoryResult, PresenceStats, RefreshResult, Reply, SubscribeResult};
 

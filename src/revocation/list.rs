@@ -244,6 +244,16 @@ impl RevocationList {
         self.revocations_of(user, token, now).find(|revocation| revocation.target == *target)
     }
 
+    /// Returns the revocation that means a token for the longest time.
+    pub fn longest_entry<'a>(&'a self, user: &str, token: &'a TokenIdentity, now: WallTime) -> Option<&'a Revocation> {
+        self.revocations_of(user, token, now).max_by_key(|revocation| revocation.expires_at)
+    }
+
+    /// Returns the revocation of this target, if it has not expired.
+    pub fn find(&self, target: &RevocationTarget, now: WallTime) -> Option<&Revocation> {
+        self.get(target.fingerprint()).filter(|entry| now < entry.expires_at)
+    }
+
     /// Returns the earliest time at which a token like this one may be issued without being revoked by an id that it has, or as one
     /// of its user; `None` if it may be now, and [`NEVER`] if it may not before a revocation has expired.
     pub fn revoked_until(&self, user: &str, token: &TokenIdentity, now: WallTime) -> Option<WallTime> {

@@ -42,8 +42,8 @@ fn scoped(name: Fingerprint, issuer: u32) -> Fingerprint {
     NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }
 
-/// Returns a number for an `iss`; 0 for none. Two issuers have the same number once in four billion pairs, which nobody can
-/// choose; then a revocation of a `jti` means the same `jti` of the other.
+/// Returns a number for an `iss`; 0 for none. One in four billion pairs of issuers has the same number, and no issuer can choose its own;
+/// a revocation of a `jti` then also means the same `jti` of the other issuer.
 fn issuer_number(issuer: &str) -> u32 {
     if issuer.is_empty() { 0 } else { (FINGERPRINT_KEY.hash_one(issuer) as u32).max(1) }
 }

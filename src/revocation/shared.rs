@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +35,8 @@ pub struct Revocations {
     /// Twice the version of the list, and 1 while deliveries are held.
     state: AtomicU64,
     released: Notify,
+    /// Whether the list is not still that of a new instance, which may lack all revocations.
+    is_loaded: AtomicBool,
     /// When the first key ends, in milliseconds since the epoch.
     next_key_end: AtomicI64,
     /// The latest time that the wall clock has shown since it was set back, in milliseconds since the epoch.
@@ -105,24 +108,33 @@ impl Revocations {
     fn with(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let tokens_expire = config.auth.required_claims.contains(&RequiredClaim::Exp);
         let logouts = config.limits.logouts_per_user;
-        let window = if tokens_expire { config.auth.max_ttl } else { LOGOUT_WINDOW };
+        // A token may have an `iat` that is ahead by `auth.clock_skew`, and live for as much longer than `auth.max_ttl` from then on.
+        let longest_lifetime = config.auth.max_ttl.saturating_add(config.auth.clock_skew.saturating_mul(2));
+        let window = if tokens_expire { longest_lifetime } else { LOGOUT_WINDOW };
         Self {
             list: RwLock::new(RevocationList::new(config.limits.revocations)),
             state: AtomicU64::new(RevocationState::INITIAL.0),
             released: Notify::new(),
+            is_loaded: AtomicBool::new(true),
             next_key_end: AtomicI64::new(NEVER.unix_millis()),
             latest_time: AtomicI64::new(clock.now().unix_millis()),
             max_entries: config.limits.revocations,
             logouts: KeyedRateLimiter::with_interval(window / logouts.max(1), logouts),
-            default_lifetime: tokens_expire.then_some(config.auth.max_ttl),
+            default_lifetime: tokens_expire.then_some(longest_lifetime),
             clock,
             metrics,
         }
     }
 
-    /// Returns when every token that is valid now has expired: `auth.max_ttl` from now, or never if tokens need no `exp`.
+    /// Returns when every token that exists now has expired: `auth.max_ttl` and twice `auth.clock_skew` from now, or never if tokens
+    /// need no `exp`.
     pub fn default_expiry(&self) -> WallTime {
-        self.default_lifetime.map_or(WallTime::LATEST_DATE, |lifetime| self.clock.now().saturating_add(lifetime))
+        self.expiry_of_tokens_until(self.clock.now())
+    }
+
+    /// Returns when every token has expired that exists at a time.
+    fn expiry_of_tokens_until(&self, time: WallTime) -> WallTime {
+        self.default_lifetime.map_or(WallTime::LATEST_DATE, |lifetime| time.saturating_add(lifetime))
     }
 
     /// Returns `limits.revocations`.
@@ -132,7 +144,7 @@ impl Revocations {
 
     /// Returns the time before which every token was issued that exists now. `iat` counts whole seconds.
     pub fn issued_until_now(&self) -> WallTime {
-        WallTime::from_unix_seconds(self.clock.now().unix_seconds().saturating_add(1))
+        after_second_of(self.clock.now())
     }
 
     /// Returns the date and time by which revocations expire.
@@ -140,12 +152,14 @@ impl Revocations {
         self.clock.now()
     }
 
-    /// Returns the revocation by which a logout ends the tokens of `target`, one of which expires at `token_end`.
+    /// Returns the revocation by which a logout ends the tokens of `target`, one of which expires at `token_end`. The other parameters are
+    /// those of [`Self::limit_per_user`].
     pub fn of_logout(
         &self,
         user: &str,
         target: RevocationTarget,
         token_end: WallTime,
+        latest_issue: RangeInclusive<WallTime>,
         issue_times: IssueTimes,
     ) -> Revocation {
         let expires_at = match target {
@@ -154,7 +168,7 @@ impl Revocations {
             _ => token_end.max(self.default_expiry()),
         };
         let revocation = Revocation::of_all(target, expires_at);
-        self.limit_per_user(user, revocation, issue_times)
+        self.limit_per_user(user, revocation, latest_issue, issue_times)
     }
 
     /// Returns the revocation of one token or session of a user, or what takes its place. A user with more of them than
@@ -162,16 +176,40 @@ impl Revocations {
     /// entry however often. It would mean also newer tokens without `iat`, and lock their user out. So it lasts only as long as the
     /// one that it replaces, and where tokens may have no `iat` it takes its place only when the list is half full: until then
     /// others have enough room.
-    pub fn limit_per_user(&self, user: &str, revocation: Revocation, issue_times: IssueTimes) -> Revocation {
-        if user.is_empty() || self.logouts.charge(user).is_ok() {
-            return revocation;
-        }
-        if issue_times == IssueTimes::Unknown && self.list.read().len() < self.max_entries / 2 {
+    ///
+    /// The latest of the tokens was issued at a time in `latest_issue`. A repetition counts no second time, and means no newer tokens: the list
+    /// has the revocation, or what has taken its place.
+    pub fn limit_per_user(
+        &self,
+        user: &str,
+        revocation: Revocation,
+        latest_issue: RangeInclusive<WallTime>,
+        issue_times: IssueTimes,
+    ) -> Revocation {
+        if user.is_empty() {
             return revocation;
         }
         let scope = revocation.target.issuer().map_or(IssuerScope::Any, |issuer| IssuerScope::Only(issuer.to_owned()));
-        let target = RevocationTarget::User(user.to_owned(), scope);
-        Revocation { target, issued_before: self.issued_until_now(), expires_at: revocation.expires_at }
+        let all_of_user = RevocationTarget::User(user.to_owned(), scope);
+        let (first, last) = latest_issue.into_inner();
+        let now = self.clock.now();
+        let is_crowded = {
+            let list = self.list.read();
+            if list.find(&revocation.target, now).is_some() {
+                return revocation;
+            }
+            let end = revocation.expires_at.min(self.expiry_of_tokens_until(last));
+            let is_included = |known: &&Revocation| first < known.issued_before && end <= known.expires_at;
+            if let Some(known) = list.find(&all_of_user, now).filter(is_included) {
+                return known.clone();
+            }
+            list.len() >= self.max_entries / 2
+        };
+        if self.logouts.charge(user).is_ok() || (issue_times == IssueTimes::Unknown && !is_crowded) {
+            return revocation;
+        }
+        let issued_before = after_second_of(last.min(now));
+        Revocation { target: all_of_user, issued_before, expires_at: revocation.expires_at }
     }
 
     /// Returns whether the tokens of a login may be revoked that a newer login of its user has ended. A user who logs in again and
@@ -322,6 +360,11 @@ impl Revocations {
         self.list.read().entry(user, token, target, self.clock.now()).cloned()
     }
 
+    /// Returns the revocation that means a token for the longest time.
+    pub fn longest_entry(&self, user: &str, token: &TokenIdentity) -> Option<Revocation> {
+        self.list.read().longest_entry(user, token, self.clock.now()).cloned()
+    }
+
     /// Returns the earliest time at which a token like this one may be issued without being revoked; `None` if it may be now, and
     /// [`NEVER`] if it may not before a revocation has expired.
     pub fn revoked_until(&self, user: &str, token: &TokenIdentity) -> Option<WallTime> {
@@ -348,6 +391,21 @@ impl Revocations {
         let list = self.list.read();
         let changes = list.changes_since(before.version()).map_or(Changes::Many, Changes::Known);
         (RevocationState(list.version() << 1), changes)
+    }
+
+    /// Notes that the list of a new instance has to be loaded first: until [`Self::note_loaded`], nobody knows which tokens are revoked.
+    pub fn expect_list(&self) {
+        self.is_loaded.store(false, Ordering::Release);
+    }
+
+    /// Notes that the list has been loaded, for the first time or again.
+    pub fn note_loaded(&self) {
+        self.is_loaded.store(true, Ordering::Release);
+    }
+
+    /// Returns whether the list has been loaded since the start.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Acquire)
     }
 
     /// Holds the deliveries of all hubs until [`Self::release`], because the list may lack revocations.
@@ -388,126 +446,10 @@ impl Revocations {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::revocation::TokenIds;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn of_jti(jti: &str, until: WallTime) -> Revocation {
-        Revocation::of_all(RevocationTarget::Token(jti.to_owned(), IssuerScope::Any), until)
-    }
-
-    fn token(jti: &str) -> TokenIdentity {
-        let (issuer, jti, sid) = (None, Some(jti.to_owned()), None);
-        TokenIdentity::new(&TokenIds { issuer, jti, sid }, None)
-    }
-
-    /// As when an instance loads the list, or counts it for Redis, while its clock is ahead.
-    #[test]
-    fn revocations_that_were_loaded_or_counted_while_the_clock_was_ahead_are_in_force_when_it_is_set_back() {
-        let revocations = Revocations::default();
-        let soon = revocations.clock.now().saturating_add(HOUR / 4);
-        revocations.add([of_jti("counted", soon)]).unwrap();
-        revocations.clock.step_forward(HOUR);
-        assert_eq!(revocations.count(), 0);
-        revocations.add([of_jti("loaded", soon)]).unwrap();
-        let are_revoked = || ["counted", "loaded"].map(|jti| revocations.is_revoked("", &token(jti)));
-        assert_eq!((are_revoked(), revocations.entries().len()), ([false; 2], 0));
-        revocations.clock.step_back(HOUR);
-        assert_eq!(are_revoked(), [true; 2]);
-        assert_eq!((revocations.count(), revocations.entries().len()), (2, 2), "Redis may lack them");
-    }
-
-    #[test]
-    fn hubs_check_all_sessions_once_when_the_clock_was_set_back_behind_the_expiry_of_a_revocation() {
-        let revocations = Revocations::default();
-        let (clock, list) = (&revocations.clock, &revocations);
-        let tick = || {
-            let before = list.state();
-            list.note_time(clock.now());
-            let (state, changes) = list.changes_since(before);
-            assert_eq!(state, list.state());
-            changes == Changes::Many
-        };
-        list.add([of_jti("1", clock.now().saturating_add(HOUR / 4))]).unwrap();
-        assert!(!tick());
-        for (by, expected) in [(HOUR / 8, false), (HOUR, true)] {
-            clock.step_forward(by);
-            assert!(!tick());
-            clock.step_back(by);
-            assert_eq!([tick(), tick()], [expected, false], "{by:?}");
-        }
-        // The clock was ahead between two ticks.
-        clock.step_forward(HOUR);
-        list.add([of_jti("2", clock.now().saturating_add(HOUR))]).unwrap();
-        clock.step_back(HOUR);
-        assert_eq!([tick(), tick()], [true, false]);
-    }
-
-    #[test]
-    fn logouts_of_one_user_need_few_entries_however_many_there_are() {
-        let mut config = Config::default();
-        config.limits.logouts_per_user = 10;
-        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
-        let logout = |user: &str, number: u32| {
-            let target = RevocationTarget::Token(number.to_string(), IssuerScope::Only("i".to_owned()));
-            let revocation = revocations.of_logout(user, target, revocations.default_expiry(), IssueTimes::Known);
-            revocations.add([revocation.clone()]).unwrap();
-            revocation.target
-        };
-        for number in 0..10 {
-            assert!(matches!(logout("ann", number), RevocationTarget::Token(..)));
-        }
-        let all_of_ann = RevocationTarget::User("ann".to_owned(), IssuerScope::Only("i".to_owned()));
-        assert!((10..1000).all(|number| logout("ann", number) == all_of_ann));
-        assert_eq!(revocations.count(), 11);
-        assert!(matches!(logout("bob", 1000), RevocationTarget::Token(..)), "others log out as before");
-    }
-
-    #[test]
-    fn logouts_by_sid_lock_nobody_out_while_the_list_is_less_than_half_full() {
-        let mut config = Config::default();
-        (config.limits.logouts_per_user, config.limits.revocations) = (2, 10);
-        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
-        let targets: Vec<RevocationTarget> = (0..8)
-            .map(|number| {
-                let target = RevocationTarget::Session(number.to_string(), IssuerScope::Any);
-                let end = revocations.default_expiry();
-                let revocation = revocations.of_logout("ann", target, end, IssueTimes::Unknown);
-                revocations.add([revocation.clone()]).unwrap();
-                revocation.target
-            })
-            .collect();
-        let is_of_session = |target: &RevocationTarget| matches!(target, RevocationTarget::Session(..));
-        assert!(targets[..5].iter().all(is_of_session) && !targets[5..].iter().any(is_of_session), "{targets:?}");
-        assert_eq!(revocations.count(), 6);
-    }
-
-    #[test]
-    fn known_revocation_lasts_longer_beside_one_that_has_no_room() {
-        let mut config = Config::default();
-        config.limits.revocations = 1;
-        let revocations = Revocations::new(&config, Clock::default(), Arc::default());
-        let now = revocations.clock.now();
-        let of = |jti: &str, minutes: u64| {
-            let target = RevocationTarget::Token(jti.to_owned(), IssuerScope::Any);
-            Revocation::of_all(target, now.saturating_add(Duration::from_secs(60 * minutes)))
-        };
-        assert_eq!(revocations.add([of("1", 1)]), Ok(true));
-        assert_eq!(revocations.add([of("2", 1), of("1", 2)]), Err(ListFull));
-        assert_eq!(revocations.entries(), [of("1", 2)]);
-    }
-
-    #[test]
-    fn logout_revokes_a_session_until_all_of_its_tokens_have_expired() {
-        let revocations = Revocations::default();
-        let soon = WallTime::from_unix_seconds(revocations.clock.now().unix_seconds() + 60);
-        let end = |target: fn(String, IssuerScope) -> RevocationTarget| {
-            revocations.of_logout("ann", target("1".to_owned(), IssuerScope::Any), soon, IssueTimes::Known).expires_at
-        };
-        assert_eq!(end(RevocationTarget::Token), soon);
-        assert!(end(RevocationTarget::Session) > soon);
-    }
+/// Returns the time before which every token was issued that was issued until a time: `iat` counts whole seconds.
+fn after_second_of(time: WallTime) -> WallTime {
+    WallTime::from_unix_seconds(time.unix_seconds().saturating_add(1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,13 @@
 //! authorities can be replaced while the server runs.
 
 use std::{
+    cell::Cell,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,6 +25,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::{
     certificate::{self, CertificateError},
+    clock::{Clock, MonotonicTime},
     config::InternalTlsConfig,
 };
 
@@ -30,6 +36,8 @@ pub(super) struct ClientCertificates {
     names: Vec<ServerName<'static>>,
     accepts_any_name: bool,
     current: ArcSwap<CurrentVerifier>,
+    /// Counts the reloads.
+    generation: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -43,18 +51,56 @@ impl ClientCertificates {
         let names = tls.client_names.iter().filter_map(|name| ServerName::try_from(name.clone()).ok()).collect();
         // Not of the names that can be read: without any of them no client is let in.
         let accepts_any_name = tls.client_names.is_empty();
-        Ok(Some(Arc::new(Self { ca, names, accepts_any_name, current })))
+        Ok(Some(Arc::new(Self { ca, names, accepts_any_name, current, generation: AtomicU64::new(0) })))
     }
 
     /// Reads the file again. Keeps the old authorities if it cannot be used.
     pub(super) fn reload(&self) -> Result<(), CertificateError> {
         self.current.store(Arc::new(read_verifier(&self.ca)?));
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
     fn has_listed_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
         let certificate = ParsedCertificate::try_from(certificate)?;
         Ok(self.accepts_any_name || self.names.iter().any(|name| verify_server_name(&certificate, name).is_ok()))
+    }
+}
+
+/// How long a certificate that was verified is believed without another look: verifying costs a signature.
+const VERIFIED_FOR: Duration = Duration::from_secs(1);
+
+/// What the client of an open connection has shown in its handshake. A connection must not outlive its certificate: that may expire,
+/// and its authority may leave the file.
+pub(super) struct ShownCertificates {
+    clients: Arc<ClientCertificates>,
+    chain: Vec<CertificateDer<'static>>,
+    /// When the chain was verified for the last time, and after how many reloads.
+    verified: Cell<(MonotonicTime, u64)>,
+    clock: Clock,
+}
+
+impl ShownCertificates {
+    pub(super) fn new(clients: Arc<ClientCertificates>, chain: Vec<CertificateDer<'static>>, clock: Clock) -> Self {
+        let verified = Cell::new((clock.monotonic_now(), clients.generation.load(Ordering::Acquire)));
+        Self { clients, chain, verified, clock }
+    }
+
+    /// Returns whether a handshake with the same certificates would be accepted now, or would have been within the last second.
+    pub(super) fn are_accepted(&self) -> bool {
+        let (now, generation) = (self.clock.monotonic_now(), self.clients.generation.load(Ordering::Acquire));
+        let (verified_at, verified_generation) = self.verified.get();
+        if generation == verified_generation && now.saturating_duration_since(verified_at) < VERIFIED_FOR {
+            return true;
+        }
+        let Some((end_entity, intermediates)) = self.chain.split_first() else { return false };
+        let seconds = u64::try_from(self.clock.now().unix_seconds()).unwrap_or_default();
+        let date = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let is_accepted = self.clients.verify_client_cert(end_entity, intermediates, date).is_ok();
+        if is_accepted {
+            self.verified.set((now, generation));
+        }
+        is_accepted
     }
 }
 

@@ -25,13 +25,18 @@ use actix_web::{
 };
 use bytes::BytesMut;
 
-use super::{Components, client_certificates, proxy, tls::TlsAcceptor};
+use super::{
+    Components,
+    client_certificates::{self, ShownCertificates},
+    proxy,
+    tls::TlsAcceptor,
+};
 use crate::{
     api,
     auth::Admission,
     http::{
         self, HttpContext,
-        connection::{ClientCertificateName, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT},
+        connection::{ClientCertificateCheck, ClientCertificateName, KEEP_ALIVE, REQUEST_HEAD_TIMEOUT},
         handover::HttpSocket,
     },
     session,
@@ -322,6 +327,7 @@ where
     <S::Service as Service<actix_http::Request>>::Future: 'static,
 {
     let (at_connect, at_end) = (components.http.clone(), components.http.clone());
+    let clients = components.client_certificates.clone();
     let setup = Rc::new(http::connection::ConnectionSetup::default());
     let end = setup.clone();
     let starter = starter.clone();
@@ -337,8 +343,11 @@ where
         .on_connect_ext(move |socket: &HttpSocket<T>, data| {
             data.insert(socket.handover(start.clone()));
             socket.with_socket(|socket| {
-                if let Some(certificate) = socket.client_certificate() {
+                let chain = socket.client_certificates();
+                if let (Some(certificate), Some(clients)) = (chain.first(), &clients) {
                     data.insert(ClientCertificateName(client_certificates::name_of(certificate)));
+                    let shown = ShownCertificates::new(clients.clone(), chain.to_vec(), at_connect.clock.clone());
+                    data.insert(ClientCertificateCheck(Box::new(move || shown.are_accepted())));
                 }
                 setup.prepare(socket.kernel_socket(), at_connect.stop.watch(), data);
             });

@@ -36,6 +36,8 @@ impl OpenListener {
         components: Components,
         certificate: Option<Arc<tls::Certificate>>,
     ) -> io::Result<Self> {
+        let clients = certificate.as_ref().and_then(|certificate| certificate.clients.clone());
+        let components = Components { client_certificates: clients, ..components };
         let config = components.http.config.snapshot();
         let workers = match config.server.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

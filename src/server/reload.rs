@@ -25,6 +25,7 @@ impl RunningServer {
         let merged = ConfigChange::between(&in_force, loaded);
         // Keys first: reading them may fail, and nothing after that can.
         let prepared = merged.and_then(|change| {
+            check_shared_secrets(&change)?;
             self.check_users_files(&change)?;
             self.replace_keys(&change)?;
             Ok(change)
@@ -40,6 +41,8 @@ impl RunningServer {
         let options = change.changed.join(",");
         let new = Arc::new(change.merged);
         http.config.replace(new.clone());
+        http.hooks.replace_secrets(&new.hooks);
+        http.admin_sessions.iter().for_each(|sessions| sessions.replace_keys(&new.api));
         if has_new_rules {
             http.permissions.replace_rules(&new.channels, &new.namespaces);
         }
@@ -90,15 +93,7 @@ impl RunningServer {
             return Ok(());
         }
         let (http, new) = (self.http(), &change.merged);
-        let error = |error: KeyError| ConfigError::new(error.key, "the reloaded configuration", error.problem);
-        if new.environment == Environment::Production {
-            // Of options that need a restart, the values of the start count.
-            let shared: Vec<ConfigError> = Verifier::shared_secrets(new).into_iter().map(error).collect();
-            if !shared.is_empty() {
-                return Err(ConfigErrors(shared));
-            }
-        }
-        let replaced = http.verifier.replace_keys(new).map_err(|bad| ConfigErrors(vec![error(bad)]))?;
+        let replaced = http.verifier.replace_keys(new).map_err(|bad| ConfigErrors(vec![config_error(bad)]))?;
         // After the keys: the login signs nothing that the verifier would not accept.
         http.login_keys.store(Arc::new(LoginKeys::new(new, http.clock.clone())));
         let prefixes = UserPrefixes::new(&new.auth);
@@ -154,4 +149,18 @@ impl RunningServer {
             self.components.api.rates.store(api::UserRates::new(new.publications_per_second, &**broker));
         }
     }
+}
+
+/// Checks that no changed secret has two uses, as at the start of a production hub.
+fn check_shared_secrets(change: &ConfigChange) -> Result<(), ConfigErrors> {
+    if change.merged.environment != Environment::Production || !change.changes_exclusive_secrets() {
+        return Ok(());
+    }
+    // Of options that need a restart, the values of the start count.
+    let shared: Vec<ConfigError> = Verifier::shared_secrets(&change.merged).into_iter().map(config_error).collect();
+    if shared.is_empty() { Ok(()) } else { Err(ConfigErrors(shared)) }
+}
+
+fn config_error(error: KeyError) -> ConfigError {
+    ConfigError::new(error.key, "the reloaded configuration", error.problem)
 }

@@ -35,7 +35,7 @@ pub(super) struct Certificate {
     /// `None` if sessions are not resumed.
     tickets: Option<Tickets>,
     /// What clients must have, if they need certificates.
-    clients: Option<Arc<ClientCertificates>>,
+    pub(super) clients: Option<Arc<ClientCertificates>>,
 }
 
 #[derive(Debug)]

@@ -7,19 +7,26 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use futures_util::{
+    StreamExt,
+    future::{join_all, ready},
+    stream,
+};
+use tokio::time::{Instant, sleep};
 
 use super::seen_files::{Reload, SeenFiles, stamp_of};
 use crate::{
     audit::AuditFields,
     auth::users::{ChangedUser, Users, UsersFileError},
-    broker::{BrokerError, LoginSelection, login_tokens_end, revoke_until_stored},
+    broker::{LoginSelection, RevokeError, login_tokens_end, revoke_everywhere},
     http::HttpContext,
     revocation::{IssuerScope, Revocation, RevocationTarget, user_tag},
 };
 
 /// Time until the next attempt to end logins, while the broker is unavailable.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// For how many users logins are ended at the same time.
+const PARALLEL_USERS: usize = 512;
 
 /// Starts to look for changes every `login.users_file_interval`. Ends with the server.
 pub(super) fn watch(context: &Arc<HttpContext>) {
@@ -96,43 +103,83 @@ fn log_reload(file: &str, reloaded: &Result<Vec<ChangedUser>, UsersFileError>, i
     }
 }
 
-/// Ends the logins of users with the password that they had before, and revokes their tokens. Tries again while the broker is
+/// Revokes the tokens of users who were removed, and ends the logins of these and of users with a new password. Tries again while the broker is
 /// unavailable, for as long as an access token of theirs may be valid: no refresh token of theirs is.
-pub(super) async fn end_logins(context: Weak<HttpContext>, mut changed: Vec<ChangedUser>) {
+pub(super) async fn end_logins(context: Weak<HttpContext>, changed: Vec<ChangedUser>) {
+    let Some(mut ending) = context.upgrade().map(|context| EndingUser::all(changed, &context)) else { return };
     let Some(lifetime) = context.upgrade().map(|context| context.config.current().login.token_ttl) else { return };
-    let until = tokio::time::Instant::now() + lifetime;
-    while let (Some(user), Some(context)) = (changed.last(), context.upgrade()) {
-        match end_logins_of(user, &context).await {
-            Ok(()) => _ = changed.pop(),
-            Err(error) if tokio::time::Instant::now() >= until => {
-                return log::error!("could not end logins user={:?} error={:?}", user.name, error.to_string());
-            }
-            Err(error) => {
-                log::warn!("could not end logins yet user={:?} error={:?}", user.name, error.to_string());
-                drop(context);
-                sleep(RETRY_INTERVAL).await;
-            }
+    let until = Instant::now() + lifetime;
+    while let Some(current) = context.upgrade().filter(|_| !ending.is_empty()) {
+        // A user whose logins cannot be ended holds up no other.
+        let attempts = ending.into_iter().map(|user| user.attempt(&current));
+        ending = stream::iter(attempts).buffer_unordered(PARALLEL_USERS).filter_map(ready).collect().await;
+        if Instant::now() >= until {
+            return ending.iter().for_each(|user| log::error!("could not end logins user={:?}", user.user.name));
+        }
+        drop(current);
+        if !ending.is_empty() {
+            sleep(RETRY_INTERVAL).await;
         }
     }
 }
 
-async fn end_logins_of(user: &ChangedUser, context: &HttpContext) -> Result<(), BrokerError> {
-    let selection = LoginSelection::OtherPassword(user.password_name.clone().unwrap_or_default());
-    let ended = context.broker.end_logins(user_tag(&user.name), selection).await?;
-    let (config, now) = (context.config.current(), context.clock.now());
-    let mut revocations: Vec<Revocation> = ended.iter().filter_map(|login| login.revocation(&config, now)).collect();
-    if user.password_name.is_none() {
-        // Also the tokens of logins that newer ones had ended: `limits.logouts_per_user` may have left them out.
-        let target = RevocationTarget::User(user.name.clone(), IssuerScope::Only(config.login_issuer().to_owned()));
+/// A user whose logins are to end.
+struct EndingUser {
+    user: ChangedUser,
+    /// What is not stored yet. It stays the same, so that tokens of a later login are not meant.
+    revocations: Vec<Revocation>,
+    has_logins: bool,
+}
+
+impl EndingUser {
+    fn all(changed: Vec<ChangedUser>, context: &HttpContext) -> Vec<Self> {
+        let (config, now) = (context.config.current(), context.clock.now());
         let issued_before = context.revocations.issued_until_now();
-        revocations.push(Revocation { target, issued_before, expires_at: login_tokens_end(now, &config) });
+        let new = |user: ChangedUser| {
+            // The tokens of all logins, also of those that newer ones had ended: `limits.logouts_per_user` may have left them out.
+            let is_removed = user.password_name.is_none();
+            let scope = || IssuerScope::Only(config.login_issuer().to_owned());
+            let of_user = is_removed.then(|| Revocation {
+                target: RevocationTarget::User(user.name.clone(), scope()),
+                issued_before,
+                expires_at: login_tokens_end(now, &config),
+            });
+            Self { revocations: of_user.into_iter().collect(), has_logins: true, user }
+        };
+        changed.into_iter().map(new).collect()
     }
-    if revocations.is_empty() {
-        return Ok(());
+
+    /// Does what is left to do. Returns `None` when that is nothing. The revocation comes first: it is in force on this instance also while
+    /// the broker is unavailable.
+    async fn attempt(mut self, context: &HttpContext) -> Option<Self> {
+        self.revoke(context).await;
+        if self.has_logins {
+            let selection = LoginSelection::OtherPassword(self.user.password_name.clone().unwrap_or_default());
+            match context.broker.end_logins(user_tag(&self.user.name), selection).await {
+                Ok(ended) => {
+                    let (config, now) = (context.config.current(), context.clock.now());
+                    self.has_logins = false;
+                    self.revocations.extend(ended.iter().filter_map(|login| login.revocation(&config, now)));
+                    self.revoke(context).await;
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    log::warn!("could not end logins yet user={:?} error={error:?}", self.user.name);
+                }
+            }
+        }
+        (self.has_logins || !self.revocations.is_empty()).then_some(self)
     }
-    let cause = AuditFields { by: Some("users_file"), ..AuditFields::default() };
-    // The logins have ended, so another attempt would not find them.
-    let (audit, lifetime) = ((&*context.audit, cause), context.config.current().login.token_ttl);
-    revoke_until_stored(&*context.broker, revocations, audit, &context.metrics, lifetime).await;
-    Ok(())
+
+    /// Revokes what is not revoked yet: each for itself, because a list that is nearly full may have room for one of them.
+    async fn revoke(&mut self, context: &HttpContext) {
+        let cause = AuditFields { by: Some("users_file"), ..AuditFields::default() };
+        let audit = (&*context.audit, cause);
+        let attempts = std::mem::take(&mut self.revocations).into_iter().map(async |revocation| {
+            let revoked = revoke_everywhere(&*context.broker, vec![revocation.clone()], audit, &context.metrics).await;
+            // One that is stored but not confirmed is in force.
+            matches!(revoked, Err(RevokeError::Broker(_))).then_some(revocation)
+        });
+        self.revocations = join_all(attempts).await.into_iter().flatten().collect();
+    }
 }

@@ -51,6 +51,12 @@ impl Session {
         self.services.config.current().auth.doors.contains(&door)
     }
 
+    /// Returns whether the token of the session has been revoked.
+    pub(super) fn is_revoked(&self) -> bool {
+        let claims = self.auth_state.claims();
+        claims.is_some_and(|claims| self.services.permissions.is_revoked(&claims.user, &claims.token))
+    }
+
     /// Logs that something of the client is refused.
     pub(super) fn record_refusal(&self, refusal: Refusal) {
         self.services.refusals.record_from(refusal, &self.audit_fields());

@@ -38,8 +38,9 @@ use crate::{
     connection_limit::{KeyedPermit, Permit},
     hooks::{ForwardedHeaders, HookRequest, Hooks, events::ReportedSession},
     hub::{
-        ApiGrants, AwaitDisconnect, CloseReason, ForceUnsubscribe, Hub, KeepAlive, RefusedAttempts, Register,
-        ServerApiSubscription, SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister, record_close,
+        ApiGrants, AwaitDisconnect, CONNECTION_LOST, CloseReason, ForceUnsubscribe, Hub, KeepAlive, RefusedAttempts,
+        Register, ServerApiSubscription, SessionControl, SessionDetails, SessionKey, TokenTakeover, Unregister,
+        record_close,
     },
     metrics::Metrics,
     protocol::{Diagnosis, Disconnect, Format, MethodName, Push, Reply, frame},
@@ -87,9 +88,6 @@ pub struct Services {
 /// How many controls of the server API may wait for a session, for each channel of `limits.channels_per_session`: one that
 /// subscribes it, and one that unsubscribes it.
 const CONTROLS_PER_CHANNEL: usize = 2;
-
-/// The reason of an end without a close.
-const CONNECTION_LOST: &str = "the connection was lost";
 
 /// What a session has whose connection is an HTTP response.
 #[derive(Default)]
@@ -157,6 +155,8 @@ pub fn start(socket: impl Socket, read: BytesMut, mut admission: Admission, serv
     if !admission.head.is_empty() && outbox.push(services.clock.now(), std::mem::take(&mut admission.head)).is_err() {
         return;
     }
+    // Not before: what is recorded as let in has a session, whose end is recorded, too.
+    admission.record(&services.audit);
     Session::create(|ctx| {
         ctx.set_mailbox_capacity(CONTROLS_PER_CHANNEL * services.config.current().limits.channels_per_session);
         let stream = match std::mem::replace(&mut admission.commands, CommandSource::WebSocket) {
@@ -199,6 +199,10 @@ impl Actor for Session {
             Register { key: self.key, outbox, format, keep_alive, warn_at, owner, client, details, controls };
         self.services.hub.do_send(register);
         self.update_renewer();
+        // Between its verification and now: the hub closes the session only after the frames that have come with its handshake.
+        if self.is_revoked() {
+            return self.close(CloseReason::REVOKED);
+        }
         match self.auth_state.clone() {
             AuthState::Rejected(disconnect) => self.close(&*disconnect),
             AuthState::Plain(_) | AuthState::Sdk(_) => {

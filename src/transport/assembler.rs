@@ -5,6 +5,7 @@ use actix_http::ws::Item;
 use bytes::{Bytes, BytesMut};
 
 use super::reader::Violation;
+use crate::protocol::FrameRule;
 
 /// A message of which not all fragments have arrived.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(super) fn add_fragment(
         Item::Last(fragment) => (fragment, true),
     };
     let Some(open) = partial else {
-        return Err(Violation::Protocol("continuation frame without a message to continue"));
+        return Err(FrameRule::OpenMessage.into());
     };
     open.fragments += 1;
     if open.fragments > max_fragments {

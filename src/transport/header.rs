@@ -2,15 +2,10 @@
 //! frame before it looks at its size. Pure.
 
 use super::reader::Violation;
-
-/// Opcodes, in the low four bits of a frame's first byte.
-const CONTINUATION: u8 = 0x0;
-const TEXT: u8 = 0x1;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PONG: u8 = 0xa;
-/// RSV1, in a frame's first byte: the message is compressed (RFC 7692 §6).
-pub(super) const COMPRESSED: u8 = 0x40;
+use crate::protocol::{
+    FrameRule,
+    frame::{BINARY, CLOSE, COMPRESSED, CONTINUATION, FINAL, MAX_CONTROL_BYTES, PONG, TEXT},
+};
 
 /// A complete frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +44,15 @@ pub(super) struct FrameContext {
 pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameHeader>, Violation> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
     check_first_byte(*first, context)?;
-    let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
+    let (opcode, is_final) = (first & 0x0f, first & FINAL != 0);
     let [second, rest @ ..] = rest else { return Ok(None) };
     if second & 0x80 == 0 {
-        return Err(Violation::Protocol("client frames must be masked"));
+        return Err(FrameRule::Masked.into());
     }
     let is_control = opcode >= CLOSE;
     let (length_bytes, length) = match second & 0x7f {
-        _ if is_control && (second & 0x7f > 125 || !is_final) => {
-            return Err(Violation::Protocol("control frames must be unfragmented and at most 125 bytes long"));
+        _ if is_control && (usize::from(second & 0x7f) > MAX_CONTROL_BYTES || !is_final) => {
+            return Err(FrameRule::SmallControlFrame.into());
         }
         126 => match rest.first_chunk::<2>() {
             Some(length) => (2, u64::from(u16::from_be_bytes(*length))),
@@ -70,7 +65,7 @@ pub(super) fn parse(bytes: &[u8], context: FrameContext) -> Result<Option<FrameH
         short => (0, u64::from(short)),
     };
     if (length_bytes == 2 && length < 126) || (length_bytes == 8 && (length < 65_536 || length >> 63 != 0)) {
-        return Err(Violation::Protocol("payload lengths must be in the shortest form"));
+        return Err(FrameRule::ShortestLength.into());
     }
     let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
     if !is_control && payload_bytes > context.remaining_bytes {
@@ -89,13 +84,13 @@ fn check_first_byte(first: u8, context: FrameContext) -> Result<(), Violation> {
     let may_be_compressed = context.accepts_compression && matches!(opcode, TEXT | BINARY);
     let reserved = if may_be_compressed { 0x70 & !COMPRESSED } else { 0x70 };
     if first & reserved != 0 {
-        return Err(Violation::Protocol("reserved bits must be zero"));
+        return Err(FrameRule::ReservedBits.into());
     }
     match (opcode, context.is_continuing) {
-        (CONTINUATION, false) => Err(Violation::Protocol("continuation frame without a message to continue")),
-        (TEXT | BINARY, true) => Err(Violation::Protocol("new message inside a fragmented message")),
+        (CONTINUATION, false) => Err(FrameRule::OpenMessage.into()),
+        (TEXT | BINARY, true) => Err(FrameRule::OneMessageAtATime.into()),
         (CONTINUATION | TEXT | BINARY | CLOSE..=PONG, _) => Ok(()),
-        _ => Err(Violation::Protocol("unknown opcode")),
+        _ => Err(FrameRule::KnownOpcode.into()),
     }
 }
 
@@ -108,14 +103,14 @@ pub(super) fn check_close_payload(mask: [u8; 4], masked: &[u8]) -> Result<(), Vi
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
             if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-                Err(Violation::Protocol("close code not allowed on the wire"))
+                Err(FrameRule::AllowedCloseCode.into())
             } else if std::str::from_utf8(reason).is_err() {
                 Err(Violation::NotUtf8)
             } else {
                 Ok(())
             }
         }
-        [_] => Err(Violation::Protocol("close code of one byte")),
+        [_] => Err(FrameRule::WholeCloseCode.into()),
     }
 }
 
@@ -127,8 +122,12 @@ mod tests {
         FrameContext { is_continuing: false, remaining_bytes: 70_000, accepts_compression: false };
     const OPEN: FrameContext = FrameContext { is_continuing: true, ..FRESH };
 
-    fn code(bytes: &[u8], context: FrameContext) -> Option<u16> {
-        parse(bytes, context).err().map(|violation| violation.code())
+    fn violation(bytes: &[u8], context: FrameContext) -> Option<Violation> {
+        parse(bytes, context).err()
+    }
+
+    fn broken(rule: FrameRule) -> Option<Violation> {
+        Some(rule.into())
     }
 
     #[test]
@@ -150,29 +149,32 @@ mod tests {
 
     #[test]
     fn oversized_frame_is_refused_at_its_header() {
-        assert_eq!(code(&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0], FRESH), Some(1009));
-        assert_eq!(code(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], FRESH), Some(1002));
-        assert_eq!(code(&[0x80, 0xfe, 0xff, 0xff], FrameContext { remaining_bytes: 65_534, ..OPEN }), Some(1009));
+        assert_eq!(violation(&[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0], FRESH), Some(Violation::TooBig));
+        assert_eq!(violation(&[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], FRESH), broken(FrameRule::ShortestLength));
+        assert_eq!(
+            violation(&[0x80, 0xfe, 0xff, 0xff], FrameContext { remaining_bytes: 65_534, ..OPEN }),
+            Some(Violation::TooBig)
+        );
     }
 
     #[test]
     fn frames_forbidden_by_rfc_6455_close_with_1002() {
-        for (what, bytes) in [
-            ("unmasked", vec![0x81, 0x05]),
-            ("rsv1", vec![0xc1]),
-            ("rsv2", vec![0xa1]),
-            ("rsv3", vec![0x91]),
-            ("opcode 3", vec![0x83]),
-            ("opcode 11", vec![0x8b]),
-            ("long ping", vec![0x89, 0xfe]),
-            ("fragmented ping", vec![0x09, 0x81]),
-            ("continuation of nothing", vec![0x80]),
-            ("125 in two bytes", vec![0x81, 0xfe, 0, 125]),
-            ("65,535 in eight bytes", vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
+        for (rule, what, bytes) in [
+            (FrameRule::Masked, "unmasked", vec![0x81, 0x05]),
+            (FrameRule::ReservedBits, "rsv1", vec![0xc1]),
+            (FrameRule::ReservedBits, "rsv2", vec![0xa1]),
+            (FrameRule::ReservedBits, "rsv3", vec![0x91]),
+            (FrameRule::KnownOpcode, "opcode 3", vec![0x83]),
+            (FrameRule::KnownOpcode, "opcode 11", vec![0x8b]),
+            (FrameRule::SmallControlFrame, "long ping", vec![0x89, 0xfe]),
+            (FrameRule::SmallControlFrame, "fragmented ping", vec![0x09, 0x81]),
+            (FrameRule::OpenMessage, "continuation of nothing", vec![0x80]),
+            (FrameRule::ShortestLength, "125 in two bytes", vec![0x81, 0xfe, 0, 125]),
+            (FrameRule::ShortestLength, "65,535 in eight bytes", vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
         ] {
-            assert_eq!(code(&bytes, FRESH), Some(1002), "{what}");
+            assert_eq!(violation(&bytes, FRESH), broken(rule), "{what}");
         }
-        assert_eq!(code(&[0x81], OPEN), Some(1002), "new message inside a fragmented one");
+        assert_eq!(violation(&[0x81], OPEN), broken(FrameRule::OneMessageAtATime));
     }
 
     #[test]
@@ -181,27 +183,27 @@ mod tests {
         for first in [0xc1, 0xc2, 0x41, 0x42] {
             let header = parse(&[first, 0x80, 1, 2, 3, 4], negotiated).unwrap().unwrap();
             assert!(header.is_compressed, "{first:#x}");
-            assert_eq!(code(&[first], FRESH), Some(1002), "{first:#x} without negotiation");
+            assert_eq!(violation(&[first], FRESH), broken(FrameRule::ReservedBits), "{first:#x} without negotiation");
         }
         assert!(!parse(&[0x81, 0x80, 1, 2, 3, 4], negotiated).unwrap().unwrap().is_compressed);
         for (what, first) in [("rsv2", 0xe1), ("rsv3", 0xd1), ("close", 0xc8), ("ping", 0xc9), ("pong", 0xca)] {
-            assert_eq!(code(&[first], negotiated), Some(1002), "{what}");
+            assert_eq!(violation(&[first], negotiated), broken(FrameRule::ReservedBits), "{what}");
         }
         for first in [0x40, 0xc0] {
             let context = FrameContext { is_continuing: true, ..negotiated };
-            assert_eq!(code(&[first], context), Some(1002), "{first:#x} continues a message");
+            assert_eq!(violation(&[first], context), broken(FrameRule::ReservedBits), "{first:#x} continues a message");
         }
     }
 
     #[test]
     fn close_payloads_are_validated() {
-        let close_code = |payload: &[u8]| check_close_payload([0; 4], payload).err().map(|violation| violation.code());
-        assert_eq!(close_code(b""), None);
-        assert_eq!(close_code(&[0x03, 0xe8]), None);
-        assert_eq!(close_code(&[0x03]), Some(1002));
+        let violation = |payload: &[u8]| check_close_payload([0; 4], payload).err();
+        assert_eq!(violation(b""), None);
+        assert_eq!(violation(&[0x03, 0xe8]), None);
+        assert_eq!(violation(&[0x03]), broken(FrameRule::WholeCloseCode));
         for illegal in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
-            assert_eq!(close_code(&illegal.to_be_bytes()), Some(1002), "{illegal}");
+            assert_eq!(violation(&illegal.to_be_bytes()), broken(FrameRule::AllowedCloseCode), "{illegal}");
         }
-        assert_eq!(close_code(&[0x03, 0xe8, 0xff, 0xfe]), Some(1007));
+        assert_eq!(violation(&[0x03, 0xe8, 0xff, 0xfe]), Some(Violation::NotUtf8));
     }
 }

@@ -261,6 +261,11 @@ impl Outbox {
         self.0.lock().queued_bytes
     }
 
+    /// Returns whether the kernel has not accepted everything that was queued.
+    pub fn has_backlog(&self) -> bool {
+        self.0.lock().backlog_bytes() > 0
+    }
+
     /// When the last byte left an outbox whose socket is full, or when the socket became full; `None` if it is not.
     pub fn stalled_since(&self) -> Option<Instant> {
         self.0.lock().blocked.as_ref().map(|blocked| blocked.progress_at)

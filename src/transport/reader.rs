@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     deflate::{self, InflateError},
-    protocol::disconnect,
+    protocol::{FrameRule, disconnect, frame},
 };
 
 /// A broken rule of RFC 6455, or of RFC 7692. The connection is failed with its code (§7.1.7), and nothing more is read. The text is
@@ -20,8 +20,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// Framing (§5).
-    #[error("{0}")]
-    Protocol(&'static str),
+    #[error("{}", .0.text())]
+    Protocol(FrameRule),
     /// Text that is not UTF-8 (§8.1).
     #[error("{}", disconnect::INVALID_UTF8_REASON)]
     NotUtf8,
@@ -41,11 +41,17 @@ impl Violation {
     }
 }
 
+impl From<FrameRule> for Violation {
+    fn from(rule: FrameRule) -> Self {
+        Self::Protocol(rule)
+    }
+}
+
 impl From<InflateError> for Violation {
     fn from(error: InflateError) -> Self {
         match error {
             InflateError::TooBig => Self::TooBig,
-            InflateError::Malformed => Self::Protocol("invalid compressed message"),
+            InflateError::Malformed => FrameRule::ValidCompression.into(),
         }
     }
 }
@@ -118,9 +124,9 @@ impl MessageReader {
         }
         if header.is_compressed {
             // The codec knows no extension.
-            self.buffer[0] &= !header::COMPRESSED;
+            self.buffer[0] &= !frame::COMPRESSED;
         }
-        let frame = self.codec.decode(&mut self.buffer).map_err(|_| Violation::Protocol("invalid frame"))?;
+        let frame = self.codec.decode(&mut self.buffer).map_err(|_| FrameRule::ValidFrame)?;
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }

@@ -24,9 +24,9 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Bytes that the stream has accepted and the kernel has not.
     fn buffered_bytes(&self) -> usize;
 
-    /// The certificate of the client, if the listener asks for one.
-    fn client_certificate(&self) -> Option<&CertificateDer<'_>> {
-        None
+    /// The certificate of the client and those of its issuers, if the listener asks for one.
+    fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        &[]
     }
 }
 

@@ -241,8 +241,8 @@ impl Socket for TlsSocket {
         self.outgoing.len()
     }
 
-    fn client_certificate(&self) -> Option<&CertificateDer<'_>> {
-        self.records.client_certificate()
+    fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        self.records.client_certificates()
     }
 }
 

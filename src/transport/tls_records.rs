@@ -60,9 +60,9 @@ impl TlsRecords {
         self.tls.handshake_kind()
     }
 
-    /// The certificate of the client, if it was asked for one.
-    pub(super) fn client_certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.tls.peer_certificates()?.first()
+    /// The certificate of the client and those of its issuers, if it was asked for one.
+    pub(super) fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        self.tls.peer_certificates().unwrap_or_default()
     }
 
     /// Returns whether the peer has announced that it sends nothing more (close_notify).

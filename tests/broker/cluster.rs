@@ -150,6 +150,20 @@ async fn channels_of_many_slots_are_subscribed_in_few_round_trips() {
         println!("{command}: {commands} commands, {reads} reads");
         assert!(commands > 700, "{commands} commands for 3,000 channels");
         assert!(reads < commands / 2, "{reads} reads of {commands} commands");
+        if command == "ssubscribe" {
+            let (commands, subscribed) = (sum_of_masters(&cluster, "commandstats", &calls).await, names.len());
+            let before = subscriber.hubs.resubscribed.load(Ordering::Relaxed);
+            for master in &cluster.nodes[..3] {
+                master.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+            }
+            poll_until("everything is subscribed again", async || {
+                subscriber.hubs.resubscribed.load(Ordering::Relaxed) >= before + subscribed
+            })
+            .await;
+            let commands = sum_of_masters(&cluster, "commandstats", &calls).await - commands;
+            // The instance has a few names of its own.
+            assert!(commands <= subscribed.div_ceil(512) + 1024 + 8, "{commands} commands to subscribe again");
+        }
     }
 }
 

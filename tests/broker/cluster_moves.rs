@@ -26,7 +26,7 @@ pub(super) struct Move<'a> {
     cluster: &'a RedisCluster,
     slot: u16,
     pub(super) from: usize,
-    to: usize,
+    pub(super) to: usize,
 }
 
 impl<'a> Move<'a> {
@@ -63,7 +63,7 @@ pub(super) fn start_patient_broker(cluster: &RedisCluster, change: impl FnOnce(&
     })
 }
 
-async fn wait_for_data(instance: &Instance, name: &str, data: &[&str]) {
+pub(super) async fn wait_for_data(instance: &Instance, name: &str, data: &[&str]) {
     wait_until(&format!("{data:?} on {name}"), async || instance.data_received(name).len() >= data.len()).await;
     assert_eq!(instance.data_received(name), data, "{name}");
 }

@@ -12,7 +12,7 @@ use wardcast::{
 };
 
 use super::fixture::{
-    Instance, channel, client_info, disconnect_user, memory_instance, node, publication, redis_instance, wait_until,
+    Instance, channel, client_info, disconnect_user, memory_instance, publication, redis_instance, wait_until,
 };
 
 pub async fn publication_reaches_subscriber_unchanged(instance: Instance) {
@@ -126,7 +126,7 @@ pub async fn large_data_arrives(instance: Instance) {
 }
 
 pub async fn survey_names_the_node_of_each_answer(instance: Instance) {
-    let answer = NodeAnswer { node: node(), answer: b"{\"news\":1}".to_vec() };
+    let answer = NodeAnswer { node: instance.node(), answer: b"{\"news\":1}".to_vec() };
     let expected = SurveyResult { answers: vec![answer], unreachable: Vec::new() };
     for result in join_all((0..10).map(|_| instance.survey(Duration::from_secs(10)))).await {
         assert_eq!(result, Ok(expected.clone()));

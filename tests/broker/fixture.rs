@@ -54,8 +54,8 @@ pub const WHOLE_HISTORY: HistoryRequest =
     HistoryRequest { since: None, limit: usize::MAX, is_reverse: false, max_bytes: None };
 
 /// Hubs that record what they receive.
-#[derive(Default)]
 pub struct RecordingHubs {
+    node: NodeIdentity,
     received: Mutex<Vec<Publication>>,
     pub revocations: Arc<Revocations>,
     pub presence_events: Mutex<Vec<(PresenceEvent, Arc<ClientInfo>)>>,
@@ -70,6 +70,27 @@ pub struct RecordingHubs {
     pub has_full_queue: AtomicBool,
     /// Surveys get no answer.
     pub is_silent: AtomicBool,
+}
+
+/// Hubs of an instance with an identity of its own.
+impl Default for RecordingHubs {
+    fn default() -> Self {
+        static CREATED: AtomicUsize = AtomicUsize::new(0);
+        let number = CREATED.fetch_add(1, Ordering::Relaxed);
+        Self {
+            node: NodeIdentity { uid: format!("node-{number}"), name: format!("host-{number}") },
+            received: Mutex::default(),
+            revocations: Arc::default(),
+            presence_events: Mutex::default(),
+            controls: Mutex::default(),
+            commands: Mutex::default(),
+            losses: AtomicUsize::default(),
+            resubscribed: AtomicUsize::default(),
+            channels: Mutex::default(),
+            has_full_queue: AtomicBool::default(),
+            is_silent: AtomicBool::default(),
+        }
+    }
 }
 
 impl RecordingHubs {
@@ -143,7 +164,7 @@ impl Deliver for RecordingHubs {
     }
 
     fn node(&self) -> NodeIdentity {
-        node()
+        self.node.clone()
     }
 
     fn answer_survey(&self, question: SurveyQuestion) -> BoxFuture<'static, Vec<u8>> {
@@ -257,6 +278,11 @@ pub fn start_broker_with(url: &str, change: impl FnOnce(&mut RedisConfig)) -> In
 }
 
 impl Instance {
+    /// Its identity.
+    pub fn node(&self) -> NodeIdentity {
+        self.hubs.node()
+    }
+
     pub async fn subscribe(&self, name: &str) {
         self.broker.subscribe(channel(name)).await.unwrap();
     }
@@ -404,11 +430,6 @@ pub fn publication(name: &str, data: &str) -> Publication {
 pub fn client_info(client: &str) -> ClientInfo {
     let info = Some(Bytes::from_static(b"{\"name\":\"Ann\"}"));
     ClientInfo { user: "é".to_owned(), client: client.to_owned(), conn_info: info.clone(), chan_info: info }
-}
-
-/// The identity of every instance, as if their machines were cloned.
-pub fn node() -> NodeIdentity {
-    NodeIdentity { uid: "node".to_owned(), name: "host".to_owned() }
 }
 
 /// The control that closes all connections of a user.

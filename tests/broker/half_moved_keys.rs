@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use wardcast::broker::{BrokerError, PublishOptions, Retention};
+use wardcast::broker::{BrokerError, HistoryRequest, PublishOptions, Retention};
 
 use super::{
     cluster::slot_of_channel,
@@ -79,6 +79,35 @@ async fn calls_for_a_channel_whose_keys_are_on_two_masters_wait_and_lose_nothing
     wait_until("the publications of the move", async || news().count() >= 20).await;
     let received: Vec<u64> = news().map(|publication| publication.position.unwrap().offset).collect();
     assert_eq!(received[..20], (1..=20).collect::<Vec<_>>(), "{received:?}");
+}
+
+/// Positions are read together, in one round trip.
+#[tokio::test]
+async fn position_of_a_channel_whose_keys_are_on_two_masters_does_not_delay_those_of_other_channels() {
+    let cluster = RedisCluster::start().await;
+    let instance = prepare(&cluster, PATIENCE).await;
+    let others: Vec<String> = (0..100).map(|number| format!("chat:{number}")).collect();
+    for name in &others {
+        instance.publish_with(name, "1", keep()).await.unwrap();
+    }
+    let moving = move_half(&cluster).await;
+    let position = |name: &str| instance.broker.read_history(channel(name), HistoryRequest::default(), KEEP);
+    // Those that come while the first round trips are on their way share the next one.
+    let (mut calls, mut moved) = (Vec::new(), Vec::new());
+    for (number, name) in others.iter().enumerate() {
+        calls.push(position(name));
+        if number % 20 == 10 {
+            moved.push(position("news"));
+        }
+    }
+    let moved = tokio::spawn(join_all(moved));
+    // The calls for the other channel may wait for twice as long.
+    let others = tokio::time::timeout(PATIENCE / 2, join_all(calls)).await.expect("they wait for nothing");
+    assert!(others.iter().all(|page| page.as_ref().is_ok_and(|page| page.top.offset == 1)), "{others:?}");
+    assert!(!moved.is_finished());
+    moving.move_keys().await;
+    assert!(moved.await.unwrap().into_iter().all(|page| page.unwrap().top.offset == 1));
+    moving.end().await;
 }
 
 #[tokio::test]

@@ -252,7 +252,10 @@ pub async fn history_returns_every_field_of_a_publication(instance: Instance) {
 }
 
 pub async fn channels_have_independent_histories(instance: Instance) {
-    let names: Vec<String> = (0..200).map(|number| format!("news:{number}")).collect();
+    let awkward = ["{}", "}{", "{a}", "a", "{a", "a}", "%7Ba%7D", "a b", "\"a\"", "'a'", "a?", "[a]", "\\a", "a\\n"];
+    let longest = "é".repeat(127) + "a";
+    let mut names: Vec<String> = (0..200).map(|number| format!("news:{number}")).collect();
+    names.extend(awkward.into_iter().chain([&*longest]).map(str::to_owned));
     for (index, name) in names.iter().enumerate() {
         store_numbers(&instance, name, index as u64 % 3 + 1).await;
     }

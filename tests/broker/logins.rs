@@ -77,7 +77,7 @@ pub async fn refresh_names_the_next_generation_and_the_latest_may_be_repeated(in
     // A repetition does not extend the time in which it is possible.
     assert_eq!(instance.refresh(&id, 2, 39).await, refreshed(3));
     assert_eq!(instance.refresh(&id, 2, 40).await, LoginRefresh::Spent);
-    assert_eq!(instance.refresh(&id, 3, 41).await, UNKNOWN);
+    assert_eq!(instance.refresh(&id, 3, 41).await, LoginRefresh::Spent);
     assert_eq!(instance.refresh(&other, 0, 41).await, refreshed(1));
     // As after a failover that has lost the latest writes.
     assert_eq!(instance.refresh(&other, 7, 42).await, refreshed(8));
@@ -87,10 +87,37 @@ pub async fn refresh_before_the_latest_ends_the_login(instance: Instance) {
     let id = instance.log_in(0, "p").await;
     assert_eq!(instance.refresh(&id, 0, 1).await, refreshed(1));
     assert_eq!(instance.refresh(&id, 1, 1).await, refreshed(2));
-    assert_eq!(instance.refresh(&id, 0, 1).await, LoginRefresh::Spent);
-    for generation in 0..3 {
-        assert_eq!(instance.refresh(&id, generation, 1).await, UNKNOWN);
+    // Also the latest: the first reply may have been lost.
+    for generation in [0, 2, 1, u32::MAX, 0] {
+        assert_eq!(instance.refresh(&id, generation, 1).await, LoginRefresh::Spent, "{generation}");
     }
+    assert_eq!(instance.end(LoginSelection::Ended).await, std::slice::from_ref(&id));
+    assert_eq!(instance.refresh(&id, 0, 1).await, UNKNOWN);
+}
+
+pub async fn ended_logins_are_found_until_they_are_removed_or_were_idle_for_too_long(instance: Instance) {
+    let mut ids = Vec::new();
+    for second in 0..3 {
+        ids.push(instance.log_in(second, "p").await);
+    }
+    assert_eq!(instance.refresh(&ids[1], 0, 4).await, refreshed(1));
+    assert_eq!(instance.refresh(&ids[1], 0, 14).await, LoginRefresh::Spent);
+    let record = |id: &LoginId, second| LoginRecord { id: id.clone(), user: USER.to_owned(), refreshed_at: at(second) };
+    // It does not count any more.
+    let (fourth, replaced) = instance.log_in_and_replace(15, "p").await;
+    assert_eq!(replaced, [record(&ids[1], 4)]);
+    let (fifth, mut replaced) = instance.log_in_and_replace(16, "p").await;
+    replaced.sort_by_key(|login| login.refreshed_at);
+    assert_eq!(replaced, [record(&ids[0], 0), record(&ids[1], 4)]);
+    assert_eq!(instance.refresh(&ids[0], 0, 17).await, UNKNOWN, "replaced");
+    assert_eq!(instance.end(LoginSelection::One(ids[1].clone())).await.len(), 1);
+    let found = instance.broker.find_logins(user_tag(USER), LoginSelection::Ended).await.unwrap();
+    assert_eq!(found, [record(&ids[0], 0)]);
+    for id in [&ids[2], &fourth, &fifth] {
+        assert_eq!(instance.refresh(id, 0, 18).await, refreshed(1));
+    }
+    let (_, replaced) = instance.log_in_and_replace(110, "p").await;
+    assert_eq!(replaced.len(), 1, "the oldest one was idle for too long: {replaced:?}");
 }
 
 pub async fn repeated_refresh_after_the_grace_ends_the_login(instance: Instance) {
@@ -98,8 +125,8 @@ pub async fn repeated_refresh_after_the_grace_ends_the_login(instance: Instance)
     let id = instance.log_in(0, "p").await;
     let answers = join_all((0..20).map(|_| instance.refresh_within(&id, 0, 1, strict))).await;
     assert_eq!(answers.iter().filter(|answer| **answer == refreshed(1)).count(), 1, "{answers:?}");
-    assert_eq!(answers.iter().filter(|answer| **answer == LoginRefresh::Spent).count(), 1, "{answers:?}");
-    assert_eq!(instance.refresh(&id, 1, 1).await, UNKNOWN);
+    assert_eq!(answers.iter().filter(|answer| **answer == LoginRefresh::Spent).count(), 19, "{answers:?}");
+    assert_eq!(instance.refresh(&id, 1, 1).await, LoginRefresh::Spent);
 }
 
 pub async fn login_ends_when_it_is_idle_and_at_its_end(instance: Instance) {

@@ -6,10 +6,19 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all};
-use wardcast::{broker::BrokerError, config::RedisConfig};
+use wardcast::{
+    broker::{BrokerError, NodeIdentity},
+    config::RedisConfig,
+};
 
-use super::fixture::{Instance, node, redis_instance, start_broker_with, start_pair, wait_until};
-use crate::support::{PATIENCE, Stopwatch, poll_until, redis::RedisServer};
+use super::fixture::{
+    ELSEWHERE, Instance, disconnect_user, redis_instance, start_broker, start_broker_with, start_pair, wait_until,
+};
+use crate::support::{
+    PATIENCE, Stopwatch, poll_until,
+    proxy::{Proxy, ProxyMode},
+    redis::RedisServer,
+};
 
 /// Longer than a test runs: an answer comes before it, or not at all.
 const LONG: Duration = Duration::from_secs(20);
@@ -75,7 +84,11 @@ async fn survey_names_a_silent_node_and_does_not_wait_for_it_again() {
     let timeout = Duration::from_secs(2);
     let since = Instant::now();
     let result = nodes[0].survey(timeout).await.unwrap();
-    assert_eq!((result.answers.len(), result.unreachable), (2, vec![node()]));
+    let mut answered: Vec<NodeIdentity> = result.answers.into_iter().map(|answer| answer.node).collect();
+    answered.sort_by(|one, other| one.uid.cmp(&other.uid));
+    let mut expected = vec![nodes[0].node(), nodes[1].node()];
+    expected.sort_by(|one, other| one.uid.cmp(&other.uid));
+    assert_eq!((answered, result.unreachable), (expected, vec![nodes[2].node()]));
     assert!(since.elapsed() >= timeout, "it may be slow, and gets the whole time once");
     let since = Stopwatch::start();
     assert_eq!(nodes[0].survey_all(LONG).await, (vec![CHANNELS.to_vec(); 2], 1));
@@ -103,7 +116,10 @@ async fn own_hubs_that_do_not_answer_are_named_beside_the_answers_of_others() {
     // On a busy machine the other may answer too late.
     poll_until("the other node answers", async || {
         let result = first.survey(Duration::from_millis(500)).await;
-        result.is_ok_and(|result| result.answers.len() == 1 && result.unreachable == [node()])
+        result.is_ok_and(|result| {
+            let answered: Vec<NodeIdentity> = result.answers.into_iter().map(|answer| answer.node).collect();
+            answered == [second.node()] && result.unreachable == [first.node()]
+        })
     })
     .await;
     second.hubs.is_silent.store(true, Ordering::Relaxed);
@@ -191,6 +207,44 @@ async fn node_says_hello_at_once_when_its_subscriptions_have_reconnected() {
             if bytes.starts_with(b"WC\x01h") && bytes.ends_with(b"h") {
                 break;
             }
+        }
+    }
+}
+
+/// The caller has to repeat it: the sessions of the node go on.
+#[tokio::test]
+async fn control_that_a_node_does_not_receive_fails_until_the_node_may_have_been_killed() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let start = |url: String| start_broker_with(&url, |config| config.heartbeat_interval = Duration::from_secs(1));
+    let (first, mut second) = (start(server.url()), start(proxy.url()));
+    first.wait_for_nodes(2).await;
+    second.wait_until_ready().await;
+    let since = Stopwatch::start();
+    poll_until("silent nodes would be known", async || since.elapsed() > Duration::from_secs(4)).await;
+    let subscribers = async || server.run::<Vec<String>>(&["PUBSUB", "NUMSUB", CONTROL]).await[1].clone();
+    let send = || first.broker.send_control(disconnect_user("ann"));
+    for is_killed in [false, true] {
+        send().await.unwrap();
+        if is_killed {
+            second = start_broker(ELSEWHERE, "wardcast");
+        } else {
+            proxy.set(ProxyMode::Cut);
+        }
+        poll_until("it receives nothing", async || subscribers().await == "1").await;
+        let error = send().await.unwrap_err();
+        assert!(
+            matches!(&error, BrokerError::Unavailable(detail) if detail.contains("not every live node")),
+            "{error}"
+        );
+        assert_eq!(first.metrics.nodes.get(), 2, "its heartbeats are not missed yet");
+        send().await.expect("it has not been heard since");
+        if !is_killed {
+            proxy.set(ProxyMode::Pass);
+            let before = second.controls().len();
+            second.wait_until_ready().await;
+            poll_until("it receives controls again", async || send().await.is_ok() && second.controls().len() > before)
+                .await;
         }
     }
 }

@@ -12,7 +12,7 @@ use wardcast::{
 
 use super::{
     cluster::{start_cluster_broker, subscribed_names},
-    fixture::{Instance, node, start_broker, start_broker_with, start_pair, start_ready_broker, wait_until},
+    fixture::{Instance, start_broker, start_broker_with, start_pair, start_ready_broker, wait_until},
 };
 use crate::support::{
     Stopwatch, poll_until,
@@ -76,7 +76,7 @@ async fn node_that_does_not_confirm_is_named_and_obeys_all_the_same() {
     let (_server, first, second) = start_pair().await;
     second.hubs.is_silent.store(true, Ordering::Relaxed);
     let unconfirmed = first.broker.revoke(revocations(), Duration::from_millis(800)).await;
-    assert_eq!(unconfirmed, Ok(vec![node()]));
+    assert_eq!(unconfirmed, Ok(vec![second.node()]));
     assert!(obeys(&first) && obeys(&second));
 }
 
@@ -99,8 +99,54 @@ async fn revocation_that_an_interruption_hid_is_loaded_with_the_reconnect() {
     assert!(!obeys(&instance));
     server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     wait_until("the list is loaded again", async || obeys(&instance)).await;
-    instance.broker.confirm_revocations();
+    instance.broker.confirm_revocations(Duration::from_secs(1));
     wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+}
+
+/// As a Redis that is killed again and again before it has loaded its file.
+#[tokio::test]
+async fn list_that_cannot_be_loaded_does_not_hold_the_deliveries_of_an_instance_whose_subscriptions_reconnect_often() {
+    let server = RedisServer::start().await;
+    let instance = start_ready_broker(&server.url()).await;
+    wait_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held()).await;
+    server.run::<()>(&["ACL", "SETUSER", "default", "-hscan"]).await;
+    let cut = async || server.run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    cut().await;
+    poll_until("the deliveries are held", async || instance.hubs.revocations.state().is_held()).await;
+    let mut cuts = tokio::time::interval(Duration::from_millis(700));
+    let keep_cutting = async {
+        loop {
+            cuts.tick().await;
+            cut().await;
+        }
+    };
+    let released = poll_until("the deliveries are released", async || !instance.hubs.revocations.state().is_held());
+    tokio::select! {
+        () = released => {}
+        () = keep_cutting => {}
+    }
+    server.run::<()>(&["ACL", "SETUSER", "default", "+hscan"]).await;
+    server.run::<i64>(&[["HSET", LIST].as_slice(), &ENTRIES].concat()).await;
+    cut().await;
+    wait_until("the list is loaded", async || obeys(&instance)).await;
+}
+
+/// Messages with a signature are refused when they are a minute old, and a control may be one of them.
+#[tokio::test]
+async fn controls_count_as_lost_after_a_freeze_in_which_their_signatures_may_have_become_too_old() {
+    let server = RedisServer::start().await;
+    for (key, frozen_for, is_lost) in [
+        ("5a1f0c7e9b3d2468ace013579bdf2468", 30, true),
+        ("5a1f0c7e9b3d2468ace013579bdf2468", 29, false),
+        ("", 90, false),
+    ] {
+        let instance = start_broker_with(&server.url(), |config| config.bus_key = Secret::new(key));
+        instance.wait_until_ready().await;
+        let losses = || instance.hubs.losses.load(Ordering::Relaxed);
+        let before = losses();
+        instance.broker.confirm_revocations(Duration::from_secs(frozen_for));
+        assert_eq!(losses() > before, is_lost, "{frozen_for} s");
+    }
 }
 
 #[tokio::test]
@@ -127,7 +173,7 @@ async fn burst_of_revocations_names_only_the_node_that_does_not_answer() {
     let revoked = join_all((0..2000).map(|number| first.broker.revoke(of_token(number), limit))).await;
     assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
     for unconfirmed in revoked {
-        assert_eq!(unconfirmed, Ok(vec![node()]));
+        assert_eq!(unconfirmed, Ok(vec![second.node()]));
     }
     assert_eq!(server.run::<i64>(&["HLEN", LIST]).await, 2001);
     assert_eq!(second.hubs.revocations.count(), 2000);
@@ -170,10 +216,47 @@ async fn times_that_redis_has_lost_are_put_back() {
     revoke(&first).await;
     for older in ["253402300799000 40000", "253402300798000 50000"] {
         server.run::<i64>(&["HSET", LIST, "u:ann", older]).await;
-        first.broker.confirm_revocations();
+        first.broker.confirm_revocations(Duration::from_secs(1));
         let stored = async || server.run::<String>(&["HGET", LIST, "u:ann"]).await;
         poll_until("they are put back", async || stored().await == "253402300799000 50000").await;
     }
+}
+
+/// As another program changes them, or a failover that no instance has noticed.
+#[tokio::test]
+async fn weaker_times_in_redis_are_noticed_by_the_next_comparison_of_the_lists() {
+    let (server, first, _second) = start_pair().await;
+    revoke(&first).await;
+    for older in ["253402300798000 50000", "not times"] {
+        server.run::<i64>(&["HSET", LIST, "u:ann", older]).await;
+        let stored = async || server.run::<String>(&["HGET", LIST, "u:ann"]).await;
+        poll_until("they are put back", async || stored().await == "253402300799000 50000").await;
+    }
+}
+
+#[tokio::test]
+async fn those_of_a_lost_list_that_have_room_are_put_back_into_a_redis_that_is_nearly_full() {
+    let (server, first, _second) = start_pair().await;
+    revoke(&first).await;
+    let revoked = join_all((0..300).map(|number| first.broker.revoke(of_token(number), LONG))).await;
+    assert!(revoked.into_iter().all(|result| result == Ok(Vec::new())));
+    let stored: Vec<String> = server.run(&["HGETALL", LIST]).await;
+    assert_eq!(stored.len(), 2 * 303);
+    let max = first.hubs.revocations.max_entries();
+    let lose = async |entries: &[&str], room: usize| {
+        server.run::<i64>(&["DEL", LIST, &LIST.replace("entries", "expiries")]).await;
+        let count = (max - room).to_string();
+        server.run::<i64>(&[["HSET", LIST, "", &count].as_slice(), entries].concat()).await;
+        first.broker.confirm_revocations(Duration::from_secs(1));
+    };
+    let length = async || server.run::<i64>(&["HLEN", LIST]).await;
+    lose(&[], 10).await;
+    poll_until("ten have room", async || length().await == 11).await;
+    // One that is there, with an earlier time, needs no room.
+    lose(&["u:ann", "253402300799000 40000"], 0).await;
+    let times = async || server.run::<String>(&["HGET", LIST, "u:ann"]).await;
+    poll_until("its time is put back", async || times().await == "253402300799000 50000").await;
+    assert_eq!(length().await, 2);
 }
 
 #[tokio::test]
@@ -207,7 +290,7 @@ async fn revocations_of_another_program_are_not_obeyed_if_there_is_a_bus_key_and
     assert!(second.dropped_count("unsigned") > 0);
     assert_eq!(second.hubs.revocations.count(), 1);
     // The first instance puts back what was overwritten.
-    first.broker.confirm_revocations();
+    first.broker.confirm_revocations(Duration::from_secs(1));
     wait_until("the second has it", async || second.hubs.revocations.count() == 2).await;
     assert!(obeys(&start().await));
 }

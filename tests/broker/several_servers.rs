@@ -7,8 +7,12 @@ use wardcast::{
     config::{Config, RedisConfig, Secret},
 };
 
-use super::fixture::{disconnect_user, start_broker_with, urls, wait_until};
-use crate::support::redis::RedisServer;
+use super::fixture::{KEEP_FIVE, TIMEOUT, channel, disconnect_user, start_broker_with, urls, wait_until};
+use crate::support::{
+    Stopwatch, poll_until,
+    proxy::{Proxy, ProxyMode},
+    redis::RedisServer,
+};
 
 /// So many channels that each server has some.
 const CHANNELS: usize = 60;
@@ -73,6 +77,89 @@ async fn channels_controls_and_surveys_of_other_servers_outlive_one_of_them() {
     }
     wait_until("every channel is received again", async || second.received().len() == published + CHANNELS).await;
     assert_eq!(first.metrics.broker_up.get(), 1);
+}
+
+#[tokio::test]
+async fn positions_on_other_servers_are_read_at_once_while_one_is_frozen() {
+    let servers = [RedisServer::start().await, RedisServer::start().await, RedisServer::start().await];
+    let instance = start_broker_with("", |config| config.urls = urls(&servers));
+    instance.wait_until_ready().await;
+    for name in channels() {
+        instance.store(&name, "1").await;
+    }
+    let channels: Vec<_> = channels().map(|name| (channel(&name), KEEP_FIVE)).collect();
+    let on_frozen: i64 = servers[0].run(&["DBSIZE"]).await;
+    servers[0].freeze();
+    let frozen = servers[0].address();
+    instance.wait_for_outage(&frozen).await;
+    let mut known = 0;
+    poll_until("the outage is known", async || {
+        let since = Stopwatch::start();
+        let positions = instance.broker.read_positions(channels.clone()).await;
+        known =
+            positions.iter().filter(|position| matches!(position, Ok(Some(top)) if top.position.offset == 1)).count();
+        // A call to the frozen server would take the whole timeout.
+        since.elapsed() < TIMEOUT / 2
+    })
+    .await;
+    assert!(on_frozen > 10 && known > 10 && known < CHANNELS, "{known} of {CHANNELS}");
+    servers[0].resume();
+    poll_until("all are read again", async || {
+        instance.broker.read_positions(channels.clone()).await.iter().all(|position| matches!(position, Ok(Some(_))))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dead_node_is_forgotten_although_the_subscriptions_to_one_server_reconnect_again_and_again() {
+    let servers = [RedisServer::start().await, RedisServer::start().await];
+    let start = || {
+        start_broker_with("", |config| {
+            (config.urls, config.heartbeat_interval) = (urls(&servers), Duration::from_millis(600));
+        })
+    };
+    let (survivor, dead) = (start(), start());
+    survivor.wait_for_nodes(2).await;
+    dead.wait_until_ready().await;
+    let mut cuts = tokio::time::interval(Duration::from_millis(200));
+    let keep_cutting = async {
+        loop {
+            cuts.tick().await;
+            servers[1].run::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        }
+    };
+    drop(dead);
+    tokio::select! {
+        () = survivor.wait_for_nodes(1) => {}
+        () = keep_cutting => {}
+    }
+}
+
+#[tokio::test]
+async fn control_reaches_a_node_that_has_lost_its_subscriptions_to_one_server() {
+    let servers = [RedisServer::start().await, RedisServer::start().await];
+    let proxy = Proxy::start(servers[0].port()).await;
+    let interval = |config: &mut RedisConfig| config.heartbeat_interval = Duration::from_millis(500);
+    let first = start_broker_with("", |config| {
+        interval(config);
+        config.urls = urls(&servers);
+    });
+    let second = start_broker_with("", |config| {
+        interval(config);
+        config.urls = vec![Secret::new(proxy.url()), Secret::new(servers[1].url())];
+    });
+    first.wait_for_nodes(2).await;
+    // It is not ready: the address of the proxy is not that of the server.
+    second.wait_for_nodes(2).await;
+    let since = Stopwatch::start();
+    poll_until("silent nodes would be known", async || since.elapsed() > Duration::from_secs(2)).await;
+    proxy.set(ProxyMode::Cut);
+    let subscribers = async || servers[0].run::<Vec<String>>(&["PUBSUB", "NUMSUB", "wardcast:control"]).await;
+    poll_until("it has lost them", async || subscribers().await[1] == "1").await;
+    for number in 0..20 {
+        first.broker.send_control(disconnect_user(&format!("user-{number}"))).await.unwrap();
+    }
+    second.wait_for_controls(20).await;
 }
 
 #[tokio::test]

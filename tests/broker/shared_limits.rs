@@ -11,9 +11,12 @@ use wardcast::{
     rate_limit::Gcra,
 };
 
-use super::fixture::{Instance, memory_instance, start_broker, start_on, start_pair, start_ready_broker, wait_until};
+use super::fixture::{
+    Instance, memory_instance, start_broker, start_broker_with, start_on, start_pair, start_ready_broker, urls,
+    wait_until,
+};
 use crate::support::{
-    Stopwatch,
+    Stopwatch, poll_until,
     redis::{PrefixedRedis, RedisForm, RedisServer, run_on_parts},
 };
 
@@ -267,6 +270,45 @@ async fn each_instance_limits_by_itself_while_redis_is_away_and_stores_its_count
     let _more = (second.wait_to_connect("ann", 2).await, second.wait_to_connect("ann", 2).await);
 }
 
+/// Each server has the counts of some users.
+#[tokio::test]
+async fn users_of_other_servers_are_counted_together_while_one_server_is_away() {
+    let mut servers = [RedisServer::start().await, RedisServer::start().await];
+    let start = || start_broker_with("", |config| config.urls = urls(&servers));
+    let (first, second) = (start(), start());
+    first.wait_until_ready().await;
+    second.wait_until_ready().await;
+    let users: Vec<String> = (0..30).map(|number| format!("user-{number}")).collect();
+    let connect = async |instance: &Instance| {
+        let mut connected = Vec::new();
+        for user in &users {
+            connected.push(instance.connect(user, 1).await);
+        }
+        connected
+    };
+    let held = connect(&first).await;
+    assert!(held.iter().all(Option::is_some));
+    let counted: Vec<String> = servers[0].run(&["KEYS", "wardcast:connections:*"]).await;
+    assert!((5..25).contains(&counted.len()), "{counted:?}");
+    let dead = servers[1].address();
+    servers[1].kill();
+    second.wait_for_outage(&dead).await;
+    let more = connect(&second).await;
+    assert_eq!(more.iter().filter(|more| more.is_none()).count(), counted.len());
+    let rates = limits(&second)
+        .charge_rates(users.iter().map(|user| RateCharge { user_tag: user.clone(), events: 10 }).collect(), RATE);
+    let known = rates.await.unwrap().iter().filter(|left| left.is_ok()).count();
+    assert!((1..users.len()).contains(&known), "{known} of {} rates", users.len());
+    servers[1].restart().await;
+    second.wait_until_ready().await;
+    drop(held);
+    poll_until("the server has its counts again", async || {
+        servers[1].run::<Vec<String>>(&["KEYS", "wardcast:connections:*"]).await.len() == users.len() - counted.len()
+    })
+    .await;
+    assert!(second.connect(&users[0], 1).await.is_none() || more[0].is_none());
+}
+
 #[tokio::test]
 async fn frozen_redis_delays_connections_once_and_not_each_of_them() {
     let server = RedisServer::start().await;
@@ -297,7 +339,8 @@ async fn events_of_a_user_on_all_instances_fill_one_bucket(redis: PrefixedRedis)
     let instance = start_on(redis, |_| ()).await;
     let charge = async |events: &[(&str, u32)]| {
         let charges = events.iter().map(|(tag, events)| RateCharge { user_tag: (*tag).to_owned(), events: *events });
-        limits(&instance).charge_rates(charges.collect(), RATE).await.unwrap()
+        let left = limits(&instance).charge_rates(charges.collect(), RATE).await.unwrap();
+        left.into_iter().map(Result::unwrap).collect::<Vec<_>>()
     };
     let many: Vec<(String, u32)> = (0..200).map(|number| (format!("user{number}"), number * 10)).collect();
     let many: Vec<(&str, u32)> = many.iter().map(|(tag, events)| (tag.as_str(), *events)).collect();

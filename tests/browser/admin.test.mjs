@@ -116,6 +116,25 @@ test("a user of admin.users_file logs in with a password and may use the API key
     });
   }));
 
+test("two hubs on one host do not sign each other out", () =>
+  withHub({}, (one) =>
+    withHub({}, async (other) => {
+      const page = await openLoggedIn(one.address, one.key);
+      const second = await page.context().newPage();
+      await second.goto(`http://${other.address}/admin`);
+      await logInWithKey(second, other.key);
+      const isLoggedIn = async () => {
+        await page.reload();
+        await page.getByRole("table", { name: "Nodes" }).waitFor({ timeout: 10_000 });
+      };
+      await isLoggedIn();
+      await second.getByRole("button", { name: "Log out" }).click();
+      await second.getByLabel("API key").waitFor();
+      await isLoggedIn();
+      assertNoProblems(page);
+    }),
+  ));
+
 test("a session that ends shows the login, and nothing of before", () =>
   withHub({ settings: { "admin.session_ttl": "2s" } }, async (hub) => {
     const page = await openLoggedIn(hub.address, hub.key, { expects: /status of 401/ });

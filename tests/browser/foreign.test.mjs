@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { connect as dial } from "node:net";
 import { test } from "node:test";
-import { connect, assertNoProblems, logIn, openDemoPage, publish, startBlankPage, openTab, withBrowser, withHub } from "./support.mjs";
+import { connect, assertNoProblems, logIn, openConnectedPage, openDemoPage, publish, startBlankPage, openTab, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -66,9 +66,7 @@ test("shown code for every way to send a token works on another origin and outli
 test("shown curl command publishes the same data", () =>
   withHub({}, async (hub) => {
     const { execFileSync } = await import("node:child_process");
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     await page.getByLabel(/^Data/).fill(`{"it's": "a $(quote) \\" test"}`);
     await page.getByRole("button", { name: "Publish", exact: true }).click();
     await page.locator("#log li.pub").waitFor();

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EVERYTHING, connect, assertNoProblems, factsOf, waitForPublication, logIn, openDemoPage, paste, publish, subscribe, subscribeReplies, openTab, waitForNotice, waitUntilConnected, withBrowser, withHub } from "./support.mjs";
+import { EVERYTHING, connect, assertNoProblems, factsOf, waitForPublication, logIn, openConnectedPage, openDemoPage, paste, publish, subscribe, subscribeReplies, openTab, waitForNotice, waitUntilConnected, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -165,9 +165,7 @@ test("the page shows no token or password until the user asks for it", () =>
 
 test("publications that look like markup are shown as text", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     await page.getByLabel("Raw").check();
     const hostile = ['<img src=x onerror="window.hit=1">', "<script>window.hit=1</script>", "</code><svg onload=window.hit=1>", "\u202e\u0000 ${1} `", { constructor: 1, __proto__: null }, "x".repeat(60_000)];
     for (const data of hostile) await publish(hub, "news", data);
@@ -181,9 +179,7 @@ test("publications that look like markup are shown as text", () =>
 
 test("the log keeps the last 500 lines and can be paused, filtered and cleared", () =>
   withHub({ settings: { "limits.publications_per_second": "0" } }, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     for (let at = 0; at < 520; at += 1) await publish(hub, "news", { at });
     await waitForPublication(page, '{"at":519}');
     assert.equal(await page.locator("#log li").count(), 500);
@@ -201,9 +197,7 @@ test("the log keeps the last 500 lines and can be paused, filtered and cleared",
 
 test("a user subscribes, publishes over socket and REST, and sees why a subscription failed", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub, { expects: REFUSED });
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub, { expects: REFUSED });
     await page.getByLabel("Channel to subscribe to").fill("chat room");
     await page.getByRole("button", { name: "Subscribe", exact: true }).click();
     await page.getByRole("button", { name: "Unsubscribe from chat room" }).waitFor();
@@ -224,9 +218,7 @@ test("a user subscribes, publishes over socket and REST, and sees why a subscrip
 
 test("numbers are published as they were typed, and shown as they were published", () =>
   withHub({ settings: EVERYTHING }, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     for (const [transport, text] of [["This socket", '{"id":12345678901234567890,"price":1.50}'], ["REST", '{"id":-98765432109876543210,"n":[0.1e1]}']]) {
       await page.getByLabel(transport, { exact: true }).check();
       await page.getByLabel(/^Data/).fill(text.replaceAll(",", ",\n"));
@@ -307,9 +299,7 @@ test("subscriptions of the token are listed, and a connection that breaks is rec
 
 test("a channel whose name begins with $ is subscribed with a pasted subscription token, which the page shows to nobody", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     const token = hub.sign({ sub: "demo", channel: "$plans" });
     await page.getByLabel("Channel to subscribe to").fill("$plans");
     await page.getByLabel("Subscription token").fill(token);
@@ -332,9 +322,7 @@ test("a channel whose name begins with $ is subscribed with a pasted subscriptio
 
 test("the list of subscriptions keeps the focus and what is open when another one is added", () =>
   withHub({ settings: EVERYTHING }, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     await page.getByRole("button", { name: "History of news" }).click();
     await page.locator("#subscriptions .details").getByText("Offset 0").waitFor();
     await subscribe(page, "sport");

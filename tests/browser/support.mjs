@@ -112,6 +112,14 @@ export async function connect(page, way) {
   await subscribeReplies(page).nth(before).waitFor({ state: "attached" });
 }
 
+/** Opens the demo page, logs in, and connects. */
+export async function openConnectedPage(hub, options) {
+  const page = await openDemoPage(hub, options);
+  await logIn(page);
+  await connect(page);
+  return page;
+}
+
 /** Returns the log lines of successful subscriptions. */
 export const subscribeReplies = (page) => page.locator("#log .label", { hasText: /^subscribe done$/ });
 

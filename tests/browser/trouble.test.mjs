@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { startHub } from "../support/hub.mjs";
-import { restartHub, connect, factsOf, subscribe, waitUntilConnected, waitUntil, assertNoProblems, waitForPublication, logIn, openDemoPage, paste, publish, subscribeReplies, openTab, waitForNotice, withBrowser, withHub } from "./support.mjs";
+import { restartHub, connect, factsOf, subscribe, waitUntilConnected, waitUntil, assertNoProblems, waitForPublication, logIn, openConnectedPage, openDemoPage, paste, publish, subscribeReplies, openTab, waitForNotice, withBrowser, withHub } from "./support.mjs";
 
 withBrowser();
 
@@ -182,9 +182,7 @@ test("a stale cookie of another run does not prevent a connection with another w
 
 test("unsubscribe and disconnect by the server API are shown, and the page reconnects only on request", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     const callApi = (method, body) =>
       fetch(`http://${hub.address}/api/${method}`, { method: "POST", headers: { "x-api-key": hub.key }, body: JSON.stringify(body) });
     await callApi("unsubscribe", { user: "demo", channel: "news" });
@@ -199,9 +197,7 @@ test("unsubscribe and disconnect by the server API are shown, and the page recon
 
 test("the page distinguishes offline from a stopped hub and reconnects automatically", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub, { expects: REFUSED });
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub, { expects: REFUSED });
     await page.context().setOffline(true);
     await waitForNotice(page, "This computer is offline");
     await page.context().setOffline(false);
@@ -246,9 +242,7 @@ test("without a login the page asks for a token, and it waits for a hub that is 
 
 test("a publication that is too large is explained with 1009, its size and the limits, also after the reconnect", () =>
   withHub({ settings: { "limits.publication_bytes": 50_000 } }, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     await page.getByLabel(/^Data/).fill("x".repeat(70_000));
     assert.match(await page.locator("#data-kind").textContent(), /70002 bytes: the hub accepts 50000/);
     await page.getByRole("button", { name: "Publish", exact: true }).click();
@@ -313,9 +307,7 @@ test("where the hub prefixes users, the advice says so, and the page does not co
 
 test("a subscription token of another channel or user, or a connection token in its place, is recognised before it is sent", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     await page.getByLabel("Channel to subscribe to").fill("$plans");
     for (const [token, title] of [
       ["nonsense", "That is not a token"],
@@ -335,9 +327,7 @@ test("a subscription token of another channel or user, or a connection token in 
 
 test("a subscription whose token expires ends with advice, and a newer token continues it", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     await page.getByLabel("Channel to subscribe to").fill("$plans");
     await page.getByLabel("Subscription token").fill(hub.sign({ sub: "demo", channel: "$plans" }, { ttl: 2 }));
     await page.getByRole("button", { name: "Subscribe", exact: true }).click();
@@ -355,9 +345,7 @@ test("a subscription whose token expires ends with advice, and a newer token con
 
 test("history and presence that are off are explained with the options that switch them on", () =>
   withHub({}, async (hub) => {
-    const page = await openDemoPage(hub);
-    await logIn(page);
-    await connect(page);
+    const page = await openConnectedPage(hub);
     assert.equal(await factsOf(page, "news").textContent(), "0 messages");
     for (const [name, flags] of [
       ["History", "--set channels.history_size=100 --set channels.allow_history=subscriber"],

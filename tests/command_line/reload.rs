@@ -125,3 +125,40 @@ async fn secret_that_a_reload_removes_verifies_nothing_although_development_repl
     }
     hub.kill();
 }
+
+#[actix_rt::test]
+async fn sighup_changes_the_api_key_and_the_secret_of_hooks() {
+    let (old, new) = (
+        mark_secret("the old API key, which has 32 bytes or more"),
+        mark_secret("the new API key, which has 32 bytes or more"),
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let write = |text: &str| fs::write(&path, format!("[server]\nbind = \"127.0.0.1:0\"\n{text}")).unwrap();
+    write(&format!("[api]\nkey = {old:?}\n"));
+    let mut hub = Process::start(&mut wardcast(&["--config", &path, "--ephemeral"]));
+    let address = hub.banner().address;
+    let status =
+        async |key: &str| http::post(address, "/api/info").header("X-API-Key", key).json(json!({})).send().await.status;
+    write(&format!("[api]\nkey = {new:?}\nprevious_key = {old:?}\n[hooks]\nsecret = {old:?}\n"));
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("reloaded configuration");
+    assert!(line.ends_with("options=\"api.key,api.previous_key,hooks.secret\""), "{line}");
+    assert_eq!((status(old).await, status(new).await), (200, 200));
+    for (text, field) in [
+        (format!("[api]\nkey = {new:?}\nprevious_key = \"short\"\n"), "api.previous_key"),
+        (format!("[hooks]\nprevious_secret = {old:?}\n"), "hooks.previous_secret"),
+    ] {
+        write(&text);
+        hub.signal(SIGHUP);
+        let line = hub.wait_for_log("configuration reload failed, keeping the old one");
+        assert!(line.contains(field), "{line}");
+    }
+    write(&format!("[api]\nkey = {new:?}\n"));
+    hub.signal(SIGHUP);
+    let line = hub.wait_for_log("reloaded configuration");
+    assert!(line.ends_with("options=\"api.previous_key,hooks.secret\""), "{line}");
+    assert_eq!((status(old).await, status(new).await), (401, 200));
+    let log = hub.kill();
+    assert!(!log.contains(old) && !log.contains(new), "{log}");
+}

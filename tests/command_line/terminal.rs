@@ -138,6 +138,38 @@ fn commands_go_on_after_a_pause_in_which_the_hub_has_closed_their_connection() {
     assert_eq!(outcome, (true, "{\"published\":2}\n".to_owned()), "{published:?}");
 }
 
+#[actix_rt::test]
+async fn top_goes_on_after_failed_requests() {
+    let hub = Hub::start(&[]);
+    let link = Proxy::start(hub.address.port()).await;
+    let binary = wardcast(&[]).get_program().to_str().unwrap().to_owned();
+    let command = format!("{binary} top --interval 200ms --url http://127.0.0.1:{}", link.port());
+    // A terminal, as `top` needs one to be live.
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--return", "--command", &command, "/dev/null"]);
+    script.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", hub.home.path());
+    let mut top = Process::start(&mut script);
+    let prints = async |text: &str| {
+        // The proxy runs on this thread.
+        poll_until(&format!("top prints {text:?}"), async || {
+            std::iter::from_fn(|| top.try_line()).any(|line| line.contains(text))
+        })
+        .await;
+    };
+    prints("deliveries/s").await;
+    link.set(ProxyMode::Cut);
+    prints("; trying again").await;
+    link.set(ProxyMode::Pass);
+    prints("deliveries/s").await;
+    assert!(top.child.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn top_whose_first_request_fails_ends() {
+    let failed = run(wardcast(&["top", "--url", "http://127.0.0.1:1"]).env("WARDCAST_API__KEY", API_KEY));
+    failed.assert_failed_with(&["http://127.0.0.1:1: "]);
+}
+
 #[test]
 fn commands_send_the_proxy_header_that_a_development_hub_expects() {
     let flags = ["--set", "server.proxy_protocol=true", "--set", "server.trusted_proxies=127.0.0.1"];

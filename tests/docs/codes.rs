@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, fs};
 
-use wardcast::protocol::{CodeInfo, Disconnect, ErrorCode, UnsubscribeCode, disconnect::VIOLATIONS};
+use wardcast::protocol::{CodeInfo, Disconnect, ErrorCode, FrameRule, UnsubscribeCode, disconnect::VIOLATIONS};
 
 use crate::support::{generated::assert_section_generated, repository};
 
@@ -14,6 +14,7 @@ fn codes_page_is_generated_from_the_declared_codes() {
     assert_section_generated(PAGE, "errors", &table("message", &errors()));
     assert_section_generated(PAGE, "unsubscribe codes", &table("reason", &unsubscribes()));
     assert_section_generated(PAGE, "close codes", &table("reason", &closes()));
+    assert_section_generated(PAGE, "frame rules", &frame_rules());
 }
 
 #[test]
@@ -86,6 +87,14 @@ fn table(text_column: &str, codes: &[CodeInfo]) -> String {
     for CodeInfo { code, text, sent_when, sdk_reaction, advice } in codes {
         let text = if text.is_empty() { "the broken rule".to_owned() } else { format!("`{text}`") };
         writeln!(table, "| {code} | {text} | {sent_when} | {sdk_reaction} | {advice} |").unwrap();
+    }
+    table
+}
+
+fn frame_rules() -> String {
+    let mut table = "| reason of 1002 | where the rule is |\n|---|---|\n".to_owned();
+    for rule in FrameRule::ALL {
+        writeln!(table, "| `{}` | {} |", rule.text(), rule.section()).unwrap();
     }
     table
 }

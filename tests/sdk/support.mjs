@@ -94,8 +94,13 @@ export class Events {
 }
 
 /** Creates an SDK client with short reconnect delays, disconnected when the test ends; `query` is appended to the URL. */
-export function createClient(t, hub, { query = "", format = FORMATS[0], ...options } = {}) {
-  const client = new format.Centrifuge(`ws://${hub.address}${PATH_PREFIX}/connection/websocket${query}`, {
+export function createClient(t, hub, { query = "", ...options } = {}) {
+  return createClientOf(t, `ws://${hub.address}${PATH_PREFIX}/connection/websocket${query}`, options);
+}
+
+/** The same for other endpoints. */
+export function createClientOf(t, endpoints, { format = FORMATS[0], ...options }) {
+  const client = new format.Centrifuge(endpoints, {
     websocket: WebSocket,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,
@@ -109,10 +114,14 @@ export function createClient(t, hub, { query = "", format = FORMATS[0], ...optio
 
 /** Creates a client and connects it as `user`. */
 export async function connectClient(t, hub, user = "ann", options = {}) {
-  const it = createClient(t, hub, { token: hub.sign({ sub: user }), ...options });
-  it.connect();
-  it.connectedEvent = await it.events.waitFor("connected");
-  return it;
+  return connect(createClient(t, hub, { token: hub.sign({ sub: user }), ...options }));
+}
+
+/** Connects a client; resolves with it when it is connected. */
+export async function connect(client) {
+  client.connect();
+  client.connectedEvent = await client.events.waitFor("connected");
+  return client;
 }
 
 /** Creates a subscription and subscribes it. */

@@ -10,10 +10,10 @@ import { Centrifuge as Centrifuge31 } from "centrifuge-3.1";
 import { Centrifuge as Centrifuge41 } from "centrifuge-4.1";
 import { Centrifuge as Centrifuge50 } from "centrifuge-5.0";
 import { Centrifuge as Centrifuge53 } from "centrifuge-5.3";
-import { WebSocket } from "ws";
 
 import {
-  Events, FORMATS, PATH_PREFIX, api, createSubscription, expectPublication, receiveData, startHub, startSeveralNodes, subscribe,
+  FORMATS, PATH_PREFIX, api, connect, createClientOf, createSubscription, expectPublication, receiveData, startHub, startSeveralNodes,
+  subscribe,
 } from "./support.mjs";
 
 const [JSON_FORMAT, PROTOBUF_FORMAT] = FORMATS;
@@ -26,32 +26,18 @@ before(async () => (hub = await startHub({ "channels.history_size": 100, "channe
 after(() => hub.stop());
 
 /** Creates a client that tries these transports in their order. */
-function createClient(t, address, token, transports, { format = JSON_FORMAT, ...options } = {}) {
+function createClient(t, address, token, transports, options = {}) {
   const endpoints = transports.map(({ transport, path }) => ({
     transport,
     endpoint: `${transport === "websocket" ? "ws" : "http"}://${address}${PATH_PREFIX}${path}`,
   }));
-  const client = new format.Centrifuge(endpoints, {
-    token,
-    websocket: WebSocket,
-    emulationEndpoint: `http://${address}${PATH_PREFIX}/emulation`,
-    minReconnectDelay: 20,
-    maxReconnectDelay: 200,
-    ...options,
-  });
-  t.after(() => client.disconnect());
-  client.events = new Events(client);
-  client.format = format;
-  return client;
+  const emulationEndpoint = `http://${address}${PATH_PREFIX}/emulation`;
+  return createClientOf(t, endpoints, { token, emulationEndpoint, ...options });
 }
 
 /** Connects such a client; resolves with it when it is connected. */
-async function connectClient(t, address, token, transports, options) {
-  const client = createClient(t, address, token, transports, options);
-  client.connect();
-  client.connectedEvent = await client.events.waitFor("connected");
-  return client;
-}
+const connectClient = (t, address, token, transports, options) =>
+  connect(createClient(t, address, token, transports, options));
 
 /** A proxy that passes requests on, each to the next address, and refuses to upgrade. */
 async function startHttpProxy(t, addresses) {

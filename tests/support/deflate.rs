@@ -103,4 +103,8 @@ impl DeflateClient {
     pub async fn wait_for_close(&mut self) -> Option<u16> {
         self.raw.wait_for_close().await
     }
+
+    pub async fn wait_for_close_frame(&mut self) -> Option<Frame> {
+        self.raw.wait_for_close_frame().await
+    }
 }

@@ -341,7 +341,8 @@ impl TestHub {
     /// Waits until the hub has noticed that its broker is available, or that it is not.
     pub async fn wait_for_broker(&self, is_available: bool) {
         events::wait_until(&format!("the broker is available: {is_available}"), async || {
-            self.running().metrics.broker_up.get() == i64::from(is_available)
+            let running = self.running();
+            running.metrics.broker_up.get() == i64::from(is_available) && (!is_available || running.has_revocations())
         })
         .await;
     }

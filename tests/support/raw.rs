@@ -65,6 +65,11 @@ impl Frame {
         let code = self.payload.first_chunk().filter(|_| self.opcode == CLOSE);
         code.map(|code| u16::from_be_bytes(*code))
     }
+
+    /// The reason of a close frame.
+    pub fn close_reason(&self) -> &str {
+        std::str::from_utf8(self.payload.get(2..).unwrap_or_default()).unwrap()
+    }
 }
 
 /// A handshake with the key of RFC 6455 §1.3.
@@ -153,11 +158,16 @@ impl<S: Stream> RawClient<S> {
 
     /// Reads until the connection ends; returns the code of the server's close frame.
     pub async fn wait_for_close(&mut self) -> Option<u16> {
-        let mut code = None;
+        self.wait_for_close_frame().await?.close_code()
+    }
+
+    /// Reads until the connection ends; returns the server's close frame.
+    pub async fn wait_for_close_frame(&mut self) -> Option<Frame> {
+        let mut close = None;
         while let Some(frame) = self.next().await {
-            code = frame.close_code().or(code);
+            close = Some(frame).filter(|frame| frame.close_code().is_some()).or(close);
         }
-        code
+        close
     }
 
     /// Reads the head of a response and nothing that follows it.

@@ -13,7 +13,7 @@ use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, watch},
@@ -24,7 +24,8 @@ use wardcast::{
     address::ClientAddress,
     audit::AuditLog,
     auth::{
-        Admission, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier, refusal_log::RefusalLog,
+        Admission, Claims, CommandSource, HandshakeAuth, Permissions, VerificationQueue, Verifier,
+        refusal_log::RefusalLog,
     },
     broker::{
         Broker, BrokerError, BrokerFuture, ChannelTop, Control, EventOutbox, HistoryPage, HistoryRequest, Login,
@@ -44,18 +45,18 @@ use wardcast::{
     position::{Epoch, Position},
     protocol::Format,
     publication::{ClientInfo, Publication},
-    revocation::{LoginId, Revocation, Revocations, TokenIdentity},
+    revocation::{LoginId, Revocation, Revocations, TokenIdentity, TokenIds},
     session::{self, CommandCounters, Services},
     transport::{Outbox, TransportLimits},
 };
 
 pub use super::worker_client::Client;
 use super::{
-    PATIENCE, SECRET, config, mark_secret,
+    PATIENCE, config,
     worker_client::{SessionStub, connected_sockets},
 };
 
-/// A memory broker that answers each `subscribe`, `read_history`, `presence` and `count_presence` only when the test lets it.
+/// A memory broker that answers each `subscribe`, `read_history`, `presence`, `count_presence` and `find_logins` only when the test lets it.
 pub struct SlowBroker {
     inner: Arc<MemoryBroker>,
     answers: Arc<Semaphore>,
@@ -260,8 +261,8 @@ impl Broker for SlowBroker {
         self.inner.revoke(revocations, timeout)
     }
 
-    fn confirm_revocations(&self) {
-        self.inner.confirm_revocations();
+    fn confirm_revocations(&self, frozen_for: Duration) {
+        self.inner.confirm_revocations(frozen_for);
     }
 
     fn announce_stop(&self) -> BrokerFuture<()> {
@@ -309,7 +310,7 @@ impl Broker for SlowBroker {
     }
 
     fn find_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
-        self.inner.find_logins(user_tag, selection)
+        self.answer_later("find_logins", self.inner.find_logins(user_tag, selection))
     }
 
     fn end_logins(&self, user_tag: String, selection: LoginSelection) -> BrokerFuture<Vec<LoginRecord>> {
@@ -395,22 +396,20 @@ impl Worker {
         self.services.permissions.replace_rules(&config.channels, &config.namespaces);
     }
 
-    /// A token with these claims for user ann; a number for a date counts from now.
-    pub fn token(&self, mut claims: Value) -> String {
-        claims["sub"] = json!("ann");
-        claims["exp"] = json!(self.clock.now().unix_seconds() + claims["exp"].as_i64().unwrap_or(3600));
-        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-        mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
-    }
-
     /// A plain session of ann's, whose token has these claims beside its expiry.
     pub async fn connect(&self, claims: Value) -> Client {
         let claims = self.services.verifier.verify(&self.token(claims)).unwrap();
+        self.start_session(claims, b"").await
+    }
+
+    /// A plain session with verified claims, of a client that has sent these bytes with its handshake.
+    pub async fn start_session(&self, claims: Claims, read: &[u8]) -> Client {
         let (client, server) = connected_sockets().await;
         let admission = Admission {
             client: Uuid::new_v4(),
             ip: [127, 0, 0, 1].into(),
             request_id: None,
+            ids: TokenIds::default(),
             credential: None,
             auth: HandshakeAuth::Authenticated(Arc::new(claims)),
             format: Format::Json,
@@ -424,7 +423,7 @@ impl Worker {
             user_permit: None,
             unauthenticated_permits: None,
         };
-        session::start(server, BytesMut::new(), admission, self.services.clone());
+        session::start(server, BytesMut::from(read), admission, self.services.clone());
         Client(WebSocketStream::from_raw_socket(client, Role::Client, None).await)
     }
 

@@ -98,9 +98,15 @@ impl Authority {
 
     /// Issues a certificate for these host names and addresses into files with this name.
     pub fn issue_for(&self, name: &str, hosts: &[&str]) -> PairFiles {
+        self.issue_until(name, hosts, 4096)
+    }
+
+    /// Issues a certificate as [`Self::issue_for`] does, which expires when this year begins.
+    pub fn issue_until(&self, name: &str, hosts: &[&str], year: i32) -> PairFiles {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params =
+        let mut params =
             rcgen::CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| self.directory.path().join(format!("{name}-{kind}.pem"));
         let files = PairFiles { cert: path("cert"), key: path("key") };

@@ -2,7 +2,7 @@
 
 use actix::prelude::*;
 use futures_util::{SinkExt, StreamExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
@@ -20,7 +20,17 @@ use tokio_tungstenite::{
 };
 use wardcast::hub::SessionControl;
 
-use super::PATIENCE;
+use super::{PATIENCE, SECRET, mark_secret, slow_broker::Worker};
+
+impl Worker {
+    /// A token with these claims for user ann; a number for a date counts from now.
+    pub fn token(&self, mut claims: Value) -> String {
+        claims["sub"] = json!("ann");
+        claims["exp"] = json!(self.clock.now().unix_seconds() + claims["exp"].as_i64().unwrap_or(3600));
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        mark_secret(jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap())
+    }
+}
 
 pub(super) async fn connected_sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

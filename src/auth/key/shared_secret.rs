@@ -26,6 +26,7 @@ pub(in crate::auth) fn shared_secrets(config: &Config) -> Vec<KeyError> {
     let own = |secret: &config::Secret| secret.expose().as_bytes().to_vec();
     let mut secrets = vec![
         ("api.key".to_owned(), SecretUse::ServerApi, own(&config.api.key)),
+        ("api.previous_key".to_owned(), SecretUse::ServerApi, own(&config.api.previous_key)),
         ("login.key".to_owned(), SecretUse::Login, own(&config.login.key)),
         (
             "auth.hmac_secret".to_owned(),

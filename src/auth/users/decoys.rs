@@ -4,7 +4,7 @@
 use aws_lc_rs::hmac;
 
 use super::{UsersFileError, hash_password};
-use crate::config::Config;
+use crate::{auth::derived_key::derive_key, config::Config};
 
 /// The password of the decoy hash if there are no users.
 pub(super) const DECOY_PASSWORD: &str = "a password that no user has";
@@ -34,9 +34,7 @@ impl Decoys {
 
     /// Derives the key from the secret of the login, which all instances share.
     pub(super) fn key(config: &Config) -> hmac::Key {
-        // A key for this purpose only, as for refresh tokens.
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, config.login_secret().expose().as_bytes());
-        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&secret, b"wardcast decoy password").as_ref())
+        derive_key(config.login_secret(), "wardcast decoy password")
     }
 
     /// Returns the hash to verify for this name if no user has it.

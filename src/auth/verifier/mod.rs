@@ -3,9 +3,12 @@
 
 mod header;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -20,12 +23,13 @@ use super::{
     key_sets::KeySets,
     logout_token::{LogoutExpectations, LogoutToken},
     payload::{Expectations, Payload, unverified_issuer, unverified_subject},
+    users::Users,
 };
 use crate::{
     clock::{Clock, NEVER, WallTime},
     config::{self, Config, KeyRules, TokenKind, UserPrefixes},
     publication::is_valid_user,
-    revocation::{TokenIdentity, TokenIds},
+    revocation::{LoginId, TokenIdentity, TokenIds, user_tag},
 };
 
 /// Verifies tokens against the configured keys, issuer, audience, namespaces and the clock.
@@ -40,7 +44,20 @@ pub struct Verifier {
     /// `limits.token_bytes`: how much an unauthenticated client can make the hub decode.
     max_token_bytes: usize,
     prefixes: ArcSwap<UserPrefixes>,
+    /// Set if `login.users_file` is.
+    login_users: OnceLock<LoginUsers>,
     clock: Clock,
+}
+
+/// By how much an instance may read a new users file later than another one, beside `login.users_file_interval`: files that are
+/// distributed to several machines arrive one after the other.
+const MAX_USERS_FILE_LAG: Duration = Duration::from_secs(60);
+
+/// The users of the login.
+struct LoginUsers {
+    users: Arc<Users>,
+    /// How long after its login a user may be missing because this instance has not read the file again.
+    max_lag: Duration,
 }
 
 /// The claims of a token that is to be revoked.
@@ -52,6 +69,8 @@ pub struct LogoutClaims {
     pub ids: TokenIds,
     /// Whether a revocation means it already.
     pub is_revoked: bool,
+    /// Whether it has expired. The server API may have given its session a later end.
+    pub is_expired: bool,
 }
 
 impl Verifier {
@@ -70,6 +89,7 @@ impl Verifier {
             max_subscriptions: AtomicUsize::new(config.limits.channels_per_session),
             max_token_bytes: config.limits.token_bytes,
             prefixes: ArcSwap::from_pointee(UserPrefixes::new(&config.auth)),
+            login_users: OnceLock::new(),
             clock,
         })
     }
@@ -111,6 +131,12 @@ impl Verifier {
         Ok(change)
     }
 
+    /// Has tokens of the login refused whose user is not in its file any more. Called once.
+    pub fn set_login_users(&self, users: Arc<Users>, config: &Config) {
+        let max_lag = MAX_USERS_FILE_LAG + config.login.users_file_interval;
+        _ = self.login_users.set(LoginUsers { users, max_lag });
+    }
+
     /// Changes how many channels a token may name (`limits.channels_per_session`).
     pub fn set_max_subscriptions(&self, max_subscriptions: usize) {
         self.max_subscriptions.store(max_subscriptions, Ordering::Relaxed);
@@ -133,20 +159,46 @@ impl Verifier {
     /// # Errors
     /// [`TokenError`]. With a wrong signature, nothing in the payload is reported.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-        let (claims, key_end) = self.verify_unrevoked(token)?;
+        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+        let claims = self.unrevoked_claims(&key, &payload, self.clock.now())?;
         if self.permissions.is_revoked(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }
-        Ok(Claims { expires_at: claims.expires_at.min(key_end), ..claims })
+        self.require_login_user(&claims, token)?;
+        self.require_revocations()?;
+        Ok(Claims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 
-    /// Returns the claims of a connection token that is valid if it is not revoked, and the end of its key.
-    fn verify_unrevoked(&self, token: &str) -> Result<(Claims, WallTime), TokenError> {
-        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+    /// Checks that the users file has the user of a token, if it is one of the login. No instance may have looked when the user was removed:
+    /// then nothing has revoked the token.
+    fn require_login_user(&self, claims: &Claims, token: &str) -> Result<(), TokenError> {
+        let Some(LoginUsers { users, max_lag }) = self.login_users.get() else { return Ok(()) };
+        let Claims { user, token: identity, .. } = claims;
+        if identity.sid.is_none() || users.find(user).is_some() {
+            return Ok(());
+        }
+        let login = self.ids_of(token).sid.as_deref().and_then(LoginId::parse);
+        if login.is_none_or(|login| login.split().0 != user_tag(user)) {
+            return Ok(());
+        }
+        // The instance of the login may have read a newer file.
+        let is_new = self.clock.now() < identity.issued_at.saturating_add(*max_lag);
+        Err(if is_new { TokenError::LoginUserPending } else { TokenError::UnknownLoginUser })
+    }
+
+    /// Returns the claims of a connection token with this payload that is valid at a time if it is not revoked.
+    fn unrevoked_claims(&self, key: &VerificationKey, payload: &[u8], at: WallTime) -> Result<Claims, TokenError> {
         let prefixes = self.prefixes.load();
-        let mut claims = Payload::parse(&payload)?.into_claims(&self.expectations(&key.rules, &prefixes))?;
+        let expected = Expectations { now: at, ..self.expectations(&key.rules, &prefixes) };
+        let mut claims = Payload::parse(payload)?.into_claims(&expected)?;
         claims.token.key = Some(key.number);
-        Ok((claims, key.not_after))
+        Ok(claims)
+    }
+
+    /// Checks that this instance knows which tokens are revoked.
+    fn require_revocations(&self) -> Result<(), TokenError> {
+        let is_loaded = self.permissions.revocations().is_none_or(|revocations| revocations.is_loaded());
+        is_loaded.then_some(()).ok_or(TokenError::RevocationsPending)
     }
 
     /// Returns the claims of a valid connection token, and the claims by which it can be revoked.
@@ -157,18 +209,23 @@ impl Verifier {
         Ok((self.verify(token)?, self.ids_of(token)))
     }
 
-    /// Returns the claims of a connection token that is to be revoked, also if it is revoked already, unless that is because of its key. They
-    /// expire with the token: a reload may move the end of its key, and the token must not be valid again then.
+    /// Returns the claims of a connection token that is to be revoked, also if it has expired or is revoked already, unless that is because of
+    /// its key. They expire with the token: a reload may move the end of its key, and the token must not be valid again then. One that has
+    /// expired was valid until then.
     ///
     /// # Errors
     /// As [`Self::verify`].
     pub fn verify_for_logout(&self, token: &str) -> Result<LogoutClaims, TokenError> {
-        let (claims, _) = self.verify_unrevoked(token)?;
+        let (key, payload) = self.verify_signature(token, TokenKind::Connection)?;
+        let (now, expires_at) = (self.clock.now(), Payload::parse(&payload)?.expires_at());
+        let is_expired = expires_at <= now;
+        let before_expiry = WallTime::from_unix_millis(expires_at.unix_millis().saturating_sub(1));
+        let claims = self.unrevoked_claims(&key, &payload, now.min(before_expiry))?;
         if self.permissions.has_revoked_key(&claims.user, &claims.token) {
             return Err(TokenError::Revoked);
         }
         let is_revoked = self.permissions.is_revoked(&claims.user, &claims.token);
-        Ok(LogoutClaims { claims, ids: self.ids_of(token), is_revoked })
+        Ok(LogoutClaims { claims, ids: self.ids_of(token), is_revoked, is_expired })
     }
 
     /// Returns the claims by which a token can be revoked. Verifies nothing.
@@ -207,6 +264,7 @@ impl Verifier {
         if self.permissions.is_revoked(user, token) || self.permissions.is_revoked_in(user, channel, token) {
             return Err(TokenError::Revoked);
         }
+        self.require_revocations()?;
         Ok(SubscriptionClaims { expires_at: claims.expires_at.min(key.not_after), ..claims })
     }
 

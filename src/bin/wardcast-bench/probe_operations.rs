@@ -26,7 +26,9 @@ const SIZE: usize = 128;
 /// Operations of one kind, with the connections that they use.
 pub(crate) trait ProbeOperation {
     /// How many of them are due per second.
-    fn rate(&self) -> u64;
+    fn rate(&self) -> u64 {
+        50
+    }
 
     /// Returns whether the first operation may begin.
     fn is_ready(&self) -> bool;
@@ -247,10 +249,6 @@ impl Commands {
 }
 
 impl ProbeOperation for Commands {
-    fn rate(&self) -> u64 {
-        50
-    }
-
     fn is_ready(&self) -> bool {
         self.0.is_live
     }
@@ -289,10 +287,6 @@ impl Pings {
 }
 
 impl ProbeOperation for Pings {
-    fn rate(&self) -> u64 {
-        50
-    }
-
     fn is_ready(&self) -> bool {
         self.0.is_live
     }
@@ -402,10 +396,6 @@ impl Echo {
 }
 
 impl ProbeOperation for Echo {
-    fn rate(&self) -> u64 {
-        50
-    }
-
     fn is_ready(&self) -> bool {
         true
     }

@@ -11,6 +11,8 @@ use crate::{clock, http::quote};
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is checked whether it has.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// The name with which Centrifugo begins its version.
+pub(crate) const CENTRIFUGO: &str = "Centrifugo";
 /// What Go writes into a Centrifugo binary before the version of the module. `centrifugo version` prints v0.0.0 if it was
 /// built with `go install`.
 const GO_MODULE: &[u8] = b"github.com/centrifugal/centrifugo/v6\t";
@@ -48,7 +50,9 @@ impl Program {
             let printed = quote(first_line.as_bytes());
             return fail(format!("this is not {name}: `{argument}` printed \"{printed}\""));
         };
-        let version = go_module_version(&path).unwrap_or_else(|| parse_version(version));
+        // Other binaries have none, and the search takes seconds in a large one.
+        let module_version = (name == CENTRIFUGO).then(|| go_module_version(&path)).flatten();
+        let version = module_version.unwrap_or_else(|| parse_version(version));
         Ok(Self { path, version })
     }
 }

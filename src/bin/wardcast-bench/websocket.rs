@@ -5,7 +5,7 @@ use actix_http::ws::{OpCode, Parser};
 use bytes::BytesMut;
 use mio::{Registry, Token};
 use serde_json::Value;
-use wardcast::deflate;
+use wardcast::{deflate, protocol::frame::COMPRESSED};
 
 use crate::connection::{Connection, ReadBuffer};
 use crate::error::{Context, Result, fail};
@@ -14,8 +14,6 @@ use crate::{connection::SocketOptions, http, target_url::TargetUrl};
 /// The id of the connect command.
 pub(crate) const CONNECT_ID: u32 = 1;
 
-/// RSV1 in the first byte of a frame: the message is compressed (RFC 7692 §6).
-const COMPRESSED: u8 = 0x40;
 /// Maximum size of an inflated message.
 const MAX_INFLATED_BYTES: usize = 64 << 20;
 

@@ -8,7 +8,7 @@ use crate::broker::{
     BrokerFuture, completed,
     event_outbox::{
         Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LostCursor, LostPage, OutboxEntry, OutboxPage,
-        Renewal, StoredSessions,
+        RenewedRegistration, StoredSessions,
     },
 };
 
@@ -64,8 +64,8 @@ impl EventOutbox for MemoryEventOutbox {
         None
     }
 
-    fn renew(&self, _: usize) -> BrokerFuture<Renewal> {
-        completed(Ok(Renewal { is_known: true, lost: Vec::new() }))
+    fn renew(&self, _: usize) -> BrokerFuture<RenewedRegistration> {
+        completed(Ok(RenewedRegistration { is_known: true, lost: Vec::new() }))
     }
 
     fn read_stored(&self, _: usize, _: u64) -> BrokerFuture<StoredSessions> {

@@ -114,8 +114,7 @@ impl Histories {
     }
 
     fn create(&mut self, channel: &Channel, retention: Retention, now: MonotonicTime) -> Result<usize, BrokerError> {
-        let history = ChannelHistory::new(retention)
-            .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))?;
+        let history = ChannelHistory::new(retention).map_err(BrokerError::no_epoch)?;
         let entry =
             Entry { channel: channel.clone(), history, last_used: now, list: 0, newer: NO_SLOT, older: NO_SLOT };
         self.bytes += entry.cost_bytes();

@@ -38,8 +38,8 @@ use self::{
     tickets::TicketStore,
 };
 use super::{
-    Broker, BrokerError, BrokerFuture, Control, Deliver, EventOutbox, HistoryPage, HistoryRequest, Login, LoginLimits,
-    LoginRecord, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
+    Broker, BrokerError, BrokerFuture, ChannelTop, Control, Deliver, EventOutbox, HistoryPage, HistoryRequest, Login,
+    LoginLimits, LoginRecord, LoginRefresh, LoginSelection, NodeIdentity, PositionResult, PresenceCount, PresenceEvent,
     PresentClient, PublishOptions, PublishReceipt, Retention, SharedLimits, SincePosition, SurveyQuestion,
     SurveyResult, Version, completed, invalid_ticket_id, is_valid_ticket_id, presence::PresencePage,
 };
@@ -192,7 +192,8 @@ impl MemoryBroker {
         let now = self.clock.monotonic_now();
         let page = self.update_histories(&mut self.shards.lock(channel).histories, |histories| {
             histories.with_channel(channel, retention, now, |history| {
-                Ok(HistoryPage { publications: history.page(channel, &request), top: history.position() })
+                let ChannelTop { position: top, time: top_time } = history.top();
+                Ok(HistoryPage { publications: history.page(channel, &request), top, top_time })
             })
         });
         self.run_maintenance();
@@ -364,7 +365,7 @@ impl Broker for MemoryBroker {
         .boxed()
     }
 
-    fn confirm_revocations(&self) {
+    fn confirm_revocations(&self, _: Duration) {
         // No other instance sends revocations.
     }
 

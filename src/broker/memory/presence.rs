@@ -15,33 +15,33 @@ use crate::{broker::PresenceCount, clock::MonotonicTime, publication::ClientInfo
 /// The clients that are present in a channel, each with the time at which its entry expires.
 #[derive(Default)]
 pub(super) struct ChannelPresence {
-    expires_at: HashMap<PresentClient, MonotonicTime, foldhash::fast::RandomState>,
+    expires_at: HashMap<ClientById, MonotonicTime, foldhash::fast::RandomState>,
     /// At this number of entries the next [`Self::add`] first drops the expired ones.
     expire_at_len: usize,
 }
 
 /// A client, compared by its id alone. It is the key of its entry, so that the id is not stored twice.
-struct PresentClient(Arc<ClientInfo>);
+struct ClientById(Arc<ClientInfo>);
 
-impl Borrow<str> for PresentClient {
+impl Borrow<str> for ClientById {
     fn borrow(&self) -> &str {
         &self.0.client
     }
 }
 
-impl Hash for PresentClient {
+impl Hash for ClientById {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.client.hash(state);
     }
 }
 
-impl PartialEq for PresentClient {
+impl PartialEq for ClientById {
     fn eq(&self, other: &Self) -> bool {
         self.0.client == other.0.client
     }
 }
 
-impl Eq for PresentClient {}
+impl Eq for ClientById {}
 
 impl ChannelPresence {
     /// Stores that a client is present for `ttl`. The latest call for a client replaces the earlier ones.
@@ -52,7 +52,7 @@ impl ChannelPresence {
         }
         // Removed first, because an insert would keep the old key, with the old information about the client.
         self.expires_at.remove(client.client.as_str());
-        self.expires_at.insert(PresentClient(client), now.saturating_add(ttl));
+        self.expires_at.insert(ClientById(client), now.saturating_add(ttl));
     }
 
     /// Removes the client with this id.

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use uuid::Uuid;
 
 use super::{
-    RedisBroker, RedisContext, call_times::Operation, claims, emulation, envelope, error::no_receiver_error,
+    RedisBroker, RedisContext, call_times::Operation, claims, controls, emulation, envelope,
     event_outbox::RedisEventOutbox, heartbeat, history, limits::RedisLimits, logins, presence, presence::PresenceRead,
     revocation_rounds, survey, tickets,
 };
@@ -156,8 +156,11 @@ impl Broker for RedisBroker {
         )
     }
 
-    fn confirm_revocations(&self) {
+    fn confirm_revocations(&self, frozen_for: Duration) {
         self.context.hold_deliveries();
+        if self.context.signer.may_refuse_after(frozen_for) {
+            self.context.deliver.note_lost_controls();
+        }
         self.context.revocations.request();
         // Others may have taken this instance for gone.
         self.context.connections.recount();
@@ -168,18 +171,7 @@ impl Broker for RedisBroker {
     }
 
     fn send_control(&self, control: Control) -> BrokerFuture<()> {
-        self.measured(
-            Operation::Publish,
-            self.when_started(move |context| {
-                let name = context.names.control_channel();
-                let server = match context.router.server_for_message(name, &control.user) {
-                    Ok(server) => server,
-                    Err(error) => return completed(Err(error)),
-                };
-                let published = server.publish(name, &context.signer.sign(envelope::encode_control(&control)));
-                async move { if published.await? == 0 { Err(no_receiver_error()) } else { Ok(()) } }.boxed()
-            }),
-        )
+        self.measured(Operation::Publish, self.when_started(move |context| controls::send(context.clone(), &control)))
     }
 
     fn send_commands(&self, node: &str, session: Uuid, message: Bytes) -> BrokerFuture<bool> {
@@ -260,7 +252,7 @@ impl Broker for RedisBroker {
         self.spawn(async move |context| {
             try_join_all(routes.servers().iter().map(|server| server.check_ready())).await?;
             claims::check(&context).await?;
-            context.revocations.check_loaded()
+            context.check_revocations()
         })
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{RedisBroker, RedisContext, history, stopped_error};
 use crate::{
-    broker::{BrokerError, BrokerFuture, HistoryPage, Retention},
+    broker::{BrokerError, BrokerFuture, ChannelTop, HistoryPage, Retention},
     channel::Channel,
 };
 
@@ -97,9 +97,10 @@ impl RedisBroker {
                 Ok(position)
             });
             async move {
-                let top = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                let found = added?.await.unwrap_or_else(|_| Err(stopped_error()))?;
+                let ChannelTop { position: top, time: top_time } = found;
                 context.shared_reads.compare(&channel, before, Some(top));
-                Ok(HistoryPage { publications: Vec::new(), top })
+                Ok(HistoryPage { publications: Vec::new(), top, top_time })
             }
             .boxed()
         })

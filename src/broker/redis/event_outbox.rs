@@ -29,7 +29,7 @@ use crate::{
         BrokerError, BrokerFuture,
         event_outbox::{
             Appended, EVENT_LANES, EntryId, EntryOwner, EventOutbox, LOST_INTERVALS, LostCursor, LostPage,
-            OutboxChange, OutboxEntry, OutboxPage, Renewal, StoredSessions,
+            OutboxChange, OutboxEntry, OutboxPage, RenewedRegistration, StoredSessions,
         },
     },
     channel::Channel,
@@ -186,7 +186,7 @@ impl EventOutbox for RedisEventOutbox {
         Some(self.context.heartbeat_interval)
     }
 
-    fn renew(&self, lane: usize) -> BrokerFuture<Renewal> {
+    fn renew(&self, lane: usize) -> BrokerFuture<RenewedRegistration> {
         let (context, seen) = (self.context.clone(), self.seen_interruptions.clone());
         let LaneKeys { events, state, registrations, channels, node_sessions, node_channels } = self.keys(lane);
         let keys = [&registrations, &events, &state, &channels, &node_sessions, &node_channels];
@@ -199,7 +199,7 @@ impl EventOutbox for RedisEventOutbox {
             let was_interrupted = seen[lane].swap(interruptions, Ordering::Relaxed) != interruptions;
             let mut reply = reply.into_iter();
             let is_known = reply.next().as_deref() == Some("1") && !was_interrupted;
-            Ok(Renewal { is_known, lost: reply.filter(|node| *node != context.instance).collect() })
+            Ok(RenewedRegistration { is_known, lost: reply.filter(|node| *node != context.instance).collect() })
         })
     }
 

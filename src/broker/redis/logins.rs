@@ -17,7 +17,7 @@ const STORE: Store = Store("logins");
 /// A login that a script has found or ended: the part of its name behind the tag, its latest refresh in milliseconds, and its user.
 type FoundLogin = (String, i64, String);
 
-/// Stores a login, and ends those of the user that are too many. Returns these.
+/// Stores a login, and ends those of the user that are too many. Returns these, and those that had ended before and still are stored.
 pub(super) async fn start(
     context: &RedisContext,
     id: &LoginId,
@@ -93,6 +93,7 @@ async fn select(
         LoginSelection::One(id) => call.arg("login").arg(id.split().1),
         LoginSelection::StartedBefore(time) => call.arg("before").arg(time.unix_millis()),
         LoginSelection::OtherPassword(password) => call.arg("password").arg(password),
+        LoginSelection::Ended => call.arg("ended").arg(""),
     };
     Ok(records(tag, STORE.query(context, &key, &call).await?))
 }

@@ -23,6 +23,7 @@ mod call_times;
 mod calls;
 mod claims;
 mod cluster;
+mod controls;
 mod emulation;
 mod envelope;
 mod error;
@@ -69,7 +70,7 @@ pub use self::error::{BrokerStartError, RedisConfigError};
 pub(super) use self::partition::stable_hash;
 use self::{
     call_times::CallTimes,
-    claims::Claims,
+    claims::SettingClaims,
     cluster::ClusterHealth,
     envelope::MessageSigner,
     error::stopped_error,
@@ -84,7 +85,7 @@ use self::{
     revocation_rounds::RevocationRequests,
     revocations::RevocationLoader,
     router::{Router, Routes},
-    server::{DesiredSubscriptions, RedisServer, ServerBoard},
+    server::{DesiredSubscriptions, RedisServer, ServerAvailability},
     survey::SurveyRegistry,
 };
 use super::{BrokerError, BrokerFuture, Deliver};
@@ -114,7 +115,7 @@ struct RedisContext {
     surveys: SurveyRegistry,
     nodes: NodeRegistry,
     announcer: Announcer,
-    claims: Claims,
+    claims: SettingClaims,
     /// Signs what this instance sends and stores.
     signer: MessageSigner,
     refused: RefusedMessages,
@@ -164,7 +165,12 @@ impl RedisContext {
             self.shared_reads.clear();
         }
         if is_subscribed && server.has_own_name(control) {
-            self.nodes.start_listening();
+            let routes = self.router.routes();
+            let is_other = |other: &&Arc<RedisServer>| !std::ptr::eq(&***other, server);
+            // Heartbeats come over all servers: over the others they have come without a break.
+            if !routes.servers().iter().filter(is_other).any(|other| other.is_hearing(control)) {
+                self.nodes.start_listening();
+            }
             self.announcer.request_hello();
         } else if !self.router.routes().servers().iter().any(|server| server.is_hearing(control)) {
             self.nodes.stop_listening();
@@ -241,20 +247,16 @@ impl RedisBroker {
         } else {
             RedisNames::new(&config.prefix, &instance)
         };
-        let board = Arc::new(ServerBoard::new(metrics.clone()));
+        let availability = Arc::new(ServerAvailability::new(metrics.clone()));
         Self::check_config(config)?;
         let mut servers = Vec::new();
         // Those of a Cluster are found when it has been asked.
         for config in if is_cluster { Vec::new() } else { server_configs(config) } {
-            servers.push(RedisServer::new(&config, &names, queue_bytes, &board, None)?);
+            servers.push(RedisServer::new(&config, &names, queue_bytes, &availability, None)?);
         }
         let (servers, queues): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
-        let heartbeat_interval = config.heartbeat_interval;
-        let claims = if is_cluster {
-            Claims::of_cluster(config.partitions, heartbeat_interval, metrics.clone())
-        } else {
-            Claims::of_servers(servers.iter().map(|server| server.address()), heartbeat_interval, metrics.clone())
-        };
+        let addresses = (!is_cluster).then(|| servers.iter().map(|server| server.address()));
+        let claims = setting_claims(config, addresses, &metrics);
         let routes = if is_cluster { Routes::to_masters(servers, Vec::new()) } else { Routes::to_independent(servers) };
         let router = Router::new(routes, &names);
         let (revocation_requests, requests) = RevocationRequests::new();
@@ -263,7 +265,7 @@ impl RedisBroker {
             names,
             instance,
             router,
-            cluster_health: ClusterHealth::new(board, is_cluster),
+            cluster_health: ClusterHealth::new(availability, is_cluster),
             timeout: config.timeout,
             message_bytes: config.message_bytes,
             probe_interval: config.probe_interval,
@@ -284,6 +286,7 @@ impl RedisBroker {
             clock,
             metrics,
         });
+        context.deliver.revocations().expect_list();
         context.hold_deliveries();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -293,6 +296,18 @@ impl RedisBroker {
             .name("redis".to_owned())
             .spawn(move || calls::run_thread(runtime, tasks, stopped))?;
         Ok(Arc::new(Self { context, runtime: handle, call_times, _stop: stop }))
+    }
+}
+
+/// Returns the settings that all instances must have alike. `addresses`: of the servers; `None`: of a Cluster.
+fn setting_claims<'a>(
+    config: &config::RedisConfig,
+    addresses: Option<impl Iterator<Item = &'a str>>,
+    metrics: &Arc<Metrics>,
+) -> SettingClaims {
+    match addresses {
+        Some(addresses) => SettingClaims::of_servers(addresses, config.heartbeat_interval, metrics.clone()),
+        None => SettingClaims::of_cluster(config.partitions, config.heartbeat_interval, metrics.clone()),
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) struct OwnNames {
 }
 
 /// Where a message comes from: what its PUB/SUB channel is for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MessageSource {
     /// Publications of this channel.
     Channel(Channel),

@@ -126,6 +126,26 @@ impl NodeRegistry {
         self.list.lock().live_instances(Instant::now())
     }
 
+    /// Returns how many instances receive what is sent to all, this one included. Nodes do not count that have not been heard since
+    /// [nothing reached them](Self::record_unreached): they may have been killed. `None`: as [`Self::live_instances`].
+    pub(super) fn expected_receivers(&self) -> Option<i64> {
+        self.remove_silent();
+        self.list.lock().expected_receivers(Instant::now())
+    }
+
+    /// Notes that a node does not receive what is sent to all.
+    pub(super) fn record_unreached(&self, instance: &str) {
+        if let Some(node) = self.list.lock().nodes.get_mut(instance) {
+            node.unreached_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Notes that all nodes that are heard receive what is sent to all.
+    pub(super) fn forget_unreached(&self) {
+        let mut list = self.list.lock();
+        list.nodes.values_mut().filter(|node| !node.may_be_gone()).for_each(|node| node.unreached_since = None);
+    }
+
     /// Returns the other nodes that are alive.
     pub(super) fn live_nodes(&self) -> Vec<LiveNode> {
         self.remove_silent();
@@ -165,6 +185,15 @@ struct KnownNode {
     heard_at: Instant,
     has_missed_survey: bool,
     has_other_layout: bool,
+    /// Since when nothing that is sent to all reaches it.
+    unreached_since: Option<Instant>,
+}
+
+impl KnownNode {
+    /// Returns whether it has not been heard since nothing reaches it.
+    fn may_be_gone(&self) -> bool {
+        self.unreached_since.is_some_and(|since| self.heard_at <= since)
+    }
 }
 
 impl NodeList {
@@ -191,7 +220,8 @@ impl NodeList {
             return Err(DropReason("too_many_nodes"));
         }
         let identity = identity.clone();
-        let node = KnownNode { identity, heard_at: now, has_missed_survey: false, has_other_layout: false };
+        let (has_missed_survey, has_other_layout, unreached_since) = (false, false, None);
+        let node = KnownNode { identity, heard_at: now, has_missed_survey, has_other_layout, unreached_since };
         self.nodes.insert(instance.to_owned(), node);
         Ok(true)
     }
@@ -241,6 +271,11 @@ impl NodeList {
         let is_complete = self.listening_since.is_some_and(|since| now.duration_since(since) >= self.lifetime())
             && self.nodes.len() < self.max_nodes;
         is_complete.then(|| self.nodes.keys().cloned().collect())
+    }
+
+    fn expected_receivers(&self, now: Instant) -> Option<i64> {
+        let gone = self.nodes.values().filter(|node| node.may_be_gone()).count();
+        self.live_instances(now).map(|_| self.count() - i64::try_from(gone).unwrap_or(i64::MAX))
     }
 
     fn live_nodes(&self, now: Instant) -> Vec<LiveNode> {
@@ -337,6 +372,17 @@ mod tests {
         assert!(list.record_answer("a", start + SECOND * 8));
         assert_eq!(suspects(&list, 8), Vec::<String>::new());
         assert!(!list.record_answer("unknown", start));
+    }
+
+    #[test]
+    fn node_that_is_not_reached_counts_until_it_is_known_not_to_be_and_again_when_it_is_heard() {
+        let (mut list, start) = list_of_two();
+        let expected = |list: &NodeList, second| list.expected_receivers(start + SECOND * second);
+        assert_eq!((expected(&list, 14), expected(&list, 15)), (None, Some(3)));
+        list.nodes.get_mut("a").unwrap().unreached_since = Some(start + SECOND * 16);
+        assert_eq!(expected(&list, 17), Some(2), "it may have been killed");
+        list.record_heartbeat("a", &node("a"), start + SECOND * 18).unwrap();
+        assert_eq!(expected(&list, 19), Some(3), "it is alive, and still not reached");
     }
 
     #[test]

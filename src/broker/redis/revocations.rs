@@ -4,11 +4,8 @@
 //! revoked, came back empty or has lost its latest writes, is put back. No revocation is ever taken back, so lists are merged and never replaced.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -36,13 +33,14 @@ const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often an instance that has just started looks whether it knows all others.
 const NODES_INTERVAL: Duration = Duration::from_millis(10);
-/// How long deliveries are held at most by an instance that has had the list: while the list in Redis cannot be
-/// reached, the channels of other servers must be delivered.
+/// How long the list in Redis may fail until an instance that has had it delivers without it: the channels of other servers
+/// must be delivered. Deliveries that are held again later are released at the next failure.
 const MAX_HOLD: Duration = Duration::from_secs(5);
 /// How often an instance that has never had the list says so in its log, after [`MAX_HOLD`].
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// How often the number of revocations in Redis is compared: someone may have deleted them there.
-const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// How many `broker.redis.probe_interval`s pass until the list in Redis is compared again: someone may have deleted or changed revocations
+/// there.
+const CHECK_PROBES: u32 = 15;
 
 /// A reply to HSCAN: the next cursor, and fields with their values.
 type HashPage = (u64, Vec<(Vec<u8>, Vec<u8>)>);
@@ -51,7 +49,6 @@ type HashPage = (u64, Vec<(Vec<u8>, Vec<u8>)>);
 #[derive(Default)]
 pub(super) struct RevocationLoader {
     due: Notify,
-    is_loaded: AtomicBool,
     /// What this instance obeys and the others may not know, by target.
     unannounced: Mutex<HashMap<String, Revocation>>,
     /// How often the deliveries were held: a list that was requested before the last time does not end it.
@@ -59,21 +56,6 @@ pub(super) struct RevocationLoader {
 }
 
 impl RevocationLoader {
-    /// Returns whether the list has been loaded since the start.
-    pub(super) fn is_loaded(&self) -> bool {
-        self.is_loaded.load(Ordering::Relaxed)
-    }
-
-    /// # Errors
-    /// [`BrokerError::NotReady`]: the list has not been loaded since the start.
-    pub(super) fn check_loaded(&self) -> Result<(), BrokerError> {
-        if self.is_loaded() {
-            return Ok(());
-        }
-        let detail = "the list of revocations has not been loaded from redis yet".to_owned();
-        Err(BrokerError::NotReady { problem: "has not loaded the revocations", detail })
-    }
-
     /// Has the list loaded.
     pub(super) fn request(&self) {
         self.due.notify_one();
@@ -108,6 +90,16 @@ impl RevocationLoader {
 }
 
 impl RedisContext {
+    /// # Errors
+    /// [`BrokerError::NotReady`]: the list of revocations has not been loaded since the start.
+    pub(super) fn check_revocations(&self) -> Result<(), BrokerError> {
+        if self.deliver.revocations().is_loaded() {
+            return Ok(());
+        }
+        let detail = "the list of revocations has not been loaded from redis yet".to_owned();
+        Err(BrokerError::NotReady { problem: "has not loaded the revocations", detail })
+    }
+
     /// Holds the deliveries of all hubs until the list has been loaded. The caller requests that, now or when it is possible.
     pub(super) fn hold_deliveries(&self) {
         let mut holds = self.revocations.holds.lock();
@@ -168,34 +160,36 @@ fn unknown_node() -> NodeIdentity {
 /// Loads the list when it is due, forever.
 pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
     loop {
-        let due = timeout(CHECK_INTERVAL, context.revocations.due.notified()).await;
+        let list = context.deliver.revocations();
+        let due = timeout(context.probe_interval * CHECK_PROBES, context.revocations.due.notified()).await;
         if due.is_err() && !is_incomplete_in_redis(&context).await {
             continue;
         }
-        // How often deliveries were held, and since when. If they are held again meanwhile, MAX_HOLD begins again.
-        let mut held = (*context.revocations.holds.lock(), Instant::now());
-        let mut given_up = None;
+        // Not since the last hold: a server that reconnects again and again holds the deliveries each time.
+        let failing_since = Instant::now();
+        let mut has_warned = false;
         let mut next_warning = Instant::now() + MAX_HOLD;
         let mut retry_delay = MIN_RETRY_DELAY;
         loop {
             let holds = *context.revocations.holds.lock();
-            if holds != held.0 {
-                held = (holds, Instant::now());
-            }
             match synchronize(&context).await {
                 Ok(()) => {
-                    context.revocations.is_loaded.store(true, Ordering::Relaxed);
+                    if !list.is_loaded() {
+                        list.note_loaded();
+                        log::debug!("loaded the list of revocations count={}", list.count());
+                    }
                     context.release_deliveries(holds);
                     break;
                 }
-                Err(error)
-                    if context.revocations.is_loaded() && given_up != Some(holds) && held.1.elapsed() >= MAX_HOLD =>
-                {
-                    log::warn!("delivering without the latest revocations error={:?}", error.to_string());
-                    given_up = Some(holds);
+                Err(error) if list.is_loaded() && failing_since.elapsed() >= MAX_HOLD => {
+                    if !std::mem::replace(&mut has_warned, true) {
+                        log::warn!("delivering without the latest revocations error={:?}", error.to_string());
+                    }
+                    // Also if they have been held again during this attempt.
+                    let holds = *context.revocations.holds.lock();
                     context.release_deliveries(holds);
                 }
-                Err(error) if !context.revocations.is_loaded() && Instant::now() >= next_warning => {
+                Err(error) if !list.is_loaded() && Instant::now() >= next_warning => {
                     next_warning = Instant::now() + WARNING_INTERVAL;
                     log::warn!("holding all deliveries without the list of revocations error={:?}", error.to_string());
                 }
@@ -210,20 +204,38 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
     }
 }
 
-/// Returns whether Redis has fewer revocations than this instance.
+/// Returns whether Redis lacks revocations of this instance, or has one with an earlier time.
 async fn is_incomplete_in_redis(context: &RedisContext) -> bool {
-    let own = context.deliver.revocations().count();
     let key = context.names.revocation_hash();
-    let mut count = redis::cmd("HMGET");
-    count.arg(key).arg("");
     let Ok(server) = context.server_of_name(key) else { return false };
-    let stored = server.query::<Vec<Option<usize>>>(&count, context.timeout).await;
-    stored.is_ok_and(|stored| stored.first().copied().flatten().unwrap_or_default() < own)
+    // The gauge of revocations is to fall when they expire.
+    _ = context.deliver.revocations().count();
+    for own in context.deliver.revocations().entries().chunks(PAGE) {
+        let mut query = redis::cmd("HMGET");
+        query.arg(key);
+        let targets: Vec<String> = own.iter().map(|revocation| revocation.target.to_text()).collect();
+        targets.iter().for_each(|target| _ = query.arg(target));
+        let Ok(stored) = server.query::<Vec<Option<Vec<u8>>>>(&query, context.timeout).await else { return false };
+        let lacks = own.iter().zip(&targets).zip(stored).any(|((own, target), times)| {
+            let read = |times: Vec<u8>| StoredRevocation::read(target.as_bytes(), &times, &context.signer).ok();
+            let stored = times.and_then(read).map(|stored| (stored.issued_before, stored.expires_at));
+            is_weaker(stored, own)
+        });
+        if lacks {
+            return true;
+        }
+    }
+    false
+}
+
+/// Returns whether the times of a revocation in Redis, if there are any, are earlier than those of the same one here.
+fn is_weaker(stored: Option<(WallTime, WallTime)>, own: &Revocation) -> bool {
+    stored.is_none_or(|(before, until)| before < own.issued_before || until < own.expires_at)
 }
 
 /// Merges the list in Redis and the one of this instance.
 async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
-    let StoredList { revocations: stored, has_refused } = load(context).await?;
+    let StoredList { revocations: stored, refused } = load(context).await?;
     let known: HashMap<String, (WallTime, WallTime)> = stored
         .iter()
         .map(|revocation| (revocation.target.to_text(), (revocation.issued_before, revocation.expires_at)))
@@ -232,23 +244,16 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
         // Whatever has room is obeyed. Without the others this instance is not allowed to deliver.
         return Err(error.into());
     }
-    let is_missing = |revocation: &Revocation| {
-        let stored = known.get(&revocation.target.to_text());
-        stored.is_none_or(|(before, until)| *before < revocation.issued_before || *until < revocation.expires_at)
-    };
-    let missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
+    let is_missing = |own: &Revocation| is_weaker(known.get(&own.target.to_text()).copied(), own);
+    let mut missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();
+    missing.sort_by_cached_key(|revocation| {
+        let target = revocation.target.to_text();
+        !known.contains_key(&target) && !refused.contains(target.as_bytes())
+    });
     // A merge would keep what another program has written in the place of one of them.
-    let mode = if has_refused { "replace" } else { "merge" };
+    let mode = if refused.is_empty() { "merge" } else { "replace" };
     context.revocations.announce_later(&missing, context.deliver.revocations().now());
-    for batch in missing.chunks(BATCH) {
-        match store_as(context, batch, mode).await {
-            // They are in force here, and will be on the others. The next comparison tries again.
-            Err(error @ BrokerError::RevocationsFull(_)) => {
-                log::warn!("no room for revocations in redis count={} error={:?}", batch.len(), error.to_string());
-            }
-            stored => stored?,
-        }
-    }
+    let stored = put_back(context, &missing, mode).await?;
     // Instances that have loaded the list without them. They need not confirm: what they must not miss they have loaded.
     let unannounced = context.revocations.unannounced();
     for batch in unannounced.chunks(BATCH) {
@@ -256,10 +261,39 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
         survey::announce(context, &question, context.timeout).await.map_err(BrokerError::Unavailable)?;
         context.revocations.forget_announced(batch);
     }
-    if !missing.is_empty() {
-        log::warn!("put revocations back into redis count={}", missing.len());
+    if stored > 0 {
+        log::warn!("put revocations back into redis count={stored}");
+    }
+    // They are in force here, and on the others. The next comparison tries again.
+    let without_room = missing.len() - stored;
+    if without_room > 0 {
+        log::warn!("no room for revocations in redis count={without_room} error={:?}", ListFull.to_string());
     }
     Ok(())
+}
+
+/// Stores revocations, those first that need no room, until there is no room. Returns how many it has stored.
+async fn put_back(context: &RedisContext, revocations: &[Revocation], mode: &str) -> Result<usize, BrokerError> {
+    let mut count = 0;
+    for batch in revocations.chunks(BATCH) {
+        match store_as(context, batch, mode).await {
+            // Some of them may have room. Behind one that has none, none has any.
+            Err(BrokerError::RevocationsFull(_)) => {}
+            stored => {
+                stored?;
+                count += batch.len();
+                continue;
+            }
+        }
+        for revocation in batch {
+            match store_as(context, std::slice::from_ref(revocation), mode).await {
+                Err(BrokerError::RevocationsFull(_)) => return Ok(count),
+                stored => stored?,
+            }
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Stores revocations, all or none.
@@ -283,8 +317,8 @@ async fn store_as(context: &RedisContext, revocations: &[Revocation], mode: &str
 #[derive(Default)]
 struct StoredList {
     revocations: Vec<Revocation>,
-    /// Another program has written some of it.
-    has_refused: bool,
+    /// The targets whose times another program has written.
+    refused: HashSet<Vec<u8>>,
 }
 
 /// Reads the list. What another program has written is left out and counted.
@@ -302,7 +336,7 @@ async fn load(context: &RedisContext) -> Result<StoredList, BrokerError> {
                 Ok(revocation) => list.revocations.push(revocation),
                 Err(reason) => {
                     context.refused.count(reason);
-                    list.has_refused = true;
+                    list.refused.insert(target.clone());
                 }
             }
         }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::{Method, StatusCode, header::CONTENT_TYPE, header::HeaderName};
+use hyper::{
+    Method, StatusCode,
+    header::{CONTENT_TYPE, HeaderName},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,13 +14,12 @@ use super::{
     HttpClient, Hub,
     http::{HttpRequest, HttpResponse},
 };
-use crate::config::Secret;
+use crate::{api::X_API_KEY, config::Secret};
 
 /// Maximum time for connecting, and for each call.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum response that is read. The largest ones list all channels.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A client of the server API.
 pub(in crate::cli) struct ApiClient {
@@ -81,7 +83,7 @@ impl ApiClient {
         let request = HttpRequest {
             method: Method::POST,
             path: &format!("/api/{method}"),
-            headers: &[(API_KEY, self.key.expose()), (CONTENT_TYPE, "application/json")],
+            headers: &[(HeaderName::from_static(X_API_KEY), self.key.expose()), (CONTENT_TYPE, "application/json")],
             body: Bytes::copy_from_slice(params.as_bytes()),
         };
         let HttpResponse { status, body } =

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::Endpoint;
+use crate::http_client::SOFTWARE;
 
 /// How long an idle connection is used: less than the [`KEEP_ALIVE`](crate::http::connection::KEEP_ALIVE) of a hub.
 const MAX_IDLE: Duration = Duration::from_secs(3);
@@ -80,7 +81,7 @@ impl HttpClient {
             .method(method)
             .uri(if base_path.is_empty() && path.is_empty() { "/".to_owned() } else { format!("{base_path}{path}") })
             .header(HOST, authority)
-            .header(USER_AGENT, concat!("wardcast/", env!("CARGO_PKG_VERSION")));
+            .header(USER_AGENT, SOFTWARE);
         for (name, value) in headers {
             request = request.header(name, *value);
         }

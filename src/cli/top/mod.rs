@@ -17,7 +17,7 @@ use super::{
     arguments::TopArguments,
     client::{ApiClient, Hub, block_on},
     configuration::ConfigInputs,
-    print_output,
+    escape_control, print_output,
 };
 use crate::broker::{NodeIdentity, NodeInfo};
 
@@ -51,16 +51,21 @@ pub(super) fn show(inputs: &ConfigInputs, arguments: &TopArguments) -> CommandRe
     block_on(async {
         let mut api = ApiClient::connect(&hub).await?;
         let mut before = take_sample(&mut api).await?;
+        let print = |text: &str| print_output(text).map_err(|error| format!("stdout: {error}"));
         loop {
             sleep(interval).await;
-            let now = take_sample(&mut api).await?;
-            let text = Screen::new(&before, &now).to_string();
-            if !is_live {
-                return Ok(text);
+            match take_sample(&mut api).await {
+                Ok(now) => {
+                    let text = Screen::new(&before, &now).to_string();
+                    if !is_live {
+                        return Ok(text);
+                    }
+                    print(&format!("{CLEAR}{}\n\n{text}\nCtrl-C stops.\n", hub.internal))?;
+                    before = now;
+                }
+                Err(error) if is_live => print(&format!("{}; trying again\n", escape_control(&error)))?,
+                Err(error) => return Err(error),
             }
-            print_output(&format!("{CLEAR}{}\n\n{text}\nCtrl-C stops.\n", hub.internal))
-                .map_err(|error| format!("stdout: {error}"))?;
-            before = now;
         }
     })
     .map_err(CliError::from)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ErrorCollector, SECOND};
-use crate::config::{ChannelOptions, Config};
+use crate::config::{ChannelOptions, Config, SIGNATURE_HEADER};
 
 /// Headers that the hub writes itself, and those that belong to the connection of the client.
 const UNFORWARDED_HEADERS: [&str; 13] = [
@@ -19,7 +19,7 @@ const UNFORWARDED_HEADERS: [&str; 13] = [
     "transfer-encoding",
     "upgrade",
     "user-agent",
-    "x-wardcast-signature",
+    SIGNATURE_HEADER,
 ];
 
 /// Less than the time within which a handshake must be answered.

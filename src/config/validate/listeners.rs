@@ -2,7 +2,7 @@
 
 use rustls_pki_types::ServerName;
 
-use super::ErrorCollector;
+use super::{ErrorCollector, check_pair};
 use crate::config::{BindAddresses, Config, Environment, TrustedProxy};
 
 pub(super) fn check_listeners(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
@@ -13,11 +13,7 @@ pub(super) fn check_listeners(config: &Config, environment: Environment, errors:
 fn check_public_listener(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     let server = &config.server;
     let tls = server.tls.cert.is_some();
-    errors.require(
-        tls == server.tls.key.is_some(),
-        "server.tls",
-        "cert and key belong together: set both PEM files or neither",
-    );
+    check_pair("server.tls", &server.tls.cert, &server.tls.key, errors);
     errors.require(
         tls || server.tls.ticket_keys.is_empty(),
         "server.tls.ticket_keys",
@@ -76,11 +72,7 @@ fn check_internal_listener(config: &Config, environment: Environment, errors: &m
     const BIND: &str = "server.internal_bind";
     let (server, tls) = (&config.server, &config.server.internal_tls);
     let has_certificate = tls.cert.is_some();
-    errors.require(
-        has_certificate == tls.key.is_some(),
-        "server.internal_tls",
-        "cert and key belong together: set both PEM files or neither",
-    );
+    check_pair("server.internal_tls", &tls.cert, &tls.key, errors);
     errors.require(
         tls.client_ca.is_none() || has_certificate,
         "server.internal_tls.client_ca",

@@ -7,7 +7,7 @@ mod issuers;
 mod listeners;
 mod redis;
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -76,6 +76,15 @@ impl ErrorCollector {
     }
 }
 
+/// Checks that a certificate has its key. Both are PEM files.
+fn check_pair(section: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>, errors: &mut ErrorCollector) {
+    errors.require(
+        cert.is_some() == key.is_some(),
+        section,
+        "cert and key belong together: set both PEM files or neither",
+    );
+}
+
 fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     let (auth, login) = (&config.auth, &config.login);
     errors.require(
@@ -90,6 +99,7 @@ fn check_secrets(config: &Config, environment: Environment, errors: &mut ErrorCo
     for (key, secret) in [
         ("auth.hmac_secret", &auth.hmac_secret),
         ("api.key", &config.api.key),
+        ("api.previous_key", &config.api.previous_key),
         ("hooks.secret", &config.hooks.secret),
         ("hooks.previous_secret", &config.hooks.previous_secret),
         ("login.key", &login.key),
@@ -273,6 +283,11 @@ fn check_login(config: &Config, environment: Environment, errors: &mut ErrorColl
 
 fn check_admin(config: &Config, environment: Environment, errors: &mut ErrorCollector) {
     let admin = &config.admin;
+    errors.require(
+        config.api.previous_key.is_empty() || !config.api.key.is_empty() || environment == Environment::Development,
+        "api.previous_key",
+        "requires api.key",
+    );
     errors.require(
         !admin.enabled || !config.api.key.is_empty() || environment == Environment::Development,
         "admin.enabled",

@@ -9,7 +9,7 @@ use super::{
         BrokerKind, Config, ConfigError, RedisTlsConfig, Secret,
         keys::{all_keys, default_table, lookup},
     },
-    ErrorCollector,
+    ErrorCollector, check_pair,
 };
 
 /// Maximum size of a Redis message without the data of its publication: names, two times `info`, tags of which every character
@@ -172,9 +172,5 @@ fn check_tls(section: &str, tls: &RedisTlsConfig, remedy: &str, has_tls: bool, e
         let problem = format!("is for TLS only; {remedy}, or remove this key");
         errors.require(!is_set || has_tls, &format!("{section}.tls.{key}"), problem);
     }
-    errors.require(
-        tls.cert.is_some() == tls.key.is_some(),
-        &format!("{section}.tls"),
-        "cert and key belong together: set both PEM files or neither",
-    );
+    check_pair(&format!("{section}.tls"), &tls.cert, &tls.key, errors);
 }

@@ -38,6 +38,7 @@ use crate::{
     certificate::CertificateError,
     clock::Clock,
     config::HooksConfig,
+    hooks::signature::CallSigner,
     metrics::Metrics,
 };
 
@@ -57,10 +58,13 @@ impl EventService {
         config: &HooksConfig,
         reporter: Arc<EventReporter>,
         outbox: Arc<dyn EventOutbox>,
+        signer: &Arc<CallSigner>,
         clock: &Clock,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, CertificateError> {
-        let Some(sender) = EventSender::from_config(config, outbox.clone(), clock, metrics)? else { return Ok(None) };
+        let Some(sender) = EventSender::from_config(config, outbox.clone(), signer, clock, metrics)? else {
+            return Ok(None);
+        };
         let transfer = Arc::new(Transfer::new(config, reporter, outbox, sender, metrics.clone()));
         let stopping = CancellationToken::new();
         let lanes = (0..EVENT_LANES).map(|lane| LaneTask::start(lane, transfer.clone(), stopping.clone())).collect();

@@ -45,6 +45,9 @@ pub struct EventReporter {
     state: Mutex<ReporterState>,
     /// For each lane: notified when something waits.
     due: [Notify; EVENT_LANES],
+    /// How many times encoding is to panic.
+    #[cfg(test)]
+    encode_panics: std::sync::atomic::AtomicUsize,
 }
 
 /// A session that an authenticated client has.
@@ -102,6 +105,24 @@ impl OpenState {
     }
 }
 
+/// What was taken to be encoded ([`EventReporter::take`]).
+#[derive(Default)]
+pub(super) struct TakenReports {
+    changes: Vec<(Channel, ChannelChange)>,
+    reports: Vec<Report>,
+}
+
+impl TakenReports {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.reports.is_empty()
+    }
+
+    /// Returns how many they are.
+    pub(super) fn len(&self) -> usize {
+        self.changes.len() + self.reports.len()
+    }
+}
+
 struct Report {
     session: Arc<KnownSession>,
     time: WallTime,
@@ -130,6 +151,8 @@ impl EventReporter {
             metrics: metrics.clone(),
             state: Mutex::default(),
             due: Default::default(),
+            #[cfg(test)]
+            encode_panics: Default::default(),
         }))
     }
 
@@ -285,18 +308,24 @@ impl EventReporter {
         self.state.lock().lanes[lane].channels.note_vacated(|_| true);
     }
 
-    /// Takes entries for a lane of the outbox: of channels, then of sessions, at most `max` each.
-    pub(super) fn take_entries(&self, lane: usize, max: usize) -> Vec<OutboxEntry> {
+    /// Takes what waits for a lane of the outbox: changes of channels, and reports of sessions, at most `max` each. Nothing is encoded
+    /// here: encoding can panic, and what has been taken must outlive that.
+    pub(super) fn take(&self, lane: usize, max: usize) -> TakenReports {
         let now = Instant::now();
         let mut state = self.state.lock();
         let LaneReports { queue, channels, .. } = &mut state.lanes[lane];
         channels.note_vacated(|since| now >= since + self.vacated_delay);
-        let changes: Vec<(Channel, ChannelChange)> = std::iter::from_fn(|| channels.take_change()).take(max).collect();
+        let changes = std::iter::from_fn(|| channels.take_change()).take(max).collect();
         let count = queue.len().min(max);
-        let reports: Vec<Report> = queue.drain(..count).collect();
-        drop(state);
-        let of_channels = changes.into_iter().map(|(channel, change)| self.entry_of_channel(channel, change));
-        of_channels.chain(reports.iter().filter_map(|report| self.entry_of(report))).collect()
+        TakenReports { changes, reports: queue.drain(..count).collect() }
+    }
+
+    /// Encodes the entries for the outbox: of channels, then of sessions.
+    pub(super) fn encode(&self, taken: &TakenReports) -> Vec<OutboxEntry> {
+        #[cfg(test)]
+        self.panic_if_due();
+        let of_channels = taken.changes.iter().map(|(channel, change)| self.entry_of_channel(channel.clone(), *change));
+        of_channels.chain(taken.reports.iter().filter_map(|report| self.entry_of(report))).collect()
     }
 
     fn entry_of_channel(&self, channel: Channel, change: ChannelChange) -> OutboxEntry {
@@ -362,7 +391,7 @@ impl EventReporter {
     }
 
     /// Returns the entries that store what was open again. They have to be appended before anything that is taken later
-    /// ([`Self::take_entries`]): so the end of a session that has ended meanwhile follows. The outbox sends an event only for a
+    /// ([`Self::take`]): so the end of a session that has ended meanwhile follows. The outbox sends an event only for a
     /// channel that it does not know yet. An entry is encoded when it is asked for.
     pub(super) fn entries_of(&self, open: &OpenState) -> impl Iterator<Item = OutboxEntry> {
         let sessions = open.sessions.iter();

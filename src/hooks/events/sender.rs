@@ -50,7 +50,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Sends events.
 pub(super) struct EventSender {
     client: HookClient,
-    signer: CallSigner,
+    signer: Arc<CallSigner>,
     outbox: Arc<dyn EventOutbox>,
     timeout: Duration,
     batch: usize,
@@ -85,6 +85,7 @@ impl EventSender {
     pub(super) fn from_config(
         config: &HooksConfig,
         outbox: Arc<dyn EventOutbox>,
+        signer: &Arc<CallSigner>,
         clock: &Clock,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, CertificateError> {
@@ -92,7 +93,7 @@ impl EventSender {
         let Some(endpoint) = events.endpoint.clone() else { return Ok(None) };
         Ok(Some(Self {
             client: HookClient::new(endpoint, config.ca.as_deref(), config.response_bytes)?,
-            signer: CallSigner::new(config),
+            signer: signer.clone(),
             outbox,
             timeout: events.timeout,
             batch: events.batch,

@@ -6,7 +6,7 @@
 //! A node takes another one for lost only after it has renewed its own registration without a break for as long as one lasts: after an
 //! outage of the broker all registrations have expired, and each node needs a moment to renew its own.
 
-use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -16,12 +16,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{reporter::EventReporter, sender::EventSender};
+use super::{
+    reporter::{EventReporter, TakenReports},
+    sender::EventSender,
+};
 use crate::{
     broker::{
         BrokerError,
         event_outbox::{
-            EVENT_LANES, EntryOwner, EventOutbox, LOST_INTERVALS, OutboxChange, OutboxEntry, Renewal, StoredSessions,
+            EVENT_LANES, EntryOwner, EventOutbox, LOST_INTERVALS, OutboxChange, OutboxEntry, RenewedRegistration,
+            StoredSessions,
         },
     },
     config::HooksConfig,
@@ -32,6 +36,8 @@ use crate::{
 const CALL_ENTRIES: usize = 256;
 /// Pause after the broker has failed.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
+/// How often reports are encoded if that panics. Then they are dropped, so that the lane goes on.
+const ENCODE_ATTEMPTS: u32 = 3;
 /// Minimum time between two log lines about dropped events of a lane.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -62,8 +68,9 @@ impl Transfer {
 pub(super) struct LaneTransfer<'a> {
     transfer: &'a Transfer,
     lane: usize,
-    /// [`Self::run`] was called. If it is called again, it has panicked.
-    was_started: bool,
+    /// What the reporter has given away and no call has yet. Otherwise it would be lost if encoding it panics.
+    taken: TakenReports,
+    encode_attempts: u32,
     /// Calls that have to be made, in this order. Nothing is added to them: the first one may have succeeded without an answer.
     calls: VecDeque<Vec<OutboxEntry>>,
     /// The sessions and channels have to be stored again; `true` if the outbox has sessions that have ended.
@@ -101,7 +108,8 @@ impl<'a> LaneTransfer<'a> {
         Self {
             transfer,
             lane,
-            was_started: false,
+            taken: TakenReports::default(),
+            encode_attempts: 0,
             calls: VecDeque::new(),
             stores_again: None,
             succeeded: 0,
@@ -112,14 +120,10 @@ impl<'a> LaneTransfer<'a> {
         }
     }
 
-    /// Runs until everything is in the outbox once the server stops. If it panics, the caller calls it again: the calls that wait are
-    /// made with their numbers, so nothing is appended twice, nor out of order.
+    /// Runs until everything is in the outbox once the server stops. If it panics, the caller calls it again: what was taken is encoded
+    /// again, and the calls that wait are made with their numbers, so nothing is lost, appended twice, nor out of order.
     pub(super) async fn run(&mut self, stopping: &CancellationToken) {
         let (lane, reporter) = (self.lane, &self.transfer.reporter);
-        if mem::replace(&mut self.was_started, true) {
-            // Reports that were about to become calls are lost.
-            self.stores_again = Some(true);
-        }
         let interval = self.transfer.outbox.renew_interval();
         loop {
             self.renew_if_due().await;
@@ -133,8 +137,12 @@ impl<'a> LaneTransfer<'a> {
             // While earlier calls fail, everything else waits: reports in their queue, which has a limit.
             let mut has_failed = false;
             if self.calls.is_empty() {
-                has_failed |= !self.store_again().await;
-                self.add(reporter.take_entries(lane, CALL_ENTRIES)).await;
+                // After a panic, what was taken comes before what is stored again, which may say that the same sessions have ended.
+                if self.taken.is_empty() {
+                    has_failed |= !self.store_again().await;
+                    self.taken = reporter.take(lane, CALL_ENTRIES);
+                }
+                self.add_taken().await;
             }
             has_failed |= !self.append().await;
             self.log_dropped();
@@ -153,6 +161,24 @@ impl<'a> LaneTransfer<'a> {
                 }
             }
         }
+    }
+
+    /// Adds calls for what was taken.
+    async fn add_taken(&mut self) {
+        if self.taken.is_empty() {
+            return;
+        }
+        let entries = if self.encode_attempts < ENCODE_ATTEMPTS {
+            self.encode_attempts += 1;
+            self.transfer.reporter.encode(&self.taken)
+        } else {
+            self.transfer.reporter.note_dropped(self.lane, self.taken.len());
+            self.stores_again = Some(true);
+            Vec::new()
+        };
+        self.encode_attempts = 0;
+        self.taken = TakenReports::default();
+        self.add(entries).await;
     }
 
     /// Adds calls for these entries. Many of them take a while to encode, so others run after each call.
@@ -198,7 +224,7 @@ impl<'a> LaneTransfer<'a> {
         let Some(interval) = interval.filter(|_| now >= self.next_renewal) else { return };
         self.next_renewal = now + interval;
         let named = match self.transfer.outbox.renew(self.lane).await {
-            Ok(Renewal { is_known, lost }) => {
+            Ok(RenewedRegistration { is_known, lost }) => {
                 if !is_known {
                     self.stores_again.get_or_insert(false);
                 }
@@ -230,13 +256,14 @@ impl<'a> LaneTransfer<'a> {
                 return false;
             }
         };
-        self.stores_again = None;
         let reporter = &self.transfer.reporter;
         let open = reporter.open_state(self.lane);
         self.add(reporter.entries_of(&open)).await;
         let kept = open.clients();
         let ended = stored.into_iter().filter(|client| !kept.contains(client));
         self.add(ended.map(|client| OutboxEntry { event: None, change: OutboxChange::EndSession(client) })).await;
+        // Last: if encoding panics, all of it is stored again.
+        self.stores_again = None;
         true
     }
 

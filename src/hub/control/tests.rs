@@ -1,5 +1,7 @@
 //! Tests of controls of the server API for a user with many sessions on one hub.
 
+use tokio::time::sleep;
+
 use super::*;
 use crate::{
     broker::{Deliver, memory::MemoryBroker},
@@ -7,6 +9,7 @@ use crate::{
     config::Config,
     hub::{
         Hubs, inspection,
+        paced_queue::PACE_INTERVAL,
         testing::{TestSession, start_hub, test_hubs},
     },
     publication::Publication,

@@ -23,7 +23,7 @@ use super::{
     CloseReason, Hub, SessionKey,
     delivery::Delivery,
     fanout_outcome::FanoutOutcome,
-    pacing::{Admission, PaceLimits, PacedChannels},
+    pacing::{PaceDecision, PaceLimits, PacedChannels},
     subscription::{DeliveryOptions, PositionCheck, SubscriptionSource},
 };
 use crate::{
@@ -170,6 +170,7 @@ impl Hub {
             self.store_paced(delivery.channel());
             return self.catch_up_buffer.store(delivery);
         };
+        delivery.top().into_iter().for_each(|top| state.note_stored(top));
         // What follows a gap is held back, not paced: so all that is paced has come before it.
         if let Some(pace) = state.pace.as_ref().filter(|_| state.gap_fill.is_none())
             && self.fanout.pace(delivery, pace.interval)
@@ -260,11 +261,12 @@ impl Hub {
     }
 
     fn flush(&mut self, flow: FlowId, count: usize) {
-        let now = self.clock.now();
         for _ in 0..count {
             let Some(slot) = self.fanout.schedule.take_waiting(flow) else { return };
             let Some((key, session)) = self.registry.session_at(slot) else { continue };
-            match session.outbox.flush(&self.clock, now) {
+            // The time of each: the process may have been frozen behind the one before. The outbox then writes nothing, because its hub
+            // has not run for too long.
+            match session.outbox.flush(&self.clock, self.clock.now()) {
                 Ok(FlushOutcome::Done) => {}
                 Ok(FlushOutcome::Pending) => drop(self.metrics.full_sockets.inc()),
                 Err(error) => self.handle_push_error(key, error),

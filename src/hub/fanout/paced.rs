@@ -8,7 +8,7 @@ use std::{
 
 use actix::prelude::*;
 
-use super::{Admission, Fanout, FlowId, FlowItem, PaceLimits, batch::Batch};
+use super::{Fanout, FlowId, FlowItem, PaceDecision, PaceLimits, batch::Batch};
 use crate::{
     channel::Channel,
     hub::{
@@ -28,9 +28,9 @@ impl Fanout {
     /// Paces a delivery of a channel with this interval. Returns whether it waits; then it counts for the queue again.
     pub(super) fn pace(&mut self, delivery: &Arc<Delivery>, interval: Duration) -> bool {
         match self.paced.admit(delivery, interval, Instant::now()) {
-            Admission::SendNow => return false,
-            Admission::Waits => {}
-            Admission::SendEarly(bytes) => self.add_batch(delivery.channel().clone(), bytes),
+            PaceDecision::SendNow => return false,
+            PaceDecision::Waits => {}
+            PaceDecision::SendEarly(bytes) => self.add_batch(delivery.channel().clone(), bytes),
         }
         self.receiver.reserve_again(delivery.cost_bytes());
         true

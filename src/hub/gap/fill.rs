@@ -155,11 +155,9 @@ impl Hub {
     /// it is delivered before the history has been read.
     pub(in crate::hub) fn examine_repetition(&mut self, delivery: &Arc<Delivery>) {
         let channel = delivery.channel();
-        let Some(state) = self.registry.channel_state(channel).filter(|state| state.polled_retention.is_some()) else {
-            return;
-        };
-        let arriving = delivery.position().map(|position| ChannelTop { position, time: Some(delivery.time()) });
-        if arriving.zip(state.top()).is_some_and(|(arriving, here)| arriving.conflicts_with(here)) {
+        let Some(state) = self.registry.channel_state(channel) else { return };
+        let is_other = delivery.top().zip(state.top()).is_some_and(|(arriving, here)| arriving.conflicts_with(here));
+        if is_other && state.is_relied_on {
             self.read_gap(channel);
         } else {
             self.queue_check(channel);
@@ -206,16 +204,19 @@ impl Hub {
         {
             let Some(state) = self.registry.channel_state(&channel) else { continue };
             let Some(fill) = state.gap_fill.as_ref().filter(|fill| fill.id == id) else { continue };
-            let (Some(here), Some(retention)) = (state.top(), state.polled_retention) else {
+            let (Some(here), Some(retention)) = (state.top(), state.polled_retention()) else {
                 self.give_gap_up(&channel, None);
                 continue;
             };
             let last = fill.last_known(here);
-            let announced = fill.announced(last.position.epoch);
+            let stored = state.newest().filter(|newest| newest.is_after(last.position));
+            let announced = fill.announced(last.position.epoch).max(stored.map_or(0, |stored| stored.position.offset));
             // With the last known publication, to compare it.
             let since = SincePosition { offset: last.position.offset.saturating_sub(1), epoch: None };
             let limit = self.limits.recovered_publications.saturating_add(1).max(2);
-            let request = HistoryRequest { since: Some(since), limit, is_reverse: false, max_bytes: None };
+            // More is not delivered, so it need not be read.
+            let max_bytes = Some(self.limits.reply_bytes);
+            let request = HistoryRequest { since: Some(since), limit, is_reverse: false, max_bytes };
             let page = self.broker_subscriptions.broker().read_history(channel.clone(), request, retention);
             self.gap_reads.in_flight += 1;
             ctx.spawn(page.into_actor(self).map(move |page, hub, ctx| {
@@ -257,7 +258,9 @@ impl Hub {
                     self.gap_reads.waiting.push_back((channel.clone(), id));
                 }
             }
-            PageVerdict::Incomplete | PageVerdict::NewHistory => self.give_gap_up(channel, Some(page.top)),
+            PageVerdict::Incomplete => self.give_gap_up(channel, Some(page.top)),
+            // Its first publications may be on their way here, although the history has them already.
+            PageVerdict::NewHistory => self.give_gap_up(channel, None),
             PageVerdict::LostWrites => self.renew_lost_epoch(channel.clone(), last.position, ctx),
         }
     }
@@ -280,6 +283,7 @@ impl Hub {
         self.end_positioned(channel);
         if let Some(state) = self.registry.channel_state_mut(channel) {
             state.set_position(next);
+            state.has_lost_writes = false;
             if let Some(mut fill) = fill {
                 fill.missed.clear();
                 self.fanout.prepend(channel, fill.take_deliveries());
@@ -291,16 +295,25 @@ impl Hub {
     /// subscriptions. In this order: their clients subscribe again at once, and must not recover in the old epoch.
     pub(super) fn renew_lost_epoch(&mut self, channel: Channel, lost: Position, ctx: &mut <Self as Actor>::Context) {
         let Some(id) = self.begin_gap(&channel) else { return };
+        if let Some(state) = self.registry.channel_state_mut(&channel)
+            && !std::mem::replace(&mut state.has_lost_writes, true)
+        {
+            // Once, and not when the epoch is renewed: the broker may have done that although its answer is an error.
+            self.metrics.count_gap("lost_writes");
+        }
         let renewed = self.broker_subscriptions.broker().renew_epoch(channel.clone(), lost.epoch);
         ctx.spawn(renewed.into_actor(self).map(move |renewed, hub, ctx| {
-            let Some(state) = hub.registry.channel_state_mut(&channel) else { return };
-            let Some(fill) = state.gap_fill.as_mut().filter(|fill| fill.id == id) else { return };
             let (text, offset) = ("the broker has lost publications", lost.offset);
+            if renewed.is_ok() {
+                log::warn!("{text}, renewed the epoch channel={channel:?} received_up_to={offset}");
+            }
+            let Some(state) = hub.registry.channel_state_mut(&channel) else { return };
+            // Another interruption may have begun another gap, whose comparison finds the new epoch.
+            let Some(fill) = state.gap_fill.as_mut().filter(|fill| fill.id == id) else { return };
             match renewed {
                 Ok(top) => {
-                    log::warn!("{text}, renewed the epoch channel={channel:?} received_up_to={offset}");
-                    hub.metrics.count_gap("lost_writes");
                     fill.forget_positions(lost.epoch);
+                    state.unverified = None;
                     hub.give_gap_up(&channel, top);
                     hub.resume_fanout(ctx);
                 }

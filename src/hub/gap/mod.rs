@@ -3,19 +3,23 @@
 //! subscriptions. The hub then holds the channel's deliveries back, reads what is missing from the history, and delivers it
 //! in order ([`fill`]). If that is impossible, the positioned subscriptions end (2500, 3010).
 //!
-//! If the broker has lost publications that this hub had received, the channel gets a new epoch first: every client that has
-//! a position learns that it is void, whichever instance it connects to.
+//! If the broker has lost publications that this hub had received, or had seen in the history, the channel gets a new epoch
+//! first: every client that has a position learns that it is void, whichever instance it connects to. That applies to channels
+//! without positioned subscribers as well, whose deliveries are never held back ([`verification`]): their former subscribers
+//! have positions, too.
 //!
 //! What is compared and what a page shows is decided here, from positions alone.
 
 mod fill;
 mod interruption;
 mod position_poller;
+mod verification;
 
 pub(super) use self::{
     fill::{GapFill, GapReads, HeldBytes},
-    interruption::{NoteInterrupted, NoteResubscribed},
+    interruption::{Interruption, NoteInterrupted, NoteResubscribed},
     position_poller::PositionPoller,
+    verification::Verifications,
 };
 use crate::{
     broker::{ChannelTop, HistoryPage},
@@ -92,6 +96,11 @@ fn examine(last: ChannelTop, announced: u64, page: &HistoryPage) -> PageVerdict 
 }
 
 impl ChannelTop {
+    /// Returns whether it is newer than the publication at a position of the same epoch.
+    pub(super) fn is_after(self, position: Position) -> bool {
+        self.position.epoch == position.epoch && self.position.offset > position.offset
+    }
+
     /// Returns whether both are known to be different publications at the same position.
     fn conflicts_with(self, other: Self) -> bool {
         self.position == other.position

@@ -132,7 +132,7 @@ impl Hub {
         if self.position_poller.is_round_due(now) {
             let silent = self.registry.channel_states_mut().filter_map(|(channel, state)| {
                 let has_received = std::mem::take(&mut state.received_since_check);
-                state.polled_retention.filter(|_| !has_received).map(|_| channel.clone())
+                (state.polled_retention().is_some() && !has_received).then(|| channel.clone())
             });
             self.position_poller.start_round(silent.collect(), now);
         }
@@ -146,7 +146,7 @@ impl Hub {
     /// Has a channel compared with the broker soon.
     pub(in crate::hub) fn queue_check(&mut self, channel: &Channel) {
         if let Some(state) = self.registry.channel_state_mut(channel)
-            && state.polled_retention.is_some()
+            && state.retention.is_some()
             && !std::mem::replace(&mut state.is_check_queued, true)
         {
             self.position_poller.urgent.push_back(channel.clone());
@@ -174,8 +174,9 @@ impl Hub {
         for (channel, suspected_at) in due {
             let Some(state) = self.registry.channel_state(&channel) else { continue };
             let gap = state.gap_fill.as_ref().map(|fill| fill.id());
-            let known: Option<(ChannelTop, Retention)> = state.top().zip(state.polled_retention);
-            if let Some((asked_at, retention)) = known {
+            let is_known = state.position.is_some() || state.unverified.is_some();
+            let known: Option<(ChannelTop, Retention)> = state.newest().zip(state.retention);
+            if let Some((asked_at, retention)) = known.filter(|_| is_known) {
                 channels.push((channel.clone(), retention));
                 queries.push(PositionQuery { channel, asked_at, suspected_at, gap });
             } else if gap.is_some() {
@@ -192,6 +193,7 @@ impl Hub {
             queries.iter().zip(found).for_each(|(query, found)| hub.handle_position(query, found, ctx));
             hub.check_urgent(ctx);
             hub.start_gap_reads(ctx);
+            hub.start_verifications(ctx);
             hub.resume_fanout(ctx);
         }));
     }
@@ -200,35 +202,56 @@ impl Hub {
         let channel = &query.channel;
         let Some(state) = self.registry.channel_state(channel) else { return };
         let gap = state.gap_fill.as_ref();
-        // The answer is outdated if another gap has begun meanwhile.
-        let (Some(here), true) = (state.position, gap.map(|fill| fill.id()) == query.gap) else { return };
+        if gap.map(|fill| fill.id()) != query.gap {
+            // The answer is outdated: another gap has begun meanwhile.
+            return;
+        }
+        let here = state.position.unwrap_or(query.asked_at.position);
+        let (is_relied_on, is_unverified) = (state.is_relied_on, state.unverified.is_some());
         let found = match found {
             Ok(found) => found,
-            Err(_) if gap.is_some_and(|fill| fill.is_overdue(Instant::now())) => {
-                return self.give_gap_up(channel, None);
-            }
             Err(error) => {
                 log::debug!("cannot compare positions channel={channel:?} error={error:?}");
-                // Without a gap the next round asks again.
-                return if gap.is_some() {
-                    self.recheck_at_next_tick(channel)
-                };
+                return self.handle_failed_comparison(channel);
             }
         };
         match compare(query.asked_at, here, found) {
-            Comparison::InStep if query.gap.is_some() => self.end_gap(channel),
-            Comparison::InStep => {}
+            Comparison::InStep => {
+                if query.gap.is_some() {
+                    self.end_gap(channel);
+                }
+                if is_unverified {
+                    self.verify(channel, query.asked_at, found);
+                }
+            }
             Comparison::Behind if query.gap.is_some() => self.read_gap(channel),
+            Comparison::Behind if is_unverified || !is_relied_on => self.verify(channel, query.asked_at, found),
             Comparison::Behind if query.suspected_at == Some(here) => {
                 log::debug!("found gap by comparison with the broker channel={channel:?}");
                 self.read_gap(channel);
             }
             Comparison::Behind => self.position_poller.suspect(channel, here, Instant::now()),
+            Comparison::NewHistory if !is_relied_on && query.gap.is_none() => self.end_verification(channel),
             Comparison::NewHistory => {
                 log::debug!("found another history by comparison with the broker channel={channel:?}");
-                self.give_gap_up(channel, found.map(|found| found.position));
+                // Its first publications may be on their way here, although the history has them already.
+                self.give_gap_up(channel, None);
             }
             Comparison::LostWrites => self.renew_lost_epoch(channel.clone(), query.asked_at.position, ctx),
+        }
+    }
+
+    fn handle_failed_comparison(&mut self, channel: &Channel) {
+        let Some(state) = self.registry.channel_state(channel) else { return };
+        let (gap, is_unverified) = (state.gap_fill.as_ref(), state.unverified.is_some());
+        let is_overdue = gap.is_some_and(|fill| fill.is_overdue(Instant::now()));
+        // Otherwise the next round asks again.
+        let is_urgent = is_unverified || (gap.is_some() && !is_overdue);
+        if is_overdue {
+            self.give_gap_up(channel, None);
+        }
+        if is_urgent {
+            self.recheck_at_next_tick(channel);
         }
     }
 

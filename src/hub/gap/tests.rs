@@ -22,7 +22,11 @@ fn page(publications: &[(u64, i64)], top_offset: u64) -> HistoryPage {
         time: WallTime::from_unix_millis(*time),
         ..Publication::new(Channel::new("news").unwrap(), Bytes::from_static(b"1"))
     };
-    HistoryPage { publications: publications.iter().map(publication).collect(), top: top(top_offset, None).position }
+    HistoryPage {
+        publications: publications.iter().map(publication).collect(),
+        top: top(top_offset, None).position,
+        top_time: None,
+    }
 }
 
 #[test]

@@ -15,9 +15,9 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     hub::{
-        Hub, RefusedAttempt, RefusedAttempts, SessionKey,
+        CONNECTION_LOST, Hub, RefusedAttempt, RefusedAttempts, SessionKey,
         liveness::HubSession,
-        recent_ends::{EndedSession, EndedSubscription, SubscriptionEnd},
+        recent_ends::{EndedSession, EndedSubscription, SubscriptionEnd, UNSUBSCRIBED_BY_CLIENT},
         refused_attempts::RepeatedAttempt,
         subscription::{ChannelState, DeliveryOptions, Live},
     },
@@ -250,7 +250,7 @@ fn explained_close(cause: Option<&CloseCause>, at: WallTime) -> ExplainedEnd {
     ExplainedEnd {
         time: at.unix_millis(),
         code: cause.and_then(|cause| cause.code).map(u32::from),
-        reason: cause.map_or("the connection was lost", |cause| &cause.reason).to_owned(),
+        reason: cause.map_or(CONNECTION_LOST, |cause| &cause.reason).to_owned(),
     }
 }
 
@@ -267,7 +267,7 @@ fn cause_of_end(end: &SubscriptionEnd) -> Cause {
 
 fn explained_end(ended: &EndedSubscription) -> ExplainedEnd {
     let (code, reason) = match &ended.end {
-        SubscriptionEnd::ByClient => (None, "unsubscribed by the client".to_owned()),
+        SubscriptionEnd::ByClient => (None, UNSUBSCRIBED_BY_CLIENT.to_owned()),
         SubscriptionEnd::Pushed(code) => (Some(code.code()), code.reason().to_owned()),
         SubscriptionEnd::Refused { code, message } => (Some(*code), message.clone()),
     };

@@ -86,7 +86,7 @@ impl Broker for RecordingBroker {
     fn revoke(&self, _: Vec<Revocation>, _: Duration) -> Answer<Vec<NodeIdentity>> {
         unreachable!()
     }
-    fn confirm_revocations(&self) {}
+    fn confirm_revocations(&self, _: Duration) {}
     fn announce_stop(&self) -> Answer<()> {
         unreachable!()
     }

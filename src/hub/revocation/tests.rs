@@ -1,5 +1,16 @@
 //! Tests of the sessions and subscriptions that a revocation ends or holds, in one hub.
 
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
 use super::*;
 use crate::{
     broker::{Deliver, memory::MemoryBroker},
@@ -7,10 +18,11 @@ use crate::{
     config::{Config, KeyRules},
     hub::{
         ExtendSubscription, Hubs, Subscribe, Subscription, SubscriptionOptions, SubscriptionTerms,
-        testing::{TestSession, start_hub, test_hubs, test_hubs_at},
+        testing::{TestSession, start_hub, start_hub_at, test_hubs, test_hubs_at},
     },
     publication::Publication,
     revocation::{IssuerScope, KeyInUse, KeyNumber, RevocationTarget, TokenIds},
+    transport::{KernelSocket, Socket},
 };
 
 fn of(target: RevocationTarget) -> Revocation {
@@ -239,4 +251,64 @@ async fn key_that_has_ended_gets_nothing_that_is_delivered_before_the_next_tick(
     other.read_until("\"pub\"").await;
     let received = ended.read_until_close().await;
     assert!(received.ends_with("token revoked") && !received.contains("\"pub\""), "{received}");
+}
+
+/// A socket behind whose writes the process is frozen: the clock is ahead then.
+struct FreezingSocket {
+    socket: TcpStream,
+    clock: Clock,
+}
+
+impl Socket for FreezingSocket {
+    fn kernel_socket(&self) -> KernelSocket<'_> {
+        self.socket.kernel_socket()
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl AsyncRead for FreezingSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for FreezingSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.clock.step_forward(Duration::from_secs(10));
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[actix_rt::test]
+async fn process_that_is_frozen_between_two_writes_sends_nothing_to_the_session_whose_token_has_expired_meanwhile() {
+    let clock = Clock::default();
+    let hubs = test_hubs_at(&clock);
+    let broker = MemoryBroker::new(hubs.clone(), &Config::default().limits, clock.clone());
+    let (hub, channel) = (start_hub_at(&clock, &hubs, Arc::new(broker)), Channel::new("news").unwrap());
+    let mut sessions = Vec::new();
+    for user in ["ann", "bob"] {
+        let wrap = |socket| FreezingSocket { socket, clock: clock.clone() };
+        let session = TestSession::connect_over(user, &hub, wrap).await;
+        session.subscribe(&channel, &hub).await;
+        session.outbox.set_expiry(clock.now().saturating_add(Duration::from_secs(5)));
+        sessions.push(session);
+    }
+    hubs.deliver_publication(Publication::new(channel, "1".into())).unwrap();
+    let mut received = 0;
+    for session in &mut sessions {
+        received += usize::from(session.read_until_close().await.contains("\"pub\""));
+    }
+    assert_eq!(received, 1, "the other one's token has expired");
 }

@@ -9,7 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use crate::{channel::Channel, hub::delivery::Delivery, position::Position};
+use crate::{
+    broker::ChannelTop,
+    channel::Channel,
+    hub::{delivery::Delivery, gap::Interruption},
+    position::Position,
+};
 
 /// The stored deliveries of one hub.
 pub(in crate::hub) struct CatchUpBuffer(Rc<RefCell<StoredDeliveries>>);
@@ -27,8 +32,10 @@ struct ChannelCatchUp {
     deliveries: Vec<Arc<Delivery>>,
     /// The positions of `deliveries`, ascending and of one epoch.
     positions: Vec<Position>,
-    /// The position of the newest delivery, for which there may have been no room.
-    newest: Option<Position>,
+    /// The newest delivery, for which there may have been no room.
+    newest: Option<ChannelTop>,
+    /// How far the last interruption of the broker is.
+    interruption: Option<Interruption>,
 }
 
 /// Keeps the deliveries of a channel stored for one subscription until it is dropped.
@@ -53,6 +60,13 @@ impl CatchUpBuffer {
     pub(in crate::hub) fn store(&self, delivery: &Arc<Delivery>) {
         self.0.borrow_mut().store(delivery);
     }
+
+    /// Notes an interruption of the broker for the subscriptions that are being made to a channel.
+    pub(in crate::hub) fn note_interruption(&self, channel: &Channel, interruption: Interruption) {
+        if let Some(catch_up) = self.0.borrow_mut().channels.get_mut(channel) {
+            catch_up.interruption = Some(interruption);
+        }
+    }
 }
 
 impl CatchUp {
@@ -64,9 +78,14 @@ impl CatchUp {
         }
     }
 
-    /// Returns the position of the newest delivery since the begin, stored or not.
-    pub(super) fn newest(&self) -> Option<Position> {
+    /// Returns the newest delivery since the begin, stored or not.
+    pub(super) fn newest(&self) -> Option<ChannelTop> {
         self.buffer.borrow().channels.get(&self.channel)?.newest
+    }
+
+    /// Returns how far an interruption of the broker is that has begun since the begin.
+    pub(super) fn interruption(&self) -> Option<Interruption> {
+        self.buffer.borrow().channels.get(&self.channel)?.interruption
     }
 }
 
@@ -82,17 +101,18 @@ impl StoredDeliveries {
             return;
         }
         let Some(catch_up) = self.channels.get_mut(delivery.channel()) else { return };
-        let Some(position) = delivery.position() else { return };
+        let Some(top) = delivery.top() else { return };
+        let position = top.position;
         match catch_up.newest {
-            Some(last) if last.epoch != position.epoch => self.stored_bytes -= catch_up.clear(),
-            Some(last) if last.offset >= position.offset => return,
+            Some(last) if last.position.epoch != position.epoch => self.stored_bytes -= catch_up.clear(),
+            Some(last) if last.position.offset >= position.offset => return,
             _ => {}
         }
         if self.stored_bytes + delivery.cost_bytes() > self.max_bytes {
             // What is dropped here can be read from the history.
             self.stored_bytes -= catch_up.clear();
         }
-        catch_up.newest = Some(position);
+        catch_up.newest = Some(top);
         if self.stored_bytes + delivery.cost_bytes() > self.max_bytes {
             // Other channels have the room.
             return;
@@ -182,7 +202,7 @@ mod tests {
             buffer.store(&delivery_to("chat", offset, "AAAAAAAA"));
         }
         assert_eq!((offsets(&of_news), offsets(&of_chat)), (vec![1], vec![]));
-        assert_eq!(of_chat.newest().map(|newest| newest.offset), Some(8));
+        assert_eq!(of_chat.newest().map(|newest| newest.position.offset), Some(8));
         assert_eq!(buffer.0.borrow().stored_bytes, cost);
         drop(of_news);
         buffer.store(&delivery_to("chat", 9, "AAAAAAAA"));

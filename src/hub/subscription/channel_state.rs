@@ -25,13 +25,23 @@ pub(in crate::hub) struct ChannelState {
     pub(in crate::hub) last_delivery: Option<Arc<Delivery>>,
     /// A publication was delivered since the position was compared with the broker's.
     pub(in crate::hub) received_since_check: bool,
+    /// The newest publication that is known here to have been in the history, whether it was delivered here or not. A
+    /// broker that does not have it has lost publications.
+    newest: Option<ChannelTop>,
+    /// `newest` when the broker was interrupted, until the broker is known to have it still. `None` while deliveries are held
+    /// back instead.
+    pub(in crate::hub) unverified: Option<ChannelTop>,
+    /// How the channel keeps its publications; `None`: it has no history.
+    pub(in crate::hub) retention: Option<Retention>,
     /// A subscriber relies on the position, so it is compared while no publication is delivered.
-    pub(in crate::hub) polled_retention: Option<Retention>,
+    pub(in crate::hub) is_relied_on: bool,
     /// The position is to be compared with the broker's at once.
     pub(in crate::hub) is_check_queued: bool,
-    /// The broker has subscribed again, and may have lost publications. The position is not compared where no subscriber relies
-    /// on it, so the next delivery counts wherever it is.
+    /// The broker has subscribed again, and may have lost publications. Deliveries are not held back where no subscriber relies
+    /// on the position, so the next one counts wherever it is.
     pub(in crate::hub) may_go_back: bool,
+    /// The broker has lost publications of the channel, which is counted, and the gap of which has not ended.
+    pub(in crate::hub) has_lost_writes: bool,
     /// How the channel's deliveries are paced; `None`: each is sent at once.
     pub(in crate::hub) pace: Option<Arc<Pace>>,
 }
@@ -46,11 +56,11 @@ impl ChannelState {
         }
         let mut check = check_position(self.position, arriving);
         let may_go_back = arriving.is_some() && std::mem::take(&mut self.may_go_back);
-        if may_go_back && check == PositionCheck::Duplicate && self.polled_retention.is_none() {
+        if may_go_back && check == PositionCheck::Duplicate && !self.is_relied_on {
             check = PositionCheck::Gap;
         }
         let is_same_epoch = self.position.zip(arriving).is_some_and(|(here, arriving)| here.epoch == arriving.epoch);
-        if check == PositionCheck::Gap && is_same_epoch && self.polled_retention.is_some() {
+        if check == PositionCheck::Gap && is_same_epoch && self.is_relied_on {
             return PositionCheck::Waits;
         }
         self.received_since_check |= arriving.is_some();
@@ -58,6 +68,42 @@ impl ChannelState {
             (self.position, self.time) = (arriving, Some(time));
         }
         check
+    }
+
+    /// Begins with the first subscription whose start is known, `at` a position. `stored` is the newest publication that is known
+    /// to be in the history.
+    pub(super) fn start(&mut self, at: Position, stored: Option<ChannelTop>) {
+        if self.position.is_none() {
+            let time = stored.filter(|stored| stored.position == at).and_then(|stored| stored.time);
+            (self.position, self.time) = (Some(at), time);
+            self.note_stored(ChannelTop { position: at, time });
+        }
+        stored.into_iter().for_each(|stored| self.note_stored(stored));
+    }
+
+    /// Notes that a publication is, or was, in the history.
+    pub(in crate::hub) fn note_stored(&mut self, stored: ChannelTop) {
+        match &mut self.newest {
+            Some(newest) if newest.position == stored.position => newest.time = newest.time.or(stored.time),
+            Some(ChannelTop { position: newest, .. })
+                if newest.epoch == stored.position.epoch && newest.offset > stored.position.offset => {}
+            newest => *newest = Some(stored),
+        }
+    }
+
+    /// Returns the newest publication that the broker has, unless it has lost publications.
+    pub(in crate::hub) fn newest(&self) -> Option<ChannelTop> {
+        self.newest
+    }
+
+    /// Returns how the channel keeps its publications, if a subscriber relies on the position.
+    pub(in crate::hub) fn polled_retention(&self) -> Option<Retention> {
+        self.retention.filter(|_| self.is_relied_on)
+    }
+
+    /// Notes that the broker is interrupted, where deliveries are not held back.
+    pub(in crate::hub) fn suspect_newest(&mut self) {
+        self.unverified = self.unverified.or(self.newest);
     }
 
     /// Returns the last publication that all subscribers here have received.
@@ -68,6 +114,7 @@ impl ChannelState {
     /// Moves the channel to a position without a delivery.
     pub(in crate::hub) fn set_position(&mut self, position: Option<Position>) {
         (self.position, self.time) = (position, None);
+        position.into_iter().for_each(|position| self.note_stored(ChannelTop { position, time: None }));
     }
 }
 
@@ -136,5 +183,33 @@ mod tests {
             assert_eq!((state.advance(arriving, WallTime::default()), state.position), (check, position));
         }
         assert!(state.received_since_check);
+    }
+
+    #[test]
+    fn newest_known_publication_keeps_its_time_and_never_goes_back_within_an_epoch() {
+        let (epoch, other, mut state) = ("AAAAAAAA", "BBBBBBBB", ChannelState::default());
+        let top = |offset, epoch: &str, time: Option<i64>| {
+            let position = Position { offset, epoch: Epoch::parse(epoch).unwrap() };
+            ChannelTop { position, time: time.map(WallTime::from_unix_millis) }
+        };
+        for (stored, newest) in [
+            (top(5, epoch, None), top(5, epoch, None)),
+            (top(5, epoch, Some(50)), top(5, epoch, Some(50))),
+            (top(5, epoch, Some(51)), top(5, epoch, Some(50))),
+            (top(4, epoch, Some(40)), top(5, epoch, Some(50))),
+            (top(7, epoch, None), top(7, epoch, None)),
+            (top(1, other, Some(10)), top(1, other, Some(10))),
+        ] {
+            state.note_stored(stored);
+            assert_eq!(state.newest(), Some(newest));
+        }
+        let mut started = ChannelState::default();
+        started.start(top(5, epoch, None).position, Some(top(7, epoch, Some(70))));
+        assert_eq!((started.top(), started.newest()), (Some(top(5, epoch, None)), Some(top(7, epoch, Some(70)))));
+        started.start(top(9, epoch, None).position, Some(top(9, epoch, Some(90))));
+        assert_eq!((started.top(), started.newest()), (Some(top(5, epoch, None)), Some(top(9, epoch, Some(90)))));
+        let mut started = ChannelState::default();
+        started.start(top(5, epoch, None).position, Some(top(5, epoch, Some(50))));
+        assert_eq!(started.top(), Some(top(5, epoch, Some(50))));
     }
 }

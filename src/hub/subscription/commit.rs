@@ -30,7 +30,15 @@ impl Subscription<Requested> {
     pub(super) fn into_ready(self, here: Option<Position>) -> Subscription<Ready> {
         let start = self.stage.options.start_without_history(here);
         let outcome = SubscribeOutcome::new(self.channel.clone(), &self.stage.options, start.as_ref(), Vec::new());
-        self.next_stage(|requested| Ready { requested, hold: None, start, outcome, is_new: true })
+        self.next_stage(|requested| Ready {
+            requested,
+            hold: None,
+            start,
+            stored: None,
+            interruption: None,
+            outcome,
+            is_new: true,
+        })
     }
 }
 
@@ -38,7 +46,7 @@ impl Subscription<CatchingUp> {
     /// Ends the catch-up: collects the publications that `client` has missed and did not exclude itself from.
     pub(super) fn into_ready(self, client: Uuid) -> Subscription<Ready> {
         let channel = self.channel.clone();
-        self.next_stage(|CatchingUp { requested, catch_up, hold, history, start, .. }| {
+        self.next_stage(|CatchingUp { requested, catch_up, hold, history, start, stored, .. }| {
             let mut missed = Vec::new();
             if let Some(StartPosition { from_history, from_buffer, .. }) = &start {
                 let read = history.map(|history| history.publications).unwrap_or_default();
@@ -55,7 +63,8 @@ impl Subscription<CatchingUp> {
             missed.retain(|publication| !is_excluded(publication));
             let mut outcome = SubscribeOutcome::new(channel, &requested.options, start.as_ref(), missed);
             outcome.excluded_up_to = excluded_up_to.unwrap_or(0);
-            Ready { requested, hold: Some(hold), start, outcome, is_new: true }
+            let interruption = catch_up.interruption();
+            Ready { requested, hold: Some(hold), start, stored, interruption, outcome, is_new: true }
         })
     }
 }
@@ -186,7 +195,8 @@ impl Hub {
     }
 
     fn make_live(&mut self, key: SessionKey, format: Format, subscription: Subscription<Ready>) {
-        let Subscription { channel, source, stage: Ready { requested, hold, start, outcome, is_new } } = subscription;
+        let Subscription { channel, source, stage } = subscription;
+        let Ready { requested, hold, start, stored, interruption, outcome, is_new } = stage;
         if !is_new {
             self.replace_source(key, &channel, source);
             return self.update_subscription_expiry(key);
@@ -217,8 +227,12 @@ impl Hub {
         // One hold for each channel is enough: another is dropped here, and with it released.
         state.hold = state.hold.take().or(hold);
         if let Some(start) = start {
-            state.position.get_or_insert(start.at);
-            state.polled_retention = state.polled_retention.or(options.retention.filter(|_| options.is_positioned));
+            state.start(start.at, stored);
+            state.retention = state.retention.or(options.retention);
+            state.is_relied_on |= options.is_positioned;
+        }
+        if is_first && let Some(interruption) = interruption {
+            self.catch_up_with_interruption(&channel, interruption);
         }
     }
 
@@ -300,6 +314,8 @@ mod tests {
             requested,
             hold: None,
             start: Some(start),
+            stored: None,
+            interruption: None,
             outcome,
             is_new: true,
         })

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     channel::Channel,
     clock::{NEVER, WallTime},
-    hub::{Hub, SessionControl, SessionKey, SubscriptionEnd},
+    hub::{CloseReason, Hub, SessionControl, SessionKey, SubscriptionEnd, recent_ends::UNSUBSCRIBED_BY_CLIENT},
     protocol::{Disconnect, Format, Push, UnsubscribeCode},
     publication::ClientInfo,
 };
@@ -169,7 +169,7 @@ impl Hub {
         let Some(events) = &self.events else { return };
         // The end of a session ends its subscriptions, too.
         if let Some(session) = self.registry.session(key).filter(|session| !session.is_closing()) {
-            let reason = why.map_or("unsubscribed by the client", UnsubscribeCode::reason);
+            let reason = why.map_or(UNSUBSCRIBED_BY_CLIENT, UnsubscribeCode::reason);
             events.unsubscribed(session.client, channel, why.map(UnsubscribeCode::code), reason);
         }
     }
@@ -183,6 +183,7 @@ impl Hub {
             return self.close(key, &Disconnect::SUBSCRIPTION_EXPIRED);
         }
         let expired: Vec<Channel> = expired().map(|(channel, _)| channel.clone()).collect();
+        self.send_backlog(key);
         self.end_subscriptions(key, &expired, UnsubscribeCode::Expired);
     }
 
@@ -193,7 +194,21 @@ impl Hub {
         held.is_some_and(|held| !held.is_server_side())
     }
 
+    /// Writes what the socket accepts, before subscriptions of the session end: then only the backlog of a client that does not read
+    /// closes its connection.
+    fn send_backlog(&self, key: SessionKey) {
+        if let Some(session) = self.registry.session(key) {
+            // An error means that the session ends.
+            _ = session.outbox.flush(&self.clock, self.clock.now());
+        }
+    }
+
+    /// Ends subscriptions that their session may not have any more. If frames wait for its client, it is closed: they may be publications of
+    /// these channels, and the outbox does not know the channels of its frames.
     pub(in crate::hub) fn end_subscriptions(&mut self, key: SessionKey, channels: &[Channel], why: UnsubscribeCode) {
+        if !channels.is_empty() && self.registry.session(key).is_some_and(|session| session.outbox.has_backlog()) {
+            return self.close(key, CloseReason::BACKLOG_OF_ENDED_SUBSCRIPTION);
+        }
         for channel in channels {
             self.end_subscription(key, channel, why);
         }
@@ -245,6 +260,7 @@ impl Handler<ExpireSubscription> for Hub {
     fn handle(&mut self, ExpireSubscription { key, channel }: ExpireSubscription, _: &mut Self::Context) -> bool {
         let is_extendable = self.is_extendable(key, &channel);
         if is_extendable {
+            self.send_backlog(key);
             self.end_subscriptions(key, &[channel], UnsubscribeCode::Expired);
         }
         is_extendable
@@ -277,6 +293,7 @@ impl Handler<Reauthorize> for Hub {
         let Some(channels) = self.registry.channels_of(key) else { return };
         let denied = channels.iter().filter(|(channel, source)| !keep(channel, source));
         let denied: Vec<Channel> = denied.map(|(channel, _)| channel.clone()).collect();
+        self.send_backlog(key);
         self.end_subscriptions(key, &denied, UnsubscribeCode::ByServer);
     }
 }

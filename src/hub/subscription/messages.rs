@@ -9,7 +9,7 @@ use crate::{
     channel::Channel,
     clock::WallTime,
     hub::SessionKey,
-    protocol::{ExceededLimit, WireError},
+    protocol::{ErrorCode, ExceededLimit, WireError},
 };
 
 /// Subscribes a session to channels: to all of them, or to none. The hub queues `reply` in the turn in which the
@@ -91,19 +91,19 @@ pub type RefusalBuilder = Box<dyn FnOnce(&SubscribeError) -> Option<(WireError, 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
     /// The client asked for a channel to which its session is subscribed. A server-side subscription may exist already.
-    #[error("already subscribed")]
+    #[error("{}", ErrorCode::AlreadySubscribed)]
     AlreadySubscribed,
     /// Over `limits.channels_per_session` or `limits.filter_nodes_per_channel`.
-    #[error("limit exceeded: {0}")]
+    #[error("{code}: {0}", code = ErrorCode::LimitExceeded)]
     LimitExceeded(#[from] ExceededLimit),
     /// The session is closing.
     #[error("session is closing")]
     Closing,
     /// What the client has missed cannot be recovered, and it asked for a subscription only with it.
-    #[error("unrecoverable position")]
+    #[error("{}", ErrorCode::UnrecoverablePosition)]
     Unrecoverable,
     /// The subscription token expired before its subscription became live.
-    #[error("token expired")]
+    #[error("{}", ErrorCode::TokenExpired)]
     TokenExpired,
     /// The session may not be subscribed.
     #[error("{}", .0.message())]

@@ -38,9 +38,9 @@ mod resolve;
 mod source;
 
 use self::{catch_up::CatchUp, recovery::StartPosition};
-use super::{broker_subscriptions::ChannelHold, registry::GroupPlace};
+use super::{broker_subscriptions::ChannelHold, gap::Interruption, registry::GroupPlace};
 use crate::{
-    broker::{HistoryPage, HistoryRequest, Retention, SincePosition},
+    broker::{ChannelTop, HistoryPage, HistoryRequest, Retention, SincePosition},
     channel::Channel,
     clock::WallTime,
     position::Position,
@@ -95,6 +95,8 @@ struct CatchingUp {
     is_page_dropped: bool,
     /// Where the subscription starts; in a channel without a history, and until history and deliveries are merged, `None`.
     start: Option<StartPosition>,
+    /// The newest publication that is known to be in the history, by what was read and delivered.
+    stored: Option<ChannelTop>,
 }
 
 /// Stage: nothing is missing to make it live.
@@ -103,6 +105,10 @@ struct Ready {
     /// `None` if the hub delivered the channel already when the subscription was requested.
     hold: Option<ChannelHold>,
     start: Option<StartPosition>,
+    /// The newest publication that is known to be in the history.
+    stored: Option<ChannelTop>,
+    /// How far an interruption of the broker is that has begun since the subscription was requested.
+    interruption: Option<Interruption>,
     outcome: SubscribeOutcome,
     /// Whether the session was not subscribed to the channel yet.
     is_new: bool,

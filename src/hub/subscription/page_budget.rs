@@ -79,7 +79,7 @@ mod tests {
     fn page(bytes: usize) -> HistoryPage {
         let top = Position { offset: 1, epoch: Epoch::parse("AAAAAAAA").unwrap() };
         let publication = Publication::new(Channel::new("a").unwrap(), Bytes::from(vec![b'1'; bytes]));
-        HistoryPage { publications: vec![publication], top }
+        HistoryPage { publications: vec![publication], top, top_time: None }
     }
 
     /// Reads pages of so many bytes; returns which of them were dropped.

@@ -10,7 +10,7 @@ use super::{
     recovery::{self, HistoryRead, LocalState, StartPosition},
 };
 use crate::{
-    broker::{BrokerError, HistoryPage, HistoryRequest, SincePosition},
+    broker::{BrokerError, HistoryRequest, SincePosition},
     channel::Channel,
     config::RecoveryMode,
     hub::{Hub, SessionKey, broker_subscriptions::BrokerSubscriptions},
@@ -34,6 +34,7 @@ impl Subscription<Resolving> {
             history: None,
             is_page_dropped: false,
             start: None,
+            stored: None,
         });
         catching_up.read_history(broker_subscriptions, query, pages).await
     }
@@ -61,23 +62,26 @@ impl Subscription<CatchingUp> {
     ///
     /// Returns whether it is known where the subscription starts; otherwise the history has to be read again.
     pub(super) fn find_start(&mut self, here: Option<Position>, max_publications: usize, is_last_read: bool) -> bool {
-        let CatchingUp { requested, catch_up, history, start, .. } = &mut self.stage;
+        let CatchingUp { requested, catch_up, history, start, stored, .. } = &mut self.stage;
         let recover = requested.options.possible_recovery();
-        let Some(HistoryPage { publications, top }) = history else {
+        let Some(page) = history else {
             let is_outdated = requested.options.retention.is_some() && recovery::needs_history(here, recover);
             *start = requested.options.start_without_history(here);
             return !is_outdated;
         };
         let offset = |publication: &Publication| publication.position.map_or(0, |position| position.offset);
-        let offsets: Vec<u64> = publications.iter().map(offset).collect();
-        let read = HistoryRead { offsets: &offsets, top: *top };
+        let offsets: Vec<u64> = page.publications.iter().map(offset).collect();
+        let read = HistoryRead { offsets: &offsets, top: page.top };
         let newest = catch_up.newest();
+        // Both are of one epoch, or the history is read again.
+        *stored = Some(newest.filter(|newest| newest.is_after(page.top)).unwrap_or_else(|| page.newest()));
+        let newest = newest.map(|newest| newest.position);
         let merged = catch_up.read(|_, buffered| {
             recovery::merge(recover, LocalState { position: here, newest, buffered }, read, max_publications)
         });
         *start = match merged {
             Ok(start) => Some(start),
-            Err(recovery::ReadAgain) if is_last_read => Some(StartPosition::at(here.unwrap_or(*top))),
+            Err(recovery::ReadAgain) if is_last_read => Some(StartPosition::at(here.unwrap_or(page.top))),
             Err(recovery::ReadAgain) => None,
         };
         start.is_some()

@@ -10,6 +10,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
+    MethodName,
     fields::{FieldReader, FieldValue},
     json, protobuf,
 };
@@ -19,22 +20,6 @@ const MAX_MEMBERS: usize = 64;
 
 /// Maximum characters of an unknown member's name that are repeated to the client.
 const MAX_NAME_CHARS: usize = 32;
-
-/// The methods. In Protobuf they are fields, in this order, from number 4 on.
-const METHODS: [&str; 12] = [
-    "connect",
-    "subscribe",
-    "unsubscribe",
-    "publish",
-    "presence",
-    "presence_stats",
-    "history",
-    "ping",
-    "send",
-    "rpc",
-    "refresh",
-    "sub_refresh",
-];
 
 /// The fault of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +86,7 @@ fn describe_members(id: u32, members: &Members<'_>) -> Cow<'static, str> {
     if let Some(name) = find_repetition(members) {
         return format!("{} occurs twice", shorten(name)).into();
     }
-    let is_method = |name: &str| METHODS.contains(&name);
+    let is_method = |name: &str| MethodName::of_commands().any(|method| method.as_str() == name);
     let mut named = members.iter().filter(|(name, value)| is_method(name) && value.get() != "null");
     let (method, params) = match (named.next(), named.next()) {
         (None, _) => return describe_lack_of_method(members),
@@ -169,7 +154,7 @@ pub(in crate::protocol) fn diagnose_protobuf(message: &[u8]) -> Diagnosis {
 }
 
 fn method_name(number: u32) -> Option<&'static str> {
-    METHODS.get(usize::try_from(number.checked_sub(4)?).ok()?).copied()
+    MethodName::of_commands().nth(usize::try_from(number.checked_sub(4)?).ok()?).map(MethodName::as_str)
 }
 
 fn describe_fields(method: u32, name: &str, message: &[u8], id: u32) -> Cow<'static, str> {

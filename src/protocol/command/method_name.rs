@@ -1,77 +1,39 @@
 //! The names of the methods of commands, as metrics count them.
 
 use super::CommandMethod;
+use crate::text_enum::text_enum;
 
-/// The name of a method. It is an index of counters, so that a command costs no lookup of a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodName {
-    /// `connect`, and a token as text.
-    Connect,
-    /// `subscribe`.
-    Subscribe,
-    /// `unsubscribe`.
-    Unsubscribe,
-    /// `publish`.
-    Publish,
-    /// `presence`.
-    Presence,
-    /// `presence_stats`.
-    PresenceStats,
-    /// `history`.
-    History,
-    /// `rpc`.
-    Rpc,
-    /// `send`.
-    Send,
-    /// `refresh`.
-    Refresh,
-    /// `sub_refresh`.
-    SubRefresh,
-    /// `ping`.
-    Ping,
-    /// The answer to a ping of the hub.
-    Pong,
-    /// A message that is not a command, and a command with a `type` that is not offered.
-    Unknown,
+text_enum! {
+    /// The name of a method. It is an index of counters, so that a command costs no lookup of a text. First come the methods of commands, in
+    /// the order of their fields in Protobuf.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum MethodName {
+        /// Returns the name: that of the member of a JSON command, or `pong` or `unknown`.
+        fn as_str;
+        /// Also a token as text.
+        Connect = "connect";
+        Subscribe = "subscribe";
+        Unsubscribe = "unsubscribe";
+        Publish = "publish";
+        Presence = "presence";
+        PresenceStats = "presence_stats";
+        History = "history";
+        Ping = "ping";
+        Send = "send";
+        Rpc = "rpc";
+        Refresh = "refresh";
+        SubRefresh = "sub_refresh";
+        /// The answer to a ping of the hub.
+        Pong = "pong";
+        /// A message that is not a command, and a command with a `type` that is not offered.
+        Unknown = "unknown";
+    }
 }
 
 impl MethodName {
-    /// All names, in the order of their indexes.
-    pub const ALL: [Self; 14] = [
-        Self::Connect,
-        Self::Subscribe,
-        Self::Unsubscribe,
-        Self::Publish,
-        Self::Presence,
-        Self::PresenceStats,
-        Self::History,
-        Self::Rpc,
-        Self::Send,
-        Self::Refresh,
-        Self::SubRefresh,
-        Self::Ping,
-        Self::Pong,
-        Self::Unknown,
-    ];
-
-    /// Returns the name: that of the member of a JSON command, or `pong` or `unknown`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Subscribe => "subscribe",
-            Self::Unsubscribe => "unsubscribe",
-            Self::Publish => "publish",
-            Self::Presence => "presence",
-            Self::PresenceStats => "presence_stats",
-            Self::History => "history",
-            Self::Rpc => "rpc",
-            Self::Send => "send",
-            Self::Refresh => "refresh",
-            Self::SubRefresh => "sub_refresh",
-            Self::Ping => "ping",
-            Self::Pong => "pong",
-            Self::Unknown => "unknown",
-        }
+    /// Returns the methods of commands. In Protobuf they are fields, in this order, from number 4 on.
+    pub fn of_commands() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().take_while(|name| *name != Self::Pong)
     }
 }
 

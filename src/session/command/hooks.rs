@@ -96,7 +96,8 @@ impl Session {
     ) -> CommandOutcome {
         let Services { permissions, config, clock, .. } = &*self.services;
         let (name, version, data) = (&*command.name, &*command.version, command.data);
-        let request = HookRequest { name, version, data, ..self.hook_request() };
+        let channels = command.subs.keys().map(|name| &**name).collect();
+        let request = HookRequest { name, version, channels, data, ..self.hook_request() };
         let (headers, buffered) = (self.hook_headers.clone(), buffered.clone());
         let answer =
             ask_connect_hook(hook.clone(), &request, headers, permissions.clone(), config.snapshot(), clock.clone());
@@ -107,7 +108,7 @@ impl Session {
     }
 
     /// Returns what each hook learns of the connection.
-    pub(in crate::session) fn hook_request(&self) -> HookRequest<'static> {
+    pub(in crate::session) fn hook_request<'a>(&self) -> HookRequest<'a> {
         HookRequest::of_connection(self.client, self.format.transport(), self.format.name())
     }
 

@@ -9,7 +9,7 @@ use crate::{
     auth::{ChannelRight, Claims},
     broker::{PublishOptions, Retention},
     channel::Channel,
-    hooks::{HookRequest, PublishApproval},
+    hooks::{ApprovedOptions, HookRequest, PublishApproval},
     protocol::{self, ErrorCode, ExceededLimit, PublishData},
     publication::{ClientInfo, Publication},
     session::{Session, rate_limiter::RateVerdict},
@@ -59,15 +59,14 @@ impl Session {
         let allowed = self.check_right(ChannelRight::Publish, &channel, claims, self.has_subscription_info);
         Ok(CommandOutcome::pending(id, async move {
             info.chan_info = allowed.await?.and_then(|source| source.info().cloned());
-            let (data, skip_history) = match question {
-                None => (data, false),
-                Some(question) => {
-                    let approval = question.await.map_err(CommandFailure::from_hook)?;
-                    recheck().await?;
-                    let skip_history = approval.skip_history;
-                    (approval.replace(data, is_binary)?, skip_history)
-                }
-            };
+            // Without a hook, the publication is as the client wants it.
+            let mut approval = PublishApproval::default();
+            if let Some(question) = question {
+                approval = question.await.map_err(CommandFailure::from_hook)?;
+                recheck().await?;
+            }
+            let (data, options) = approval.apply_to(data, is_binary)?;
+            let ApprovedOptions { skip_history, tags, use_delta, idempotency_key } = options;
             ExceededLimit::check(
                 "limits.publication_bytes",
                 services.config.current().limits.publication_bytes,
@@ -76,10 +75,11 @@ impl Session {
             services.metrics.publications.inc();
             let channel_options = services.permissions.channel_options(&channel).ok();
             let retention = channel_options.as_deref().and_then(Retention::from_options).filter(|_| !skip_history);
-            let use_delta = channel_options.is_some_and(|options| options.delta_publish);
+            let use_delta = use_delta || channel_options.is_some_and(|options| options.delta_publish);
             let publication =
-                Publication { info: Some(info.into()), use_delta, is_binary, ..Publication::new(channel, data) };
-            services.broker.publish(publication, PublishOptions { retention, ..PublishOptions::default() }).await?;
+                Publication { info: Some(info.into()), tags, use_delta, is_binary, ..Publication::new(channel, data) };
+            let options = PublishOptions { retention, idempotency_key, ..PublishOptions::default() };
+            services.broker.publish(publication, options).await?;
             Ok(CommandReply::Frame(format.encode_reply(id, &protocol::Reply::Publish)))
         }))
     }

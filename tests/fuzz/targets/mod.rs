@@ -15,6 +15,8 @@ mod method_text;
 mod origin;
 mod protobuf;
 mod proxy;
+mod refresh_token;
+mod revocation;
 mod stream_requests;
 
 pub use channel::channel;
@@ -30,13 +32,15 @@ pub use logout_token::logout_token;
 pub use origin::origin;
 pub use protobuf::protobuf;
 pub use proxy::proxy;
+pub use refresh_token::refresh_token;
+pub use revocation::revocation;
 pub use stream_requests::stream_requests;
 
 /// A function that panics if it finds a fault.
 pub type FuzzTarget = fn(&[u8]);
 
 /// All targets and their names, which are those of their folders in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, FuzzTarget); 14] = [
+pub const TARGETS: [(&str, FuzzTarget); 16] = [
     ("channel", channel),
     ("claims", claims),
     ("command", command),
@@ -50,6 +54,8 @@ pub const TARGETS: [(&str, FuzzTarget); 14] = [
     ("origin", origin),
     ("protobuf", protobuf),
     ("proxy", proxy),
+    ("refresh_token", refresh_token),
+    ("revocation", revocation),
     ("stream_requests", stream_requests),
 ];
 

@@ -25,7 +25,7 @@ pub use self::{
     cluster::{ClusterOptions, RedisCluster},
     form::{BreakingTest, PrefixedRedis, RedisForm, run_in_turn, run_on_parts},
     pretended::PretendedRedis,
-    sentinel::{SentinelOptions, SentinelTrio, start_sentinel},
+    sentinel::{SentinelOptions, SentinelTrio, start_sentinel, start_sentinel_of},
 };
 pub(crate) use form::test_on_every_form;
 

@@ -157,7 +157,12 @@ impl SentinelTrio {
 
 /// Starts a sentinel of its own that names this server as the master, as one that was cut off does.
 pub async fn start_sentinel(master: &RedisServer) -> RedisServer {
-    retry(|| spawn_sentinel(0, &[Place::free()], &[master.port], &SentinelOptions::default()))
+    start_sentinel_of(master.port).await
+}
+
+/// Starts a sentinel of its own that knows the master by this port of loopback.
+pub async fn start_sentinel_of(port: u16) -> RedisServer {
+    retry(|| spawn_sentinel(0, &[Place::free()], &[port], &SentinelOptions::default()))
 }
 
 /// Starts one of the sentinels of these places. The first of the monitored ports is that of the master.

@@ -152,6 +152,13 @@ fn malformed_channels_or_subs_refuse_the_token() {
 }
 
 #[test]
+fn filter_that_would_restrict_a_subscription_refuses_the_token() {
+    let filtered = json!({"subs": {"news": {"server_tags_filter": {"key": "role", "cmp": "eq", "val": "admin"}}}});
+    assert_eq!(error_of(filtered), TokenError::ServerTagsFilter);
+    assert!(subscription_with(json!({"server_tags_filter": null})).is_ok());
+}
+
+#[test]
 fn a_duplicate_channel_refuses_the_token() {
     assert_eq!(error_of(json!({"channels": ["news", "news"]})), TokenError::DuplicateSubscription);
     assert_eq!(error_of(json!({"channels": ["news"], "subs": {"news": {}}})), TokenError::DuplicateSubscription);

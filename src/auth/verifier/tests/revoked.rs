@@ -26,11 +26,14 @@ fn a_revoked_token_still_logs_its_user_out_unless_its_key_is_revoked() {
     assert_eq!(is_revoked(&verifier), Ok(true));
     let of_token = verifier.verify_for_logout(&token).unwrap();
     assert_eq!((&*of_token.claims.user, of_token.ids.jti.as_deref()), ("ann", Some("1")));
-    revocations.remove_keys(&[key]);
-    assert_eq!(is_revoked(&verifier), Err(TokenError::Revoked));
     let expired = json!({"sub": "ann", "exp": 1, "jti": "1"}).to_string();
     let expired = signed(GOOD, expired, &secret(SECRET), Algorithm::HS256);
-    assert_eq!(verifier.verify_for_logout(&expired).map(drop), Err(TokenError::Expired));
+    let of_expired = verifier.verify_for_logout(&expired).unwrap();
+    assert_eq!((of_token.is_expired, of_expired.is_expired, of_expired.is_revoked), (false, true, true));
+    assert_eq!(verifier.verify(&expired), Err(TokenError::Expired));
+    revocations.remove_keys(&[key]);
+    assert_eq!(is_revoked(&verifier), Err(TokenError::Revoked));
+    assert_eq!(verifier.verify_for_logout(&expired).map(drop), Err(TokenError::Revoked));
 }
 
 /// Returns what the verifier says of a connection token and of a subscription token for `news` when this is revoked.

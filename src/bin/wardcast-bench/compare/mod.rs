@@ -19,8 +19,9 @@ use clap::Parser;
 
 use crate::args::{Cli, CompareArgs};
 use crate::error::{BenchError, Context, Result};
+use crate::program::{CENTRIFUGO, Program};
 use crate::report::{Report, thousands};
-use crate::{clock, machine, process::hard_file_limit, program::Program, terminal::Terminal};
+use crate::{clock, machine, process::hard_file_limit, terminal::Terminal};
 
 use comparison::Comparison;
 use contender::Contender;
@@ -52,7 +53,7 @@ impl Programs {
         let wardcast = Program::find(&this.with_file_name("wardcast"), "wardcast", "--version");
         let wardcast = wardcast.context("the hub beside this program (cargo build --release builds it)")?;
         let centrifugo = args.centrifugo.as_deref().map(|path| {
-            let found = Program::find(path, "Centrifugo", "version");
+            let found = Program::find(path, CENTRIFUGO, "version");
             found.context(format_args!("--centrifugo {}", path.display()))
         });
         let redis = Program::find(Path::new("redis-server"), "Redis server", "--version");

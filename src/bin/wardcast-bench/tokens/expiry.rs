@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ExpiryArgs, run: &mut Run) -> Result<()> {
     let others = |number| SessionPlan { user: format!("bench-{number}"), expires_at: first + 3600, end: None };
     let mut sessions = Sessions::open((&hub, CHANNEL), run, common.ending(), common.stalled.into(), expiring)?;
     let staying = StayingSessions::start(Sessions::open((&hub, CHANNEL), run, common.staying(), 0, others)?)?;
-    let publisher = Publisher::start((&hub, CHANNEL), common.rate, common.size, TimedFrom::Sent)?;
+    let publisher = Publisher::start((&hub, CHANNEL), common.publishing.rate, common.publishing.size, TimedFrom::Sent)?;
     if clock::now() > to_clock(first) {
         return fail("connecting took too long: tokens have expired before all sessions were open");
     }
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &ExpiryArgs, run: &mut Run) -> Result<()> {
     sessions.read_for(Duration::from_secs(args.spread.into()), run)?;
     sessions.read_until(run, MAX_END, Sessions::have_readers_ended)?;
     let ended_at = clock::now();
-    sessions.read_for(common.margin(), run)?;
+    sessions.read_for(common.publishing.margin(), run)?;
     run.report.set("publications", publisher.stop()?);
     staying.finish((began_at, ended_at), run)?;
     sessions.report_ends(run, None)

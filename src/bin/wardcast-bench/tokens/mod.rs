@@ -20,8 +20,8 @@ use std::{
 };
 
 pub(crate) use self::beside::SessionsBeside;
-use self::options::TokenEndArgs;
 pub(crate) use self::options::{ExpiryArgs, ForgedArgs, RefreshArgs, RevokeArgs};
+use self::options::{PublishingArgs, TokenEndArgs};
 pub(crate) use self::{expiry::run as expiry, forged::run as forged, refresh::run as refresh, revoke::run as revoke};
 use crate::args::{ApiArgs, HubArgs};
 use crate::error::{Context, Result, fail};
@@ -41,8 +41,8 @@ const SECOND: u64 = 1_000_000_000;
 
 /// What `revoke` and `expiry` have in common: starts the hubs.
 fn open<'a>(args: &'a TokenEndArgs, run: &mut Run) -> Result<HubUnderTest<'a>> {
-    let publications = (args.size, args.rate);
-    open_hubs((&args.hub, &args.api), run, SETTINGS, args.nodes, (args.connections + args.others, publications))
+    let PublishingArgs { size, rate, nodes, .. } = args.publishing;
+    open_hubs((&args.hub, &args.api), run, SETTINGS, nodes, (args.connections + args.others, (size, rate)))
 }
 
 /// Starts hubs for this many sessions and publications of this size and rate.

@@ -7,6 +7,30 @@ use clap::Args;
 use crate::args::{ApiArgs, ConnectionArgs, HubArgs, positive};
 use crate::signing_key::TokenAlgorithm;
 
+/// How `revoke`, `expiry` and `refresh` publish, and to how many hubs.
+#[derive(Args)]
+pub(crate) struct PublishingArgs {
+    /// Publications per second
+    #[arg(long, default_value_t = 5.0, value_parser = positive)]
+    pub(super) rate: f64,
+    /// Bytes of a publication's data (at least 41, for its stamp)
+    #[arg(long, default_value_t = 128)]
+    pub(super) size: usize,
+    /// Hubs to start for the run; several need redis-server in PATH
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub(super) nodes: u16,
+    /// Seconds before something happens to the first token, and after the last one
+    #[arg(long, default_value_t = 3.0, value_parser = positive)]
+    margin: f64,
+}
+
+impl PublishingArgs {
+    /// The time before and after.
+    pub(super) fn margin(&self) -> Duration {
+        Duration::from_secs_f64(self.margin)
+    }
+}
+
 /// Options of `revoke` and `expiry`.
 #[derive(Args)]
 pub(crate) struct TokenEndArgs {
@@ -23,26 +47,11 @@ pub(crate) struct TokenEndArgs {
     /// Other sessions of the same channel
     #[arg(long, default_value_t = 20)]
     pub(super) others: u32,
-    /// Publications per second
-    #[arg(long, default_value_t = 5.0, value_parser = positive)]
-    pub(super) rate: f64,
-    /// Bytes of a publication's data (at least 41, for its stamp)
-    #[arg(long, default_value_t = 128)]
-    pub(super) size: usize,
-    /// Hubs to start for the run; several need redis-server in PATH
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
-    pub(super) nodes: u16,
-    /// Seconds before something happens to the first token, and after the last one
-    #[arg(long, default_value_t = 3.0, value_parser = positive)]
-    margin: f64,
+    #[command(flatten)]
+    pub(super) publishing: PublishingArgs,
 }
 
 impl TokenEndArgs {
-    /// The time before and after.
-    pub(super) fn margin(&self) -> Duration {
-        Duration::from_secs_f64(self.margin)
-    }
-
     /// The numbers of the sessions whose tokens end.
     pub(super) fn ending(&self) -> Range<usize> {
         0..self.connections as usize
@@ -88,25 +97,8 @@ pub(crate) struct RefreshArgs {
     /// Seconds within which all refresh their tokens
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) spread: u32,
-    /// Publications per second
-    #[arg(long, default_value_t = 5.0, value_parser = positive)]
-    pub(super) rate: f64,
-    /// Bytes of a publication's data (at least 41, for its stamp)
-    #[arg(long, default_value_t = 128)]
-    pub(super) size: usize,
-    /// Hubs to start for the run; several need redis-server in PATH
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
-    pub(super) nodes: u16,
-    /// Seconds before something happens to the first token, and after the last one
-    #[arg(long, default_value_t = 3.0, value_parser = positive)]
-    margin: f64,
-}
-
-impl RefreshArgs {
-    /// The time before and after.
-    pub(super) fn margin(&self) -> Duration {
-        Duration::from_secs_f64(self.margin)
-    }
+    #[command(flatten)]
+    pub(super) publishing: PublishingArgs,
 }
 
 /// Options of `forged`.

@@ -14,12 +14,13 @@ use crate::{clock, measurement::ResourceMeter, run::Run};
 /// Runs `refresh`.
 pub(crate) fn run(args: &RefreshArgs, run: &mut Run) -> Result<()> {
     let count = args.connections as usize;
-    let publications = (args.size, args.rate);
-    let hub = open_hubs((&args.hub, &args.api), run, &[], args.nodes, (args.connections, publications))?;
+    let publishing = &args.publishing;
+    let publications = (publishing.size, publishing.rate);
+    let hub = open_hubs((&args.hub, &args.api), run, &[], publishing.nodes, (args.connections, publications))?;
     let spread = u64::from(args.spread) * SECOND;
     // The first tokens expire soon after the last refresh, so that a refresh without effect shows.
     let opened_until = clock::now() + SECOND * (OPENING + u64::from(args.connections) / CONNECTIONS_PER_SECOND);
-    let expire_at = opened_until + spread + 2 * args.margin().as_nanos() as u64;
+    let expire_at = opened_until + spread + 2 * publishing.margin().as_nanos() as u64;
     let expires_at = clock::unix_nanos() / SECOND + (expire_at - clock::now()).div_ceil(SECOND);
     let user = |number: usize| format!("bench-{number}");
     let plan = |number| SessionPlan { user: user(number), expires_at, end: None };
@@ -28,8 +29,8 @@ pub(crate) fn run(args: &RefreshArgs, run: &mut Run) -> Result<()> {
     if clock::now() > opened_until {
         return fail("connecting took too long: the tokens would expire before they are refreshed");
     }
-    let publisher = Publisher::start((&hub, CHANNEL), args.rate, args.size, TimedFrom::Sent)?;
-    sessions.read_for(args.margin(), run)?;
+    let publisher = Publisher::start((&hub, CHANNEL), publishing.rate, publishing.size, TimedFrom::Sent)?;
+    sessions.read_for(publishing.margin(), run)?;
     let (meter, began_at) = (ResourceMeter::start(run)?, clock::now());
     for (number, token) in tokens.iter().enumerate() {
         let due = began_at + spread * number as u64 / count as u64;
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &RefreshArgs, run: &mut Run) -> Result<()> {
     let ended_at = clock::now();
     meter.finish(run)?;
     let until_expired = expire_at.saturating_sub(clock::now());
-    sessions.read_for(args.margin() + Duration::from_nanos(until_expired), run)?;
+    sessions.read_for(publishing.margin() + Duration::from_nanos(until_expired), run)?;
     let published = publisher.stop()?;
     sessions.read_until(run, MAX_END, |sessions| sessions.have_received(published))?;
     run.report.set("publications", published);

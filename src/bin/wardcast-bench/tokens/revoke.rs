@@ -35,10 +35,10 @@ pub(crate) fn run(args: &RevokeArgs, run: &mut Run) -> Result<()> {
     let others = |number| SessionPlan { user: format!("bench-{number}"), expires_at, end: None };
     let mut sessions = Sessions::open((&hub, CHANNEL), run, common.ending(), common.stalled.into(), revoked)?;
     let staying = StayingSessions::start(Sessions::open((&hub, CHANNEL), run, common.staying(), 0, others)?)?;
-    let publisher = Publisher::start((&hub, CHANNEL), common.rate, common.size, TimedFrom::Sent)?;
+    let publisher = Publisher::start((&hub, CHANNEL), common.publishing.rate, common.publishing.size, TimedFrom::Sent)?;
     sessions.read_until(run, MAX_END, Sessions::have_received_any)?;
     staying.wait_for_publications(run);
-    sessions.read_for(common.margin(), run)?;
+    sessions.read_for(common.publishing.margin(), run)?;
     let frozen = args.freeze.then(|| run.pids.last().copied()).flatten();
     if let Some(pid) = frozen {
         signal(pid, Signal::STOP)?;
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &RevokeArgs, run: &mut Run) -> Result<()> {
     };
     sessions.read_until(run, MAX_END, Sessions::have_readers_ended)?;
     let ended_at = clock::now();
-    sessions.read_for(common.margin(), run)?;
+    sessions.read_for(common.publishing.margin(), run)?;
     run.report.set("publications", publisher.stop()?);
     staying.finish((called_at, ended_at), run)?;
     sessions.report_ends(run, Some((called_at, resumed_at)))

@@ -26,7 +26,7 @@ const LAYOUT_VERSION: u32 = 1;
 const UNCLAIMED_INTERVALS: u32 = 3;
 
 /// What this node claims.
-pub(super) struct Claims {
+pub(super) struct SettingClaims {
     layout: Claim,
     /// `None`: a Cluster, which says itself where channels are.
     servers: Option<Claim>,
@@ -42,7 +42,7 @@ struct PlacedClaim<'a> {
     servers: Vec<Arc<RedisServer>>,
 }
 
-impl Claims {
+impl SettingClaims {
     /// Creates the claims of a Cluster with so many partitions.
     pub(super) fn of_cluster(partitions: usize, heartbeat_interval: Duration, metrics: Arc<Metrics>) -> Self {
         let value = format!("{LAYOUT_VERSION} partitions={partitions}");
@@ -172,14 +172,14 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(5);
 
-    fn of_servers(addresses: &[&str]) -> Claims {
-        Claims::of_servers(addresses.iter().copied(), INTERVAL, Arc::default())
+    fn of_servers(addresses: &[&str]) -> SettingClaims {
+        SettingClaims::of_servers(addresses.iter().copied(), INTERVAL, Arc::default())
     }
 
     #[test]
     fn layouts_differ_by_version_and_partitions_only() {
         assert_eq!(of_servers(&["a:1"]).layout.own(), "version=1");
-        assert_eq!(Claims::of_cluster(1024, INTERVAL, Arc::default()).layout.own(), "version=1 partitions=1024");
+        assert_eq!(SettingClaims::of_cluster(1024, INTERVAL, Arc::default()).layout.own(), "version=1 partitions=1024");
     }
 
     #[test]

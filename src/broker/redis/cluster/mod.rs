@@ -26,7 +26,7 @@ use super::{
     inbox::BusInbox,
     partition::SLOTS,
     router::Routes,
-    server::{Redirects, RedisServer, ServerBoard, ServerQueue},
+    server::{Redirects, RedisServer, ServerAvailability, ServerQueue},
 };
 use crate::{
     broker::BrokerError,
@@ -40,20 +40,20 @@ const URGENT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Why the Cluster as a whole cannot be used. It is logged once per change.
 pub(super) struct ClusterHealth {
-    board: Arc<ServerBoard>,
+    availability: Arc<ServerAvailability>,
     fault: Mutex<Option<String>>,
 }
 
 /// The name of the Cluster among the addresses of its servers.
-const BOARD_NAME: &str = "cluster";
+const AVAILABILITY_NAME: &str = "cluster";
 
 impl ClusterHealth {
     /// Starts without a topology, if there is a Cluster.
-    pub(super) fn new(board: Arc<ServerBoard>, is_cluster: bool) -> Self {
+    pub(super) fn new(availability: Arc<ServerAvailability>, is_cluster: bool) -> Self {
         if is_cluster {
-            board.note_down(BOARD_NAME);
+            availability.note_down(AVAILABILITY_NAME);
         }
-        Self { board, fault: Mutex::new(is_cluster.then(|| "no node has been asked yet".to_owned())) }
+        Self { availability, fault: Mutex::new(is_cluster.then(|| "no node has been asked yet".to_owned())) }
     }
 
     /// Returns why the Cluster cannot be used.
@@ -70,11 +70,11 @@ impl ClusterHealth {
         match &fault {
             Some(error) => {
                 log::warn!("redis cluster unavailable error={error:?}");
-                self.board.note_down(BOARD_NAME);
+                self.availability.note_down(AVAILABILITY_NAME);
             }
             None => {
                 log::info!("redis cluster works");
-                self.board.clear(BOARD_NAME);
+                self.availability.clear(AVAILABILITY_NAME);
             }
         }
         *before = fault;
@@ -207,15 +207,15 @@ impl ClusterFollower {
     fn new_server(&self, address: &NodeAddress) -> Result<(Arc<RedisServer>, ServerQueue), RedisConfigError> {
         let url = self.config.cluster.urls.first().map(|seed| at_address(seed.expose(), address));
         let config = RedisConfig { url: Secret::new(url.unwrap_or_default()), ..self.config.clone() };
-        let (names, board) = (&self.context.names, &self.context.cluster_health.board);
-        RedisServer::new(&config, names, self.queue_bytes, board, Some(self.redirects.clone()))
+        let (names, availability) = (&self.context.names, &self.context.cluster_health.availability);
+        RedisServer::new(&config, names, self.queue_bytes, availability, Some(self.redirects.clone()))
     }
 
     /// Ends the tasks of servers that have no slots any more.
     fn end_unused(&mut self, used: &[NodeAddress]) {
         for (_, Master { server, tasks }) in self.masters.extract_if(|address, _| !used.contains(address)) {
             tasks.abort();
-            self.context.cluster_health.board.clear(server.address());
+            self.context.cluster_health.availability.clear(server.address());
             self.context.metrics.forget_server(server.address());
             self.context.set_subscribed(&server, false);
             // Its last messages may have been controls.

@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::{Client, Pipeline, Value, aio::MultiplexedConnection};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     super::server,
@@ -20,6 +20,9 @@ use crate::config::{RedisConfig, Secret};
 const MAX_NODES: usize = 32;
 /// Maximum time to ask a node. One that is down must not hold up what the others say.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// After this time the views of the nodes that have answered are enough, if they are the majority. One that is gone would otherwise
+/// hold up each change of the topology.
+const MAJORITY_TIMEOUT: Duration = Duration::from_millis(100);
 /// How a problem begins that no later answer mends.
 pub(super) const TOO_OLD: &str = "needs Redis 7.0 or newer";
 
@@ -55,8 +58,21 @@ impl NodeConnections {
             let config = RedisConfig { url: Secret::new(url.clone()), ..self.config.clone() };
             async move { (url, ask(&config, connection).await) }
         });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let majority = asked.len() / 2 + 1;
         let (mut views, mut problem) = (Vec::new(), None);
-        for (url, answer) in join_all(asked.collect::<Vec<_>>()).await {
+        let enough_at = Instant::now() + MAJORITY_TIMEOUT;
+        loop {
+            let next = asked.next();
+            let next = if views.len() < majority {
+                next.await
+            } else {
+                timeout_at(enough_at, next).await.unwrap_or_else(|_| {
+                    problem.get_or_insert_with(|| "some nodes have not answered yet".to_owned());
+                    None
+                })
+            };
+            let Some((url, answer)) = next else { break };
             match answer {
                 Ok((connection, view)) => {
                     self.connections.insert(url, connection);

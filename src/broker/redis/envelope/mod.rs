@@ -7,6 +7,8 @@
 mod commands;
 mod layout;
 mod presence;
+#[cfg(test)]
+mod previous_release;
 mod question;
 mod read;
 mod signature;
@@ -318,36 +320,6 @@ mod tests {
             assert_eq!(decode(MessageSource::Control, encoded.into()), Ok(BusMessage::Heartbeat(heartbeat)));
         }
         assert_eq!(decode(MessageSource::Probe, encode_probe(42).into()), Ok(BusMessage::Probe { nonce: 42 }));
-    }
-
-    /// The bytes of release 0.1, which an instance of that release reads, and which it sends.
-    #[test]
-    fn messages_have_the_form_of_the_previous_release() {
-        let info = "WC\x01p\0\0\0\x04news\x2f\0\0\0\x03ann\0\0\0\0\0\0\0\x01i\0\0\0\x01i\0\0\0\x09{\"a\":\"b\"}";
-        let id = [0x37; 16];
-        let tagged = Publication {
-            tags: Tags::new([("a", "b")]).unwrap(),
-            exclude: Some(uuid::Uuid::from_bytes(id)),
-            ..sample("[1]", Some("i"))
-        };
-        let plain = Publication { info: None, ..sample("[1]", None) };
-        let control = Control { client: Some("c".to_owned()), ..sample_control("news") };
-        let json = r#"{"user":"ann","client":"c","whitelist":[],"order":{"unsubscribe":{"channel":"news"}}}"#;
-        for (message, expected) in [
-            (encode_publication(&plain), "WC\x01p\0\0\0\x04news\0[1]".to_owned()),
-            (encode_publication(&tagged), format!("{info}7777777777777777[1]")),
-            (encode_question(&id, "a.1", &SurveyQuestion::Info), "WC\x01q7777777777777777\0\0\0\x03a.1i".to_owned()),
-            (encode_control(&control), format!("WC\x01o{json}")),
-            (
-                encode_heartbeat("a.1", &sample_node("a", "host"), HeartbeatKind::Hello),
-                "WC\x01h\0\0\0\x03a.1\0\0\0\x01a\0\0\0\x04hosth".to_owned(),
-            ),
-            (encode_probe(0x3738), "WC\x01n\0\0\0\0\0\x0078".to_owned()),
-        ] {
-            assert_eq!(String::from_utf8(message).unwrap(), expected);
-        }
-        let part = encode_answer(&id, "a.1", b"{}", 256).next().unwrap();
-        assert_eq!(part, b"WC\x01r7777777777777777\0\0\0\x03a.1\0\0\0\0\x01{}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{RedisContext, envelope, scripts, store::expiry_millis};
 use crate::{
     broker::{BrokerError, BrokerFuture, IDEMPOTENCY_TTL, PublishOptions, PublishReceipt, completed},
     channel::Channel,
+    clock::WallTime,
     position::{Epoch, Position},
     publication::Publication,
 };
@@ -80,8 +81,7 @@ async fn forget_pages(context: &RedisContext, channel: Channel) -> Result<(), Br
 
 /// Generates the epoch for a channel that has none.
 fn new_epoch() -> Result<Epoch, BrokerError> {
-    Epoch::random()
-        .map_err(|error| BrokerError::Unavailable(format!("no randomness for the epoch of a history: {error}")))
+    Epoch::random().map_err(BrokerError::no_epoch)
 }
 
 /// Parses the receipt of a publish; empty if the publication was not stored.
@@ -100,6 +100,11 @@ fn parse_position(reply: &Value) -> Result<Position, BrokerError> {
         Some(Position { offset: offset.parse().ok()?, epoch: Epoch::parse(epoch)? })
     };
     parse().ok_or_else(invalid_reply)
+}
+
+/// Parses the time of a publication; `None` if it is unknown, as an empty text says.
+fn parse_time(text: &[u8]) -> Option<WallTime> {
+    std::str::from_utf8(text).ok()?.parse().ok().map(WallTime::from_unix_millis)
 }
 
 fn invalid_reply() -> BrokerError {

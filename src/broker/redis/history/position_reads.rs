@@ -11,15 +11,16 @@ use tokio::sync::oneshot;
 use super::{
     super::{
         RedisContext, scripts,
-        server::{RedisServer, accepted},
+        server::{RedisServer, Reply, accepted},
         store::expiry_millis,
     },
-    history_error, invalid_reply, new_epoch, parse_position,
+    history_error, invalid_reply, new_epoch,
+    positions::parse_top,
 };
 use crate::{
-    broker::{BrokerError, Retention},
+    broker::{BrokerError, ChannelTop, Retention},
     channel::Channel,
-    position::{Epoch, Position},
+    position::Epoch,
 };
 
 /// Maximum number of channels of one round trip.
@@ -44,7 +45,7 @@ struct State {
 struct PositionRead {
     channel: Channel,
     retention: Retention,
-    result: oneshot::Sender<Result<Position, BrokerError>>,
+    result: oneshot::Sender<Result<ChannelTop, BrokerError>>,
 }
 
 impl PositionReads {
@@ -56,7 +57,7 @@ impl PositionReads {
         &self,
         channel: Channel,
         retention: Retention,
-    ) -> Result<(oneshot::Receiver<Result<Position, BrokerError>>, bool), BrokerError> {
+    ) -> Result<(oneshot::Receiver<Result<ChannelTop, BrokerError>>, bool), BrokerError> {
         let mut state = self.0.lock();
         if state.waiting.len() >= MAX_WAITING {
             return Err(BrokerError::Busy);
@@ -91,9 +92,7 @@ pub(in crate::broker::redis) async fn run(context: Arc<RedisContext>, server: Ar
         reads.retain(|read| !read.result.is_closed());
         if let Err((error, reads)) = read_batch(&context, &server, reads).await {
             // The calls that wait fail, too: another round trip would keep them for as long again.
-            for read in reads.into_iter().chain(server.position_reads().take_all()) {
-                _ = read.result.send(Err(error.clone()));
-            }
+            fail(reads.into_iter().chain(server.position_reads().take_all()), &error);
         }
     }
 }
@@ -119,7 +118,18 @@ async fn read_batch(
     let commands = calls.iter().map(|reads| command(context, reads, epoch)).collect();
     match server.query_many(commands, context.timeout).await {
         Ok(replies) => {
-            calls.into_iter().zip(replies).for_each(|(reads, reply)| complete(reads, reply));
+            for (reads, reply) in calls.into_iter().zip(replies) {
+                match reply {
+                    Reply::Received(reply) => complete(reads, reply),
+                    // Only the channels of a slot that is moving wait for it.
+                    Reply::Redirected(_) => drop(tokio::spawn(async move {
+                        match reply.wait().await {
+                            Ok(reply) => complete(reads, reply),
+                            Err(error) => fail(reads, &history_error(error)),
+                        }
+                    })),
+                }
+            }
             Ok(())
         }
         Err(error) => Err((history_error(error), calls.into_iter().flatten().collect())),
@@ -157,11 +167,15 @@ fn complete(reads: Vec<PositionRead>, reply: Value) {
     };
     match positions {
         Ok(positions) => reads.into_iter().zip(positions).for_each(|(read, position)| {
-            let position = accepted(position).map_err(history_error).and_then(|position| parse_position(&position));
-            _ = read.result.send(position);
+            let top = accepted(position).map_err(history_error).and_then(parse_top);
+            _ = read.result.send(top.and_then(|top| top.ok_or_else(invalid_reply)));
         }),
-        Err(error) => reads.into_iter().for_each(|read| _ = read.result.send(Err(error.clone()))),
+        Err(error) => fail(reads, &error),
     }
+}
+
+fn fail(reads: impl IntoIterator<Item = PositionRead>, error: &BrokerError) {
+    reads.into_iter().for_each(|read| _ = read.result.send(Err(error.clone())));
 }
 
 #[cfg(test)]

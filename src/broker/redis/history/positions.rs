@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use redis::{Cmd, Value};
 
 use super::{
     super::{RedisContext, scripts, server::RedisServer, store::expiry_millis},
-    history_error, invalid_reply, parse_position,
+    history_error, invalid_reply, parse_position, parse_time,
 };
 use crate::{
     broker::{BrokerError, ChannelTop, PositionResult, Retention},
     channel::Channel,
-    clock::WallTime,
     position::{Epoch, Position},
 };
 
@@ -36,27 +36,44 @@ pub(in crate::broker::redis) async fn read_positions(
             Err(error) => results[index] = Err(error),
         }
     }
-    for (server, indices) in by_server {
-        for batch in indices.chunks(BATCH_CHANNELS) {
-            let before: Vec<_> = batch.iter().map(|index| context.shared_reads.top(&channels[*index].0)).collect();
-            let commands = batch.iter().flat_map(|index| position_commands(context, &channels[*index])).collect();
-            match server.query_many(commands, context.timeout).await {
-                Ok(replies) => {
-                    // The second reply of each channel is that of PEXPIRE.
-                    let tops = replies.into_iter().step_by(2).map(parse_top);
-                    for ((index, before), top) in batch.iter().zip(before).zip(tops) {
-                        if let Ok(top) = &top {
-                            context.shared_reads.compare(&channels[*index].0, before, top.map(|top| top.position));
-                        }
-                        results[*index] = top;
-                    }
-                }
-                Err(error) => {
-                    let error = history_error(error);
-                    batch.iter().for_each(|index| results[*index] = Err(error.clone()));
-                }
-            }
+    let channels = &channels;
+    // All at once: a server that does not answer must not hold up the others.
+    let reads = by_server.iter().flat_map(|(server, indices)| {
+        indices.chunks(BATCH_CHANNELS).map(move |batch| async move {
+            let channels: Vec<_> = batch.iter().map(|index| &channels[*index]).collect();
+            batch.iter().copied().zip(read_batch(context, server, &channels).await).collect::<Vec<_>>()
+        })
+    });
+    for (index, result) in join_all(reads).await.into_iter().flatten() {
+        results[index] = result;
+    }
+    results
+}
+
+/// Reads the positions of channels of one server in one round trip, unless the server is known not to answer.
+async fn read_batch(
+    context: &RedisContext,
+    server: &RedisServer,
+    channels: &[&(Channel, Retention)],
+) -> Vec<PositionResult> {
+    let before: Vec<_> = channels.iter().map(|(channel, _)| context.shared_reads.top(channel)).collect();
+    let commands = channels.iter().flat_map(|channel| position_commands(context, channel)).collect();
+    let replies = match server.outage() {
+        Some(outage) => Err(outage),
+        None => server.query_many(commands, context.timeout).await,
+    };
+    let replies = match replies {
+        Ok(replies) => replies,
+        Err(error) => return vec![Err(history_error(error)); channels.len()],
+    };
+    let mut results = Vec::with_capacity(channels.len());
+    // The second reply of each channel is that of PEXPIRE.
+    for ((reply, (channel, _)), before) in replies.into_iter().step_by(2).zip(channels).zip(before) {
+        let top = reply.wait().await.map_err(history_error).and_then(parse_top);
+        if let Ok(top) = &top {
+            context.shared_reads.compare(channel, before, top.map(|top| top.position));
         }
+        results.push(top);
     }
     results
 }
@@ -87,8 +104,8 @@ pub(in crate::broker::redis) async fn renew_epoch(
     }
 }
 
-/// Parses the fields `e`, `o` and `t` of a meta hash.
-fn parse_top(reply: Value) -> PositionResult {
+/// Parses the fields `e`, `o` and `t` of a meta hash. `None`: the channel has no position.
+pub(super) fn parse_top(reply: Value) -> PositionResult {
     let Value::Array(fields) = reply.extract_error().map_err(|error| history_error(error.to_string()))? else {
         return Err(invalid_reply());
     };
@@ -96,15 +113,16 @@ fn parse_top(reply: Value) -> PositionResult {
     let (Value::BulkString(epoch), Value::BulkString(offset)) = (epoch, offset) else { return Ok(None) };
     let position = parse_position(&Value::BulkString([epoch.as_slice(), offset].concat()))?;
     let time = match time {
-        Value::BulkString(time) => std::str::from_utf8(time).ok().and_then(|time| time.parse().ok()),
+        Value::BulkString(time) => parse_time(time),
         _ => None,
     };
-    Ok(Some(ChannelTop { position, time: time.map(WallTime::from_unix_millis) }))
+    Ok(Some(ChannelTop { position, time }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::WallTime;
 
     #[test]
     fn position_is_read_from_the_fields_of_its_hash() {

@@ -7,10 +7,10 @@ use redis::Value;
 
 use super::{
     super::{RedisContext, envelope, scripts, server::RedisServer, store::expiry_millis},
-    history_error, invalid_reply, new_epoch,
+    history_error, invalid_reply, new_epoch, parse_time,
 };
 use crate::{
-    broker::{BrokerError, HistoryPage, HistoryRequest, Retention},
+    broker::{BrokerError, ChannelTop, HistoryPage, HistoryRequest, Retention},
     channel::Channel,
     position::{Epoch, Position},
     publication::Publication,
@@ -37,7 +37,7 @@ struct Remaining {
 
 /// A reply of the script.
 struct HistoryPart {
-    top: Position,
+    newest: ChannelTop,
     /// The offset where the next part begins.
     next: Option<u64>,
     records: Vec<(u64, Bytes)>,
@@ -69,12 +69,12 @@ async fn read_parts(
 ) -> Result<Option<HistoryPage>, BrokerError> {
     let mut remaining = Remaining::of(request);
     let mut part = read_part(context, server, channel, remaining, retention).await?;
-    let top = part.top;
+    let ChannelTop { position: top, time: top_time } = part.newest;
     remaining.last = remaining.last.min(top.offset);
     let end = if request.is_reverse { remaining.last + 1 } else { remaining.last };
     let mut page = PageBuilder { end, is_reverse: request.is_reverse, publications: Vec::new() };
     loop {
-        if part.top.epoch != top.epoch {
+        if part.newest.position.epoch != top.epoch {
             return Ok(None);
         }
         remaining.limit = remaining.limit.saturating_sub(part.records.len());
@@ -92,7 +92,7 @@ async fn read_parts(
         remaining.skip_to(next, top.epoch);
         part = read_part(context, server, channel, remaining, retention).await?;
     }
-    Ok(Some(HistoryPage { publications: page.finish(remaining.is_limit_reached()), top }))
+    Ok(Some(HistoryPage { publications: page.finish(remaining.is_limit_reached()), top, top_time }))
 }
 
 async fn read_part(
@@ -172,7 +172,7 @@ impl PageBuilder {
     }
 }
 
-/// Parses epoch, top, next offset, and then each offset and record.
+/// Parses epoch, offset and time of the newest publication, next offset, and then each offset and record.
 fn parse_part(reply: Value) -> Option<HistoryPart> {
     let Value::Array(values) = reply else { return None };
     let mut texts = values.into_iter().map(|value| match value {
@@ -182,13 +182,14 @@ fn parse_part(reply: Value) -> Option<HistoryPart> {
     let mut next_text = || texts.next().flatten();
     let parse_offset = |text: Vec<u8>| std::str::from_utf8(&text).ok()?.parse::<u64>().ok();
     let epoch = Epoch::parse(std::str::from_utf8(&next_text()?).ok()?)?;
-    let top = Position { offset: parse_offset(next_text()?)?, epoch };
+    let position = Position { offset: parse_offset(next_text()?)?, epoch };
+    let newest = ChannelTop { position, time: parse_time(&next_text()?) };
     let next = Some(parse_offset(next_text()?)?).filter(|next| *next > 0);
     let mut records = Vec::new();
     while let Some(offset) = next_text() {
         records.push((parse_offset(offset)?, Bytes::from(next_text()?)));
     }
-    Some(HistoryPart { top, next, records })
+    Some(HistoryPart { newest, next, records })
 }
 
 #[cfg(test)]
@@ -196,6 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::WallTime;
 
     fn page(end: u64, is_reverse: bool, is_limit_reached: bool, offsets: &[u64]) -> Vec<u64> {
         let epoch = Epoch::parse("abcdefgh").unwrap();
@@ -244,9 +246,13 @@ mod tests {
     #[test]
     fn reply_of_another_form_is_refused() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let head = || vec![bulk("abcdefgh"), bulk("7"), bulk("0")];
-        assert!(parse_part(Value::Array(head())).is_some_and(|part| part.top.offset == 7 && part.next.is_none()));
-        for length in 0..3 {
+        let head = || vec![bulk("abcdefgh"), bulk("7"), bulk("5"), bulk("0")];
+        let newest = ChannelTop {
+            position: Position { offset: 7, epoch: Epoch::parse("abcdefgh").unwrap() },
+            time: Some(WallTime::from_unix_millis(5)),
+        };
+        assert!(parse_part(Value::Array(head())).is_some_and(|part| part.newest == newest && part.next.is_none()));
+        for length in 0..4 {
             assert!(parse_part(Value::Array(head()[..length].to_vec())).is_none());
         }
         for more in [vec![bulk("1")], vec![bulk("-1"), bulk("")], vec![bulk("1"), Value::Nil]] {

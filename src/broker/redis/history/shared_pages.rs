@@ -214,7 +214,7 @@ pub(super) fn answer(
     let since = request.since.map_or(0, |since| since.offset);
     let is_after = |publication: &&Publication| publication.position.is_some_and(|position| position.offset > since);
     let publications = page.publications.iter().filter(is_after).take(request.limit).cloned().collect();
-    Some(HistoryPage { publications, top: page.top })
+    Some(HistoryPage { publications, top: page.top, top_time: page.top_time })
 }
 
 /// Returns the page of a request, without what was added to it beyond its limit.
@@ -226,7 +226,7 @@ pub(super) fn within_limit(page: Arc<HistoryPage>, limit: usize) -> HistoryPage 
         }
         Err(page) => {
             let publications = page.publications.iter().take(limit).cloned().collect();
-            HistoryPage { publications, top: page.top }
+            HistoryPage { publications, top: page.top, top_time: page.top_time }
         }
     }
 }
@@ -281,6 +281,7 @@ fn is_known(page: &HistoryPage, position: Position, publication: &Publication) -
 fn append(page: &mut HistoryPage, request: &HistoryRequest, size: usize, publication: &Publication) -> usize {
     let has_end = has_end(page);
     page.top = publication.position.unwrap_or(page.top);
+    page.top_time = Some(publication.time);
     let publications = &mut page.publications;
     if request.is_reverse {
         publications.insert(0, publication.clone());

@@ -48,6 +48,8 @@ struct UserConnections {
     counted: usize,
     asking: Vec<Request>,
     is_queued: bool,
+    /// The server of the user does not answer: connections are counted and not asked for.
+    is_away: bool,
     /// Redis may have a count of the user.
     is_stored: bool,
 }
@@ -85,6 +87,7 @@ impl ConnectionCounts {
         state.limit = limit;
         let is_away = state.is_away;
         let own = state.users.entry(user.clone()).or_default();
+        let is_away = is_away || own.is_away;
         let shared = Arc::new(AtomicU8::new(if is_away { COUNTED } else { ASKED }));
         let handle = ConnectionHandle { counts: self.clone(), user: user.clone(), state: shared.clone() };
         if is_away {
@@ -101,7 +104,7 @@ impl ConnectionCounts {
         if state.is_away {
             return;
         }
-        let Some(own) = state.users.get_mut(user) else { return };
+        let Some(own) = state.users.get_mut(user).filter(|own| !own.is_away) else { return };
         if !std::mem::replace(&mut own.is_queued, true) {
             state.queue.push_back(user.clone());
             self.due.notify_one();
@@ -166,6 +169,27 @@ impl ConnectionCounts {
         }
     }
 
+    /// Ends a round for a user whose server has not answered: allows what was asked for, and from now on every connection of
+    /// the user without asking, until [`Self::retry_away`] or [`Self::recount`].
+    pub(super) fn finish_without_answer(&self, RoundUser { user, asking, .. }: RoundUser) {
+        let mut state = self.state.lock();
+        let own = state.users.entry(user).or_default();
+        (own.is_away, own.is_stored) = (true, true);
+        asking.into_iter().chain(std::mem::take(&mut own.asking)).for_each(|request| own.allow(request));
+    }
+
+    /// Has the counts stored of the users whose server has not answered.
+    pub(super) fn retry_away(&self) {
+        let mut state = self.state.lock();
+        let away = state.users.iter_mut().filter_map(|(user, own)| {
+            let was_away = std::mem::take(&mut own.is_away);
+            was_away.then(|| user.clone())
+        });
+        for user in away.collect::<Vec<_>>() {
+            self.queue(&mut state, &user);
+        }
+    }
+
     /// Allows everything that waits, and from now on every connection without asking, until [`Self::recount`].
     pub(super) fn begin_outage(&self) {
         let mut state = self.state.lock();
@@ -173,12 +197,7 @@ impl ConnectionCounts {
         state.queue.clear();
         for own in state.users.values_mut() {
             own.is_queued = false;
-            for request in own.asking.drain(..) {
-                if request.state.compare_exchange(ASKED, COUNTED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                    own.counted += 1;
-                }
-                _ = request.verdict.send(true);
-            }
+            std::mem::take(&mut own.asking).into_iter().for_each(|request| own.allow(request));
         }
         // Users whose number is stored in Redis stay, so that their number is sent again when Redis is back, also if it is 0.
         state.users.retain(|_, own| own.counted > 0 || own.is_stored);
@@ -188,6 +207,7 @@ impl ConnectionCounts {
     pub(in crate::broker::redis) fn recount(&self) {
         let mut state = self.state.lock();
         state.is_away = false;
+        state.users.values_mut().for_each(|own| own.is_away = false);
         let users: Vec<Arc<str>> = state.users.keys().cloned().collect();
         for user in users {
             self.queue(&mut state, &user);
@@ -197,6 +217,16 @@ impl ConnectionCounts {
     /// Returns whether Redis did not answer the last time.
     pub(super) fn is_away(&self) -> bool {
         self.state.lock().is_away
+    }
+}
+
+impl UserConnections {
+    /// Allows a connection without an answer of Redis.
+    fn allow(&mut self, request: Request) {
+        if request.state.compare_exchange(ASKED, COUNTED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.counted += 1;
+        }
+        _ = request.verdict.send(true);
     }
 }
 
@@ -295,6 +325,24 @@ mod tests {
         assert_eq!(ann.round(0), (2, 0));
         drop((waiting.0, during));
         assert_eq!((ann.round(0), ann.known_users()), ((0, 0), 0));
+    }
+
+    #[test]
+    fn connections_of_a_user_whose_server_does_not_answer_are_not_asked_for_until_it_does() {
+        let ann = Ann(Arc::default());
+        let (one, ended) = (ann.add(), ann.add());
+        drop(ended);
+        ann.0.finish_without_answer(ann.0.take_round().0.remove(0));
+        assert!(verdict(one.1) && !ann.0.is_away());
+        let (other, receiver) = ann.add();
+        assert!(receiver.is_none() && ann.is_idle());
+        let (_bob, receiver) = ann.0.add(&"bob".into(), LIMIT);
+        assert!(receiver.is_some(), "a user of another server is asked for");
+        ann.0.finish(ann.0.take_round().0.remove(0), 1);
+        ann.0.retry_away();
+        assert_eq!(ann.round(0), (2, 0));
+        drop((one.0, other));
+        assert_eq!(ann.round(0), (0, 0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    super::{RedisContext, envelope, scripts, store::millis},
+    super::{RedisContext, controls::has_receiver, scripts, store::millis},
     connection_counts::RoundUser,
     query_keys,
 };
@@ -19,7 +19,7 @@ use crate::broker::BrokerError;
 /// Lifetime of a user's numbers, and how often an instance stores its own again.
 const LIFETIME: Duration = Duration::from_secs(3 * 3600);
 const RENEW_EVERY: Duration = Duration::from_secs(3600);
-/// Pause after a round that has failed. Meanwhile each instance has its own limit.
+/// Pause after a round that has failed. Meanwhile each instance has its own limit, for the users of the server that has not answered.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Pause after a round in which no connection was asked for, so that a recount does not keep Redis busy.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -37,7 +37,13 @@ struct Answer {
 pub(in crate::broker::redis) async fn keep_counted(context: Arc<RedisContext>) {
     let counts = &context.connections;
     let mut renewal = Instant::now() + RENEW_EVERY;
+    // When the users are counted again whose server has not answered.
+    let mut retry: Option<Instant> = None;
     loop {
+        if retry.is_some_and(|retry| Instant::now() >= retry) {
+            retry = None;
+            counts.retry_away();
+        }
         if counts.is_away() {
             // A new connection to Redis recounts sooner.
             let back = async {
@@ -49,15 +55,25 @@ pub(in crate::broker::redis) async fn keep_counted(context: Arc<RedisContext>) {
                 counts.recount();
             }
         }
-        if timeout_at(renewal, counts.due()).await.is_err() {
+        let wake = retry.map_or(renewal, |retry| retry.min(renewal));
+        if timeout_at(wake, counts.due()).await.is_err() {
+            if Instant::now() < renewal {
+                continue;
+            }
             renewal = Instant::now() + RENEW_EVERY;
             counts.recount();
         }
         let (users, limit) = counts.take_round();
         let is_asked = users.iter().any(|user| !user.asking.is_empty());
         if let Err(error) = run_round(&context, users, limit).await {
-            log::warn!("each instance limits the connections of users by itself error={:?}", error.to_string());
-            counts.begin_outage();
+            if retry.is_none() {
+                log::warn!("each instance limits the connections of users by itself error={:?}", error.to_string());
+            }
+            retry = retry.or(Some(Instant::now() + RETRY_DELAY));
+            if context.router.routes().servers().len() <= 1 {
+                // There is no other server: nothing more is asked for.
+                counts.begin_outage();
+            }
         }
         if !is_asked {
             sleep(PAUSE).await;
@@ -68,32 +84,26 @@ pub(in crate::broker::redis) async fn keep_counted(context: Arc<RedisContext>) {
 /// Runs a round.
 ///
 /// # Errors
-/// Redis does not answer. Then everything that was asked for is allowed.
+/// A server does not answer. Then everything that was asked for its users is allowed.
 async fn run_round(context: &RedisContext, users: Vec<RoundUser>, limit: usize) -> Result<(), BrokerError> {
-    let answers = match call(context, &users, limit, &[]).await {
-        Ok(answers) => answers,
-        Err(error) => {
-            finish(context, users, |user, _| user.asking.len());
-            return Err(error);
-        }
-    };
-    let others: HashSet<&String> = answers.iter().flat_map(|answer| &answer.others).collect();
+    let mut answers = call(context, &users, limit, &[]).await;
+    let others: HashSet<&String> = answers.iter().flatten().flat_map(|answer| &answer.others).collect();
     let gone = if others.is_empty() { Vec::new() } else { gone_instances(context, others).await };
-    if gone.is_empty() {
-        finish(context, users, |_, index| answers[index].allowed);
-        return Ok(());
+    if !gone.is_empty() {
+        // As if it was the first call: what that one has allowed is not counted for the instance yet.
+        answers = call(context, &users, limit, &gone).await;
     }
-    // As if it was the first call: what that one has allowed is not counted for the instance yet.
-    let again = call(context, &users, limit, &gone).await;
-    finish(context, users, |user, index| again.as_ref().map_or(user.asking.len(), |answers| answers[index].allowed));
-    again.map(drop)
-}
-
-fn finish(context: &RedisContext, users: Vec<RoundUser>, allowed: impl Fn(&RoundUser, usize) -> usize) {
-    for (index, user) in users.into_iter().enumerate() {
-        let allowed = allowed(&user, index);
-        context.connections.finish(user, allowed);
+    let mut failed = None;
+    for (user, answer) in users.into_iter().zip(answers) {
+        match answer {
+            Ok(answer) => context.connections.finish(user, answer.allowed),
+            Err(error) => {
+                context.connections.finish_without_answer(user);
+                failed = Some(error);
+            }
+        }
     }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Calls the script for all users.
@@ -102,7 +112,7 @@ async fn call(
     users: &[RoundUser],
     limit: usize,
     gone: &[String],
-) -> Result<Vec<Answer>, BrokerError> {
+) -> Vec<Result<Answer, BrokerError>> {
     let keys: Vec<String> = users.iter().map(|user| context.names.connections_key(&user.user)).collect();
     let build = |keys: &[&String], numbers: &[usize]| {
         let mut call = scripts::CONNECTIONS.call(keys);
@@ -110,13 +120,13 @@ async fn call(
         numbers.iter().for_each(|number| _ = call.arg(users[*number].counted).arg(users[*number].asking.len()));
         call
     };
-    let replies: Vec<Vec<String>> = query_keys(context, &keys, context.timeout.min(ROUND_TIMEOUT), build).await?;
-    let answers = replies.into_iter().map(|reply| {
+    let replies = query_keys::<Vec<String>>(context, &keys, context.timeout.min(ROUND_TIMEOUT), build).await;
+    let answer = |reply: Vec<String>| {
         let mut reply = reply.into_iter();
         let allowed = reply.next().and_then(|allowed| allowed.parse().ok()).unwrap_or_default();
         Answer { allowed, others: reply.collect() }
-    });
-    Ok(answers.collect())
+    };
+    replies.into_iter().map(|reply| reply.map(answer)).collect()
 }
 
 /// Returns which of these instances are gone: they have not been heard for several heartbeats, or no connection to Redis receives
@@ -128,12 +138,4 @@ async fn gone_instances(context: &RedisContext, instances: HashSet<&String>) -> 
         (is_silent || !has_receiver(context, instance).await).then(|| instance.clone())
     });
     join_all(checked).await.into_iter().flatten().collect()
-}
-
-/// Returns whether an instance receives what is sent to it. Its probe has no other effect there.
-async fn has_receiver(context: &RedisContext, instance: &str) -> bool {
-    let name = context.names.replies_channel_of(instance);
-    let Ok(server) = context.router.server_for_message(&name, instance) else { return true };
-    let probe = context.signer.sign(envelope::encode_probe(0));
-    server.publish(&name, &probe).await.map_or(true, |receivers| receivers > 0)
 }

@@ -7,8 +7,8 @@ mod rates;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::{FutureExt, try_join_all};
-use redis::{Cmd, FromRedisValue};
+use futures_util::future::{FutureExt, join_all};
+use redis::{Cmd, FromRedisValue, Value};
 use tokio::runtime::Handle;
 
 pub(super) use self::{connection_counts::ConnectionCounts, connections::keep_counted};
@@ -55,26 +55,29 @@ impl SharedLimits for RedisLimits {
         CountedConnection { handle: Box::new(handle), is_allowed: is_allowed.boxed() }
     }
 
-    fn charge_rates(&self, charges: Vec<RateCharge>, rate: Gcra) -> BrokerFuture<Vec<Duration>> {
+    fn charge_rates(&self, charges: Vec<RateCharge>, rate: Gcra) -> BrokerFuture<Vec<Result<Duration, BrokerError>>> {
         let context = self.context.clone();
-        spawn_on(&self.runtime, async move { rates::charge(&context, charges, rate).await })
+        spawn_on(&self.runtime, async move { Ok(rates::charge(&context, charges, rate).await) })
     }
 }
 
-/// Calls a script for many keys, in one round trip for each server, and returns its answer for each key. `build` makes the call for
-/// some of the keys, by their numbers.
+/// Calls a script for many keys, in one round trip for each server, and returns its answer for each key: if a server does not
+/// answer, those of the others are known all the same. `build` makes the call for some of the keys, by their numbers.
 async fn query_keys<T: FromRedisValue>(
     context: &RedisContext,
     keys: &[String],
     limit: Duration,
     build: impl Fn(&[&String], &[usize]) -> Cmd,
-) -> Result<Vec<T>, BrokerError> {
+) -> Vec<Result<T, BrokerError>> {
+    let mut answers: Vec<Result<T, BrokerError>> = keys.iter().map(|_| Err(STORE.unexpected("reply"))).collect();
     let mut by_server: Vec<(Arc<RedisServer>, Vec<usize>)> = Vec::new();
     for (number, key) in keys.iter().enumerate() {
-        let server = context.server_of_name(key)?;
-        match by_server.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &server)) {
-            Some((_, numbers)) => numbers.push(number),
-            None => by_server.push((server, vec![number])),
+        match context.server_of_name(key) {
+            Ok(server) => match by_server.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &server)) {
+                Some((_, numbers)) => numbers.push(number),
+                None => by_server.push((server, vec![number])),
+            },
+            Err(error) => answers[number] = Err(error),
         }
     }
     // Keys of one call have to be in one slot.
@@ -84,16 +87,33 @@ async fn query_keys<T: FromRedisValue>(
             let keys: Vec<&String> = numbers.iter().map(|number| &keys[*number]).collect();
             build(&keys, numbers)
         });
-        let replies = server.query_many(calls.collect(), limit).await.map_err(|error| STORE.unavailable(&error))?;
-        let answers = replies.into_iter().map(redis::from_redis_value::<Vec<T>>).collect::<Result<Vec<_>, _>>();
-        let answers: Vec<T> =
-            answers.map_err(|error| STORE.unavailable(&error.to_string()))?.into_iter().flatten().collect();
-        Ok::<_, BrokerError>(numbers.iter().copied().zip(answers).collect::<Vec<_>>())
+        let replies = match server.outage() {
+            Some(outage) => Err(outage),
+            None => server.query_many(calls.collect(), limit).await,
+        };
+        let mut answers = Vec::with_capacity(numbers.len());
+        match replies {
+            Ok(replies) => {
+                for (reply, numbers) in replies.into_iter().zip(numbers.chunks(call_keys)) {
+                    answers.extend(numbers.iter().copied().zip(parse_answers(reply.wait().await, numbers.len())));
+                }
+            }
+            Err(error) => answers.extend(numbers.iter().map(|number| (*number, Err(STORE.unavailable(&error))))),
+        }
+        answers
     });
-    let mut answers: Vec<(usize, T)> = try_join_all(asked).await?.into_iter().flatten().collect();
-    if answers.len() != keys.len() {
-        return Err(STORE.unexpected("reply"));
+    for (number, answer) in join_all(asked).await.into_iter().flatten() {
+        answers[number] = answer;
     }
-    answers.sort_unstable_by_key(|(number, _)| *number);
-    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    answers
+}
+
+/// Reads the reply to a call, which has an answer for each of its `count` keys.
+fn parse_answers<T: FromRedisValue>(reply: Result<Value, String>, count: usize) -> Vec<Result<T, BrokerError>> {
+    let answers = reply.and_then(|reply| redis::from_redis_value::<Vec<T>>(reply).map_err(|error| error.to_string()));
+    match answers {
+        Ok(answers) if answers.len() == count => answers.into_iter().map(Ok).collect(),
+        Ok(_) => (0..count).map(|_| Err(STORE.unexpected("reply"))).collect(),
+        Err(error) => (0..count).map(|_| Err(STORE.unavailable(&error))).collect(),
+    }
 }

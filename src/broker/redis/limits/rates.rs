@@ -14,12 +14,12 @@ use crate::{
 /// Maximum time until a bucket is full again, however many instances have let a user publish at the same time.
 const MAX_LEFT: Duration = Duration::from_secs(60);
 
-/// Charges events, and returns for each user how long it takes until its bucket is full.
+/// Charges events, and returns for each user how long it takes until its bucket is full, if its server answers.
 pub(super) async fn charge(
     context: &RedisContext,
     charges: Vec<RateCharge>,
     rate: Gcra,
-) -> Result<Vec<Duration>, BrokerError> {
+) -> Vec<Result<Duration, BrokerError>> {
     let keys: Vec<String> = charges.iter().map(|charge| context.names.rate_key(&charge.user_tag)).collect();
     let build = |keys: &[&String], numbers: &[usize]| {
         let mut call = scripts::RATES.call(keys);
@@ -27,6 +27,6 @@ pub(super) async fn charge(
         numbers.iter().for_each(|number| _ = call.arg(charges[*number].events));
         call
     };
-    let left: Vec<u64> = query_keys(context, &keys, context.timeout, build).await?;
-    Ok(left.into_iter().map(Duration::from_micros).collect())
+    let left = query_keys::<u64>(context, &keys, context.timeout, build).await;
+    left.into_iter().map(|left| left.map(Duration::from_micros)).collect()
 }

@@ -89,7 +89,7 @@ impl PresenceRead {
             |instance: &str| instance == context.instance || live.as_ref().is_none_or(|live| live.contains(instance));
         let mut seen = HashSet::new();
         let mut page = self.first_page.await.and_then(Page::parse)?;
-        let (mut origin, mut restarts) = (Origin { server: self.server, is_redirected: false }, 0);
+        let (mut origin, mut restarts) = (PageSource { server: self.server, is_redirected: false }, 0);
         loop {
             for record in page.records {
                 match envelope::decode_stored_client(&self.channel, record, &context.signer) {
@@ -106,7 +106,7 @@ impl PresenceRead {
             let limit = self.deadline.saturating_duration_since(Instant::now());
             let server = context.server_of(&self.channel)?;
             let (reply, is_redirected) = server.query_with_origin(&call, limit).await.map_err(presence_error)?;
-            let replied = Origin { server, is_redirected };
+            let replied = PageSource { server, is_redirected };
             if replied == origin {
                 page = Page::parse(reply)?;
                 continue;
@@ -122,12 +122,12 @@ impl PresenceRead {
 }
 
 /// Where a page comes from: the server that was asked, or the one to which it has referred.
-struct Origin {
+struct PageSource {
     server: Arc<RedisServer>,
     is_redirected: bool,
 }
 
-impl PartialEq for Origin {
+impl PartialEq for PageSource {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.server, &other.server) && self.is_redirected == other.is_redirected
     }

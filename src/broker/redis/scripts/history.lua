@@ -73,12 +73,13 @@ local function change_retention(stream, meta, top, old, size, ttl)
     redis.call('HSET', meta, 'r', size .. ':' .. ttl, 'x', 0)
 end
 
--- Returns the position of a channel, which is used with this retention from now on. Creates the position if there is none.
+-- Returns the position of a channel, which is used with this retention from now on, and the time of its newest publication (empty if
+-- unknown). Creates the position if there is none.
 local function open(stream, meta, size, ttl, meta_ttl, first_epoch)
-    local fields = redis.call('HMGET', meta, 'e', 'o', 'r')
-    local epoch, top, retention = fields[1], tonumber(fields[2]), fields[3]
+    local fields = redis.call('HMGET', meta, 'e', 'o', 'r', 't')
+    local epoch, top, retention, time = fields[1], tonumber(fields[2]), fields[3], fields[4]
     if not has_position(epoch, top) then
-        epoch, top = first_epoch, 0
+        epoch, top, time = first_epoch, 0, false
         redis.call('HSET', meta, 'e', epoch, 'o', 0, 'r', size .. ':' .. ttl)
         redis.call('HDEL', meta, 't', 'v', 'w')
         redis.call('DEL', stream)
@@ -86,5 +87,5 @@ local function open(stream, meta, size, ttl, meta_ttl, first_epoch)
         change_retention(stream, meta, top, retention, size, ttl)
     end
     redis.call('PEXPIRE', meta, text(meta_ttl + renewal(ttl)))
-    return epoch, top
+    return epoch, top, time or ''
 end

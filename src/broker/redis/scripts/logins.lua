@@ -1,5 +1,7 @@
 -- The logins of one user: a hash. A record is the generation, the milliseconds of start, latest refresh and end, the name of the
--- password, and the user.
+-- password, and the user. Of a login that has ended, but whose tokens may not be revoked yet, the generation is SPENT or REPLACED:
+-- greater than any refresh token has.
+local SPENT, REPLACED = 2 ^ 33, 2 ^ 34
 
 local function read_login(text)
     local generation, started, refreshed, ends, password, user =
@@ -15,8 +17,13 @@ local function write_login(login)
         login.password, login.user)
 end
 
-local function is_alive(login, now, idle)
+-- Returns whether a refresh token of the login could still be used, if nothing else had ended it.
+local function is_kept(login, now, idle)
     return login and now < login.ends and now < login.refreshed + idle
+end
+
+local function has_ended(login)
+    return login.generation >= SPENT
 end
 
 local function each_login(visit)
@@ -41,6 +48,7 @@ local function selected_logins(kind, value)
         local is_selected = kind == 'login' and id == value
             or login and kind == 'before' and login.started < tonumber(value)
             or login and kind == 'password' and login.password ~= value
+            or login and kind == 'ended' and has_ended(login)
         if is_selected then
             selected[#selected + 1] = login_record(id, login)
         end

@@ -2,8 +2,8 @@
 -- KEYS: stream, meta hash
 -- ARGV: history size, history TTL (ms), meta TTL (ms), epoch if there is none, requested epoch (empty: any), first offset, last
 --       offset, 1 if the newest comes first, maximum publications, maximum bytes, maximum bytes of a publication
--- Returns the epoch, the offset of the newest publication that the channel ever had, the number of the next offset to read (0:
--- no more), and the offset and the record of each publication. At least one is returned if there is any. The record is empty if it
+-- Returns the epoch, the offset and the time (empty if unknown) of the newest publication that the channel ever had, the next offset
+-- to read (0: no more), and the offset and the record of each publication. At least one is returned if there is any. The record is empty if it
 -- is larger than any publication: another client has stored it.
 local stream, meta = KEYS[1], KEYS[2]
 local size, ttl, meta_ttl = ARGV[1], ARGV[2], ARGV[3]
@@ -12,9 +12,9 @@ local limit, max_bytes, max_record = tonumber(ARGV[9]), tonumber(ARGV[10]), tonu
 -- The first range is short, because the publications may be large; the next ones are as long as the bytes allow.
 local FIRST_RANGE, MAX_RANGE = 16, 128
 
-local epoch, top = open(stream, meta, size, ttl, meta_ttl, ARGV[4])
+local epoch, top, time = open(stream, meta, size, ttl, meta_ttl, ARGV[4])
 
-local page = { epoch, text(top), '0' }
+local page = { epoch, text(top), time, '0' }
 last = math.min(last, top)
 if (ARGV[5] ~= '' and ARGV[5] ~= epoch) or limit < 1 or first > last then
     return page
@@ -36,7 +36,7 @@ while first <= last do
             record = ''
         end
         if bytes > 0 and bytes + #record > max_bytes then
-            page[3] = text(offset)
+            page[4] = text(offset)
             return page
         end
         page[#page + 1] = text(offset)

@@ -45,9 +45,14 @@ for index = 3, #ARGV, 3 do
         new = new + (known[target] and 0 or 1)
     end
 end
-while count + new > tonumber(ARGV[1]) and drop_expired() do
+-- Those that are known need no room, also if another instance with a higher limit has stored more.
+local function are_too_many()
+    return new > 0 and count + new > tonumber(ARGV[1])
 end
-if count + new > tonumber(ARGV[1]) then
+
+while are_too_many() and drop_expired() do
+end
+if are_too_many() then
     redis.call('HSET', entries, '', count)
     return 0
 end

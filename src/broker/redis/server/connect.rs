@@ -100,6 +100,18 @@ impl Connector {
         Ok(connector)
     }
 
+    /// Returns the way to connect to another server, at `address`, with the same login and certificates. Nothing is connected.
+    pub(super) fn at(&self, address: &str) -> Result<Self, String> {
+        let (host, port) = address.rsplit_once(':').ok_or("no port")?;
+        let port = port.parse().map_err(|_| "invalid port")?;
+        let client =
+            client::at(&self.client, host.trim_matches(['[', ']']), port).map_err(|error| error.to_string())?;
+        let (pool_size, timeout, role) = (self.pool_size, self.timeout, RoleCheck::default());
+        let connector = Self { client, sentinels: None, pool: ArcSwapOption::empty(), pool_size, role, timeout };
+        connector.lead_pool_to(&connector.client).map_err(|error| error.to_string())?;
+        Ok(connector)
+    }
+
     /// Returns the host and port, or the path of a socket, or the sentinels: the parts of the URLs that may be logged.
     pub(super) fn address(&self) -> String {
         self.sentinels.as_ref().map_or_else(|| address_of(&self.client), Sentinels::address)

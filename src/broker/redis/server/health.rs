@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 
-use super::board::ServerBoard;
+use super::availability::ServerAvailability;
 use crate::broker::BrokerError;
 
 /// Maximum causes of one outage that are remembered, so that each is logged once.
@@ -28,7 +28,7 @@ pub(super) enum RedisLink {
 pub(super) struct RedisHealth {
     /// Host and port for the log. Never the URL, which may contain a password.
     address: String,
-    board: Arc<ServerBoard>,
+    availability: Arc<ServerAvailability>,
     state: Mutex<State>,
 }
 
@@ -61,11 +61,11 @@ impl Outage {
 
 impl RedisHealth {
     /// Starts without connections.
-    pub(super) fn new(address: String, board: Arc<ServerBoard>) -> Self {
+    pub(super) fn new(address: String, availability: Arc<ServerAvailability>) -> Self {
         let not_connected = || Some("not connected yet".to_owned());
-        board.note_down(&address);
+        availability.note_down(&address);
         let state = State { faults: [(); 3].map(|()| not_connected()), channels: 0, outage: None };
-        Self { address, board, state: Mutex::new(state) }
+        Self { address, availability, state: Mutex::new(state) }
     }
 
     /// Reports that a link works; the one for subscriptions also reports its number of channels.
@@ -76,7 +76,7 @@ impl RedisHealth {
         }
         state.channels = channels.unwrap_or(state.channels);
         if state.faults.iter().all(Option::is_none) {
-            self.board.clear(&self.address);
+            self.availability.clear(&self.address);
             let (address, channels) = (&self.address, state.channels);
             match state.outage.take() {
                 Some(Outage { since, .. }) => {
@@ -94,7 +94,7 @@ impl RedisHealth {
     pub(super) fn report_down(&self, link: RedisLink, error: &str) {
         let mut state = self.state.lock();
         state.faults[link as usize] = Some(error.to_owned());
-        self.board.note_down(&self.address);
+        self.availability.note_down(&self.address);
         let address = &self.address;
         let connection = match link {
             RedisLink::Subscriptions => "subscriptions",
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn redis_is_up_when_both_connections_and_the_storage_are() {
         let metrics = Arc::new(Metrics::default());
-        let health = RedisHealth::new("localhost:6379".to_owned(), Arc::new(ServerBoard::new(metrics.clone())));
+        let health = RedisHealth::new("localhost:6379".to_owned(), Arc::new(ServerAvailability::new(metrics.clone())));
         let problem = || match health.fault() {
             Some(BrokerError::NotReady { problem, .. }) => problem,
             other => panic!("{other:?}"),

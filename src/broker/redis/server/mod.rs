@@ -4,8 +4,8 @@
 //!
 //! What all servers share (names, nodes, surveys, receivers) is in the [`RedisContext`].
 
+mod availability;
 mod batch;
-mod board;
 mod client;
 mod connect;
 mod desired_subscriptions;
@@ -33,6 +33,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::{BoxFuture, FutureExt};
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::{
     sync::{Notify, mpsc},
@@ -40,7 +41,7 @@ use tokio::{
 };
 
 pub(super) use self::{
-    board::ServerBoard,
+    availability::ServerAvailability,
     desired_subscriptions::DesiredSubscriptions,
     fault::{accepted, describe, no_reply},
     redirect::Redirects,
@@ -48,7 +49,7 @@ pub(super) use self::{
 };
 use self::{
     connect::Connector,
-    health::RedisHealth,
+    health::{RedisHealth, RedisLink},
     job::PublishJob,
     probe::SubscriptionProbe,
     publisher::{Publisher, PublisherTask},
@@ -68,7 +69,7 @@ use crate::{broker::BrokerError, config, metrics::QueueDepth};
 pub(super) struct RedisServer {
     /// Host and port: never the URL, which may contain a password.
     address: String,
-    connector: Connector,
+    connector: Arc<Connector>,
     timeout: Duration,
     health: RedisHealth,
     subscriptions: DesiredSubscriptions,
@@ -80,6 +81,8 @@ pub(super) struct RedisServer {
     own_names_changed: Notify,
     /// Whether channels have been refused, so that not everything arrives that should.
     is_refused: AtomicBool,
+    /// Whether the subscription connection is open.
+    is_connected: AtomicBool,
     /// Whether a connection is subscribed to everything that is desired.
     is_subscribed: AtomicBool,
     ready_check: ReadyCheck,
@@ -97,6 +100,24 @@ pub(super) fn client_of(config: &config::RedisConfig) -> Result<redis::Client, R
     client::new(config)
 }
 
+/// What a server has answered to a command.
+pub(super) enum Reply {
+    /// It may be an error.
+    Received(Value),
+    /// The server has refused the command, which was sent to another one of the Cluster: its reply, or a text for the operator.
+    Redirected(BoxFuture<'static, Result<Value, String>>),
+}
+
+impl Reply {
+    /// Waits for the reply, if it has not been received yet.
+    pub(super) async fn wait(self) -> Result<Value, String> {
+        match self {
+            Self::Received(reply) => Ok(reply),
+            Self::Redirected(reply) => reply.await,
+        }
+    }
+}
+
 /// What has been queued for a server. [`RedisServer::run`] sends it.
 pub(super) struct ServerQueue(mpsc::Receiver<PublishJob>);
 
@@ -109,7 +130,7 @@ impl RedisServer {
         Ok(Connector::new(config)?.address())
     }
 
-    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health is on `board`.
+    /// Creates a server that is not connected yet. At most `queue_bytes` wait to be published. Its health counts for `availability`.
     ///
     /// # Errors
     /// [`RedisConfigError`]: the URL or a file is invalid.
@@ -117,7 +138,7 @@ impl RedisServer {
         config: &config::RedisConfig,
         names: &RedisNames,
         queue_bytes: usize,
-        board: &Arc<ServerBoard>,
+        availability: &Arc<ServerAvailability>,
         redirects: Option<Arc<Redirects>>,
     ) -> Result<(Arc<Self>, ServerQueue), RedisConfigError> {
         let connector = Connector::new(config)?;
@@ -125,9 +146,9 @@ impl RedisServer {
         let (command, limit) = (names.publish_command(), config.message_bytes);
         let (publisher, jobs) = Publisher::new(command, queue_bytes, limit, config.timeout, redirects.clone());
         let server = Self {
-            health: RedisHealth::new(address.clone(), board.clone()),
+            health: RedisHealth::new(address.clone(), availability.clone()),
             address,
-            connector,
+            connector: Arc::new(connector),
             timeout: config.timeout,
             subscriptions: DesiredSubscriptions::default(),
             position_reads: PositionReads::default(),
@@ -136,6 +157,7 @@ impl RedisServer {
             own_names: ArcSwap::default(),
             own_names_changed: Notify::new(),
             is_refused: AtomicBool::new(false),
+            is_connected: AtomicBool::new(false),
             is_subscribed: AtomicBool::new(false),
             ready_check: ReadyCheck::default(),
             received: AtomicU64::default(),
@@ -169,43 +191,43 @@ impl RedisServer {
     /// Runs a command over a connection of the pool. The error is a text for the operator; without a reply there is one
     /// after `limit`.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, String> {
-        let reply = self.query_many(vec![command.clone()], limit).await?.pop().unwrap_or_default();
-        redis::from_redis_value(fault::accepted(reply)?).map_err(|error| error.to_string())
+        let reply = self.query_with_origin(command, limit).await?.0;
+        redis::from_redis_value(reply).map_err(|error| error.to_string())
     }
 
     /// Runs a command like [`Self::query`]. Returns also whether another server of the Cluster has run it instead of this one.
     pub(super) async fn query_with_origin(&self, command: &Cmd, limit: Duration) -> Result<(Value, bool), String> {
-        let (mut replies, redirected) = self.query_redirecting(vec![command.clone()], limit).await?;
-        Ok((fault::accepted(replies.pop().unwrap_or_default())?, redirected > 0))
+        let reply = self.query_many(vec![command.clone()], limit).await?.pop();
+        let reply = reply.unwrap_or(Reply::Received(Value::Nil));
+        let is_redirected = matches!(reply, Reply::Redirected(_));
+        Ok((fault::accepted(reply.wait().await?)?, is_redirected))
     }
 
-    /// Runs commands over a connection of the pool, in one round trip. Their replies may be errors.
-    pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, String> {
-        self.query_redirecting(commands, limit).await.map(|(replies, _)| replies)
-    }
-
-    /// Returns the replies, and how many of them are of other servers.
-    async fn query_redirecting(&self, commands: Vec<Cmd>, limit: Duration) -> Result<(Vec<Value>, usize), String> {
+    /// Runs commands over a connection of the pool, in one round trip. Those that the server has refused because another one has
+    /// their slot are on their way there: the callers of the others need not wait for them.
+    pub(super) async fn query_many(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Reply>, String> {
         let Some(redirects) = &self.redirects else {
-            return Ok((self.connector.query_many(commands, limit).await?, 0));
+            return Ok(self.connector.query_many(commands, limit).await?.into_iter().map(Reply::Received).collect());
         };
         let deadline = Instant::now() + limit;
-        let mut replies = self.connector.query_many(commands.clone(), limit).await?;
-        let mut answers = Vec::new();
-        for (place, (reply, command)) in replies.iter().zip(commands).enumerate() {
-            if let Some(redirect) = Redirect::of_reply(reply) {
-                let (job, answer) = PublishJob::again(command);
-                redirects.send_again(job, redirect, &self.address);
-                answers.push((place, answer));
-            }
-        }
-        let redirected = answers.len();
-        // All are on their way: they wait for the new master together.
-        for (place, answer) in answers {
-            let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
-            replies[place] = answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        }
-        Ok((replies, redirected))
+        let replies = self.connector.query_many(commands.clone(), limit).await?;
+        let replies = replies.into_iter().zip(commands).map(|(reply, command)| {
+            let Some(redirect) = Redirect::of_reply(&reply) else { return Reply::Received(reply) };
+            let (job, answer) = PublishJob::again(command);
+            redirects.send_again(job, redirect, &self.address);
+            let answer = async move {
+                let answer = timeout_at(deadline, answer).await.map_err(|_| fault::no_reply(limit))?;
+                answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            };
+            Reply::Redirected(answer.boxed())
+        });
+        Ok(replies.collect())
+    }
+
+    /// Returns why the server answers nothing, as far as is known without asking it: it has no connection of this instance.
+    pub(super) fn outage(&self) -> Option<String> {
+        // A server may answer although it refuses publications.
+        self.health.fault_of(RedisLink::Publishing).filter(|_| !self.is_connected.load(Ordering::Relaxed))
     }
 
     /// Queues the call of a script that publishes a message of `message_bytes`, during the call and in order with

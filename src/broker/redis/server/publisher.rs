@@ -112,9 +112,10 @@ impl Publisher {
             .with_bytes(bytes, self.max_queued_bytes)
     }
 
-    /// Returns whether half of the commands are queued that may be.
+    /// Returns whether half of the commands are queued that may be, or half of their bytes.
     pub(super) fn is_half_full(&self) -> bool {
         self.queue.capacity() < MAX_BROKER_COMMANDS / 2
+            || self.total_queued_bytes.load(Ordering::Relaxed) > self.max_queued_bytes / 2
     }
 
     fn send(

@@ -2,18 +2,23 @@
 //! there, or the Cluster is down. Such a command is [sent again](super::resend) where it belongs, until its caller stops waiting.
 //! What comes for the slot meanwhile waits behind it.
 
+use std::{collections::HashMap, sync::Arc};
+
 use parking_lot::Mutex;
 use redis::{Arg, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
     super::{partition::slot_of, presence::is_change},
+    connect::Connector,
     job::PublishJob,
     slot_queues::SlotQueues,
 };
 
 /// Maximum number of refused commands that nothing waits for. Above it they fail.
 pub(super) const MAX_UNORDERED: usize = 16_384;
+/// Maximum number of masters that the topology does not name yet.
+const MAX_NEWCOMERS: usize = 16;
 const TOO_MANY_WAIT: &str = "too many commands wait for the new master of their slot";
 
 /// Why a command was refused, and so where it has to be sent.
@@ -59,7 +64,7 @@ impl Redirect {
 pub(in super::super) struct WaitingJob {
     pub(super) job: PublishJob,
     /// `None`: it was not refused, but waits behind one that was.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<CommandRefusal>,
 }
 
 impl WaitingJob {
@@ -71,7 +76,7 @@ impl WaitingJob {
 
 /// How a command was refused.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct CommandRefusal {
     pub(super) redirect: Redirect,
     /// The address of the server.
     pub(super) by: String,
@@ -84,14 +89,35 @@ pub(in super::super) struct Redirects {
     unordered: mpsc::Sender<WaitingJob>,
     begun: Notify,
     topology_requested: Notify,
+    /// The ways to masters that are importing their first slots, by address: the topology does not name them yet.
+    newcomers: Mutex<HashMap<String, Arc<Connector>>>,
 }
 
 impl Redirects {
     /// Creates the queues; the receiver is for [`resend`](super::resend::resend).
     pub(in super::super) fn new() -> (Self, mpsc::Receiver<WaitingJob>) {
         let (unordered, receiver) = mpsc::channel(MAX_UNORDERED);
-        let (queues, begun, topology_requested) = Default::default();
-        (Self { queues, unordered, begun, topology_requested }, receiver)
+        let (queues, begun, topology_requested, newcomers) = Default::default();
+        (Self { queues, unordered, begun, topology_requested, newcomers }, receiver)
+    }
+
+    /// Returns the way to a master that the topology does not name yet. `other` leads to another node of the Cluster.
+    pub(super) fn newcomer(&self, address: &str, other: &Connector) -> Option<Arc<Connector>> {
+        let mut newcomers = self.newcomers.lock();
+        if let Some(known) = newcomers.get(address) {
+            return Some(known.clone());
+        }
+        let connector = Arc::new(other.at(address).ok()?);
+        if newcomers.len() >= MAX_NEWCOMERS {
+            newcomers.clear();
+        }
+        newcomers.insert(address.to_owned(), connector.clone());
+        Some(connector)
+    }
+
+    /// Forgets the way to a master that the topology names.
+    pub(super) fn forget_newcomer(&self, address: &str) {
+        self.newcomers.lock().remove(address);
     }
 
     /// Has the topology read at once, because a server no longer has what it should have.
@@ -113,7 +139,7 @@ impl Redirects {
         };
         // It waits until the keys of its channel have moved. Those of the slot's other channels need not.
         let is_ordered = redirect != Redirect::TryAgain || is_change(&job.command());
-        let refusal = Some(Refusal { redirect, by: by.to_owned() });
+        let refusal = Some(CommandRefusal { redirect, by: by.to_owned() });
         match slot {
             Some(_) if !is_ordered => {
                 if let Err(error) = self.unordered.try_send(WaitingJob { job, refusal }) {

@@ -1,7 +1,7 @@
 //! Sends the commands again that servers of a Cluster have refused, and those of their slots that have come since: of each slot one
 //! batch at a time, so that they keep their order.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::{Cmd, Value};
@@ -13,10 +13,12 @@ use tokio::{
 use super::{
     super::{
         RedisContext, presence,
+        router::Routes,
         scripts::{Announcement, ImportingCall},
     },
     RedisServer,
-    redirect::{MAX_UNORDERED, Redirect, Redirects, Refusal, WaitingJob},
+    connect::Connector,
+    redirect::{CommandRefusal, MAX_UNORDERED, Redirect, Redirects, WaitingJob},
 };
 
 /// Time until a refused command is sent again. Meanwhile the topology is read.
@@ -70,7 +72,7 @@ fn send_to_publisher(context: &RedisContext, redirects: &Redirects, WaitingJob {
 enum Answer {
     /// A server has run it, or has refused it for another reason than its slot.
     Reply(Value),
-    Refused(Refusal),
+    Refused(CommandRefusal),
     /// It may have run.
     Failed(String),
 }
@@ -132,15 +134,26 @@ impl SlotResender<'_> {
         refused
     }
 
+    /// Returns the way to the server at this address, which is importing the slot. It may have no other slot yet.
+    fn importing(&self, routes: &Routes, address: &str) -> Option<Arc<Connector>> {
+        match routes.at(address) {
+            Some(server) => {
+                self.redirects.forget_newcomer(address);
+                Some(server.connector.clone())
+            }
+            None => self.redirects.newcomer(address, &routes.servers().first()?.connector),
+        }
+    }
+
     async fn send_to_master(&self, batch: &[WaitingJob]) -> Vec<Answer> {
         let routes = self.context.router.routes();
         let Some(server) = routes.of_slot(self.slot) else {
-            let refusal = Refusal { redirect: Redirect::Moved(self.slot), by: String::new() };
+            let refusal = CommandRefusal { redirect: Redirect::Moved(self.slot), by: String::new() };
             return batch.iter().map(|_| Answer::Refused(refusal.clone())).collect();
         };
         let commands = batch.iter().map(|waiting| waiting.job.command()).collect();
         match server.connector.query_many(commands, server.timeout).await {
-            Ok(replies) => replies.into_iter().map(|reply| answer(server, reply)).collect(),
+            Ok(replies) => replies.into_iter().map(|reply| answer(&server.address, reply)).collect(),
             Err(error) => batch.iter().map(|_| Answer::Failed(error.clone())).collect(),
         }
     }
@@ -149,14 +162,13 @@ impl SlotResender<'_> {
     /// announced by the old master, too: it has the subscribers until the move ends.
     async fn send_to_importing(&self, batch: &[WaitingJob], address: &str, by: &str) -> Vec<Answer> {
         let routes = self.context.router.routes();
-        let Some(server) = routes.at(address) else {
-            // It has no other slot yet.
-            let refusal = Refusal { redirect: Redirect::TryAgain, by: by.to_owned() };
+        let Some(importing) = self.importing(&routes, address) else {
+            let refusal = CommandRefusal { redirect: Redirect::TryAgain, by: by.to_owned() };
             return batch.iter().map(|_| Answer::Refused(refusal.clone())).collect();
         };
         let calls: Vec<_> = batch.iter().map(|waiting| ImportingCall::new(&waiting.job.command())).collect();
         let commands = calls.iter().flat_map(|call| call.commands.iter().cloned()).collect();
-        let mut replies = match server.connector.query_many(commands, server.timeout).await {
+        let mut replies = match importing.query_many(commands, self.context.timeout).await {
             Ok(replies) => replies.into_iter(),
             Err(error) => return batch.iter().map(|_| Answer::Failed(error.clone())).collect(),
         };
@@ -166,8 +178,10 @@ impl SlotResender<'_> {
             let (reply, announcements) = call.parse(reply);
             announced.extend(announcements);
             answers.push(match Redirect::of_reply(&reply) {
-                Some(moved @ Redirect::Moved(_)) => Answer::Refused(Refusal { redirect: moved, by: by.to_owned() }),
-                Some(_) => Answer::Refused(Refusal { redirect: Redirect::TryAgain, by: by.to_owned() }),
+                Some(moved @ Redirect::Moved(_)) => {
+                    Answer::Refused(CommandRefusal { redirect: moved, by: by.to_owned() })
+                }
+                Some(_) => Answer::Refused(CommandRefusal { redirect: Redirect::TryAgain, by: by.to_owned() }),
                 None => Answer::Reply(reply),
             });
         }
@@ -194,20 +208,22 @@ impl SlotResender<'_> {
     async fn send_part(&self, command: &Cmd, by: &str) -> Answer {
         let routes = self.context.router.routes();
         let Some(server) = routes.at(by).or_else(|| routes.of_slot(self.slot)) else {
-            return Answer::Refused(Refusal { redirect: Redirect::Moved(self.slot), by: by.to_owned() });
+            return Answer::Refused(CommandRefusal { redirect: Redirect::Moved(self.slot), by: by.to_owned() });
         };
-        match query(server, vec![command.clone()]).await {
-            Answer::Refused(Refusal { redirect: Redirect::Ask(address), by }) => match routes.at(&address) {
-                Some(importing) => {
-                    let call = ImportingCall::new(command);
-                    match query(importing, call.commands.clone()).await {
-                        Answer::Reply(reply) => Answer::Reply(call.parse(reply).0),
-                        Answer::Refused(_) => Answer::Refused(Refusal { redirect: Redirect::TryAgain, by }),
-                        failed => failed,
+        match query(&server.connector, &server.address, vec![command.clone()], server.timeout).await {
+            Answer::Refused(CommandRefusal { redirect: Redirect::Ask(address), by }) => {
+                match self.importing(&routes, &address) {
+                    Some(importing) => {
+                        let call = ImportingCall::new(command);
+                        match query(&importing, &address, call.commands.clone(), self.context.timeout).await {
+                            Answer::Reply(reply) => Answer::Reply(call.parse(reply).0),
+                            Answer::Refused(_) => Answer::Refused(CommandRefusal { redirect: Redirect::TryAgain, by }),
+                            failed => failed,
+                        }
                     }
+                    None => Answer::Refused(CommandRefusal { redirect: Redirect::TryAgain, by }),
                 }
-                None => Answer::Refused(Refusal { redirect: Redirect::TryAgain, by }),
-            },
+            }
             answer => answer,
         }
     }
@@ -228,16 +244,16 @@ fn first_part(batch: &[WaitingJob]) -> usize {
 }
 
 /// Sends commands, and returns the last reply.
-async fn query(server: &RedisServer, commands: Vec<Cmd>) -> Answer {
-    match server.connector.query_many(commands, server.timeout).await {
-        Ok(mut replies) => answer(server, replies.pop().unwrap_or_default()),
+async fn query(connector: &Connector, address: &str, commands: Vec<Cmd>, limit: Duration) -> Answer {
+    match connector.query_many(commands, limit).await {
+        Ok(mut replies) => answer(address, replies.pop().unwrap_or_default()),
         Err(error) => Answer::Failed(error),
     }
 }
 
-fn answer(server: &RedisServer, reply: Value) -> Answer {
+fn answer(address: &str, reply: Value) -> Answer {
     match Redirect::of_reply(&reply) {
-        Some(redirect) => Answer::Refused(Refusal { redirect, by: server.address.clone() }),
+        Some(redirect) => Answer::Refused(CommandRefusal { redirect, by: address.to_owned() }),
         None => Answer::Reply(reply),
     }
 }

@@ -24,7 +24,7 @@ use super::{
 use crate::channel::Channel;
 
 /// Maximum number of channels of one command, which Redis handles in a millisecond or two.
-const COMMAND_CHANNELS: usize = 500;
+const COMMAND_CHANNELS: usize = 512;
 /// Maximum number of SUBSCRIBE commands whose confirmations have not arrived: a distant Redis must not cost a round trip for each.
 const SUBSCRIBES_IN_FLIGHT: usize = 8;
 /// Maximum number of commands for shard channels that are sent in one round trip, and of their channels, to which one command may add
@@ -402,7 +402,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::{
-        super::{super::partition::PartitionTable, ServerBoard},
+        super::{super::partition::PartitionTable, ServerAvailability},
         *,
     };
     use crate::config::Config;
@@ -411,9 +411,9 @@ mod tests {
     #[test]
     fn end_of_a_subscription_is_not_the_confirmation_of_its_request() {
         let names = RedisNames::partitioned("wardcast", "a", PartitionTable::new(1024));
-        let board = Arc::new(ServerBoard::new(Arc::default()));
+        let availability = Arc::new(ServerAvailability::new(Arc::default()));
         let (server, _queue) =
-            RedisServer::new(&Config::default().broker.redis, &names, 1 << 20, &board, None).unwrap();
+            RedisServer::new(&Config::default().broker.redis, &names, 1 << 20, &availability, None).unwrap();
         let channels = ["moved", "confirmed"].map(|name| Channel::new(name).unwrap());
         let _answers = channels.clone().map(|channel| server.subscriptions.subscribe(channel).unwrap());
         server.subscriptions.take_changes(SHARDED_BATCH).unwrap();

@@ -54,6 +54,7 @@ pub(super) async fn supervise(context: Arc<RedisContext>, server: Arc<RedisServe
                 server.health.report_down(RedisLink::Subscriptions, &error);
             }
         }
+        server.is_connected.store(false, Ordering::Relaxed);
         // Also after a connection that failed early: it may have received controls.
         context.deliver.note_lost_controls();
         sleep(backoff.next_delay(uptime)).await;
@@ -100,6 +101,7 @@ async fn connect_and_subscribe(
         }
     };
     let mut connection = server.connector.connect(push).await?;
+    server.is_connected.store(true, Ordering::Relaxed);
     if server.has_own_name(context.names.control_channel()) {
         // Revocations may have been announced meanwhile.
         context.hold_deliveries();

@@ -3,6 +3,23 @@
 use super::*;
 use crate::config::{Config, HookEndpoint};
 
+impl EventReporter {
+    /// Has the next encodings panic, so many of them.
+    pub(in crate::hooks::events) fn panic_when_encoding(&self, times: usize) {
+        self.encode_panics.store(times, Ordering::Relaxed);
+    }
+
+    pub(super) fn panic_if_due(&self) {
+        let is_due =
+            self.encode_panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| times.checked_sub(1));
+        assert!(is_due.is_err(), "a fault of the test");
+    }
+
+    fn take_entries(&self, lane: usize, max: usize) -> Vec<OutboxEntry> {
+        self.encode(&self.take(lane, max))
+    }
+}
+
 /// Takes all entries of all lanes, `max` at once.
 fn take_all(reporter: &EventReporter, max: usize) -> Vec<OutboxEntry> {
     let mut taken = Vec::new();

@@ -12,6 +12,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::*;
 use crate::{
     broker::event_outbox::{Appended, EntryId, LostCursor, LostPage, OutboxPage, event_lane},
+    channel::Channel,
     clock::Clock,
     config::{Config, EventType, HookEndpoint},
     hooks::events::{EventService, ReportedSession},
@@ -122,8 +123,8 @@ impl EventOutbox for FakeOutbox {
         Some(Duration::from_millis(100))
     }
 
-    fn renew(&self, _: usize) -> Answer<Renewal> {
-        Box::pin(ready(Ok(Renewal { is_known: true, lost: vec!["lost".to_owned()] })))
+    fn renew(&self, _: usize) -> Answer<RenewedRegistration> {
+        Box::pin(ready(Ok(RenewedRegistration { is_known: true, lost: vec!["lost".to_owned()] })))
     }
 
     /// Pages of 100.
@@ -163,7 +164,7 @@ impl Running {
         let config = hooks_config(types, lane_queue);
         let (clock, metrics, outbox) = (Clock::default(), Arc::default(), Arc::new(FakeOutbox::default()));
         let reporter = EventReporter::from_config(&config, "node", &clock, &metrics).unwrap();
-        let service = EventService::start(&config, reporter.clone(), outbox.clone(), &clock, &metrics);
+        let service = EventService::start(&config, reporter.clone(), outbox.clone(), &Arc::default(), &clock, &metrics);
         Self { outbox, reporter, metrics, service: service.unwrap().unwrap() }
     }
 
@@ -202,6 +203,21 @@ fn open_sessions(reporter: &EventReporter, user: &str, clients: std::ops::Range<
         reporter.session_opened(&ReportedSession { client, user: &user, transport, protocol, address });
     }
     clients
+}
+
+/// A channel whose events have this lane.
+fn channel_of_lane(lane: usize) -> Channel {
+    let names = (0..).map(|number| format!("channel-{number}"));
+    Channel::new(&names.into_iter().find(|name| event_lane(name) == lane).unwrap()).unwrap()
+}
+
+/// Returns the types of events.
+fn types_of(events: &[String]) -> Vec<String> {
+    let event_type = |event: &String| {
+        let event: serde_json::Value = serde_json::from_str(event).unwrap();
+        event["type"].as_str().unwrap().to_owned()
+    };
+    events.iter().map(event_type).collect()
 }
 
 /// A user whose events have this lane.
@@ -281,6 +297,46 @@ async fn lane_that_panics_goes_on_with_the_same_events_in_their_order_and_holds_
 }
 
 #[actix_rt::test]
+async fn nothing_is_lost_when_encoding_panics() {
+    let (lane, news) = (6, channel_of_lane(6));
+    let types = [EventType::Connect, EventType::Disconnect, EventType::Occupied, EventType::Vacated];
+    let running = Running::start(&types, 100);
+    running.reporter.channel_occupied(&news);
+    let client = running.open(&user_of_lane(lane), 0..1)[0];
+    running.wait_until("the begins are appended", |state| state.events[lane].len() == 2).await;
+    running.reporter.panic_when_encoding(1);
+    // No await: both are taken at once.
+    running.reporter.channel_vacated(&news);
+    running.reporter.vacate_at_once(lane);
+    running.reporter.session_ended(client, None, "");
+    running.wait_until("the ends are appended", |state| state.events[lane].len() == 4).await;
+    running.service.stop(PATIENCE).await;
+    let state = running.outbox.state.lock();
+    let mut types = types_of(&state.events[lane]);
+    types[..2].sort();
+    assert_eq!(types, ["connect", "occupied", "vacated", "disconnect"]);
+    assert_eq!((running.metrics.hook_event_restarts.get(), running.dropped()), (1, 0));
+}
+
+#[actix_rt::test]
+async fn reports_that_cannot_be_encoded_do_not_hold_up_their_lane_for_ever() {
+    let (running, lane) = (Running::start(&[EventType::Connect], 100), 6);
+    running.reporter.panic_when_encoding(ENCODE_ATTEMPTS as usize);
+    running.open(&user_of_lane(lane), 0..5);
+    timeout(PATIENCE, async {
+        while running.dropped() == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    running.open(&user_of_lane(lane), 5..6);
+    running.wait_until("a later event is appended", |state| state.events[lane].len() == 1).await;
+    running.service.stop(PATIENCE).await;
+    assert_eq!((running.metrics.hook_event_restarts.get(), running.dropped()), (u64::from(ENCODE_ATTEMPTS), 5));
+}
+
+#[actix_rt::test]
 async fn sender_that_panics_is_started_again_beside_its_transfer() {
     let lane = 5;
     let running = Running::start(&[EventType::Connect], 100);
@@ -307,7 +363,7 @@ async fn others_run_while_many_sessions_are_encoded_to_be_stored_again() {
     let config = hooks_config(&[EventType::Disconnect], CALL_ENTRIES * calls);
     let (clock, metrics, outbox) = (Clock::default(), Arc::default(), Arc::new(FakeOutbox::default()));
     let reporter = EventReporter::from_config(&config, "node", &clock, &metrics).unwrap();
-    let sender = EventSender::from_config(&config, outbox.clone(), &clock, &metrics).unwrap().unwrap();
+    let sender = EventSender::from_config(&config, outbox.clone(), &Arc::default(), &clock, &metrics).unwrap().unwrap();
     let transfer = Transfer::new(&config, reporter.clone(), outbox, sender, metrics);
     open_sessions(&reporter, &user_of_lane(lane), 0..(CALL_ENTRIES * calls) as u128);
     let mut transfer = LaneTransfer::new(&transfer, lane);

@@ -33,9 +33,14 @@ fn known(offset: u64) -> Option<SincePosition> {
     Some(SincePosition { offset, epoch: Some(at(0).epoch) })
 }
 
+/// A page of a history whose newest publication is at `top`.
+fn page_of(publications: Vec<Publication>, top: u64) -> HistoryPage {
+    HistoryPage { publications, top: at(top), top_time: Some(publication(at(top)).time) }
+}
+
 /// The publications after `first` up to `top`.
 fn page(first: u64, top: u64) -> HistoryPage {
-    HistoryPage { publications: (first + 1..=top).map(|offset| publication(at(offset))).collect(), top: at(top) }
+    page_of((first + 1..=top).map(|offset| publication(at(offset))).collect(), top)
 }
 
 fn offsets(page: &HistoryPage) -> Vec<u64> {
@@ -84,7 +89,7 @@ fn page_answers_what_a_new_read_would() {
     {
         assert!(matches!(pages.find(&news(), &other, None), Found::Nothing), "{other:?}");
     }
-    let pages = kept(NEWEST, 100, HistoryPage { publications: vec![publication(at(9))], top: at(9) });
+    let pages = kept(NEWEST, 100, page_of(vec![publication(at(9))], 9));
     assert_eq!(find(&pages, NEWEST, None), Some((vec![9], 9)));
     assert!(find(&pages, since(8), None).is_none());
 }
@@ -125,7 +130,7 @@ fn page_has_what_was_received_since_its_read_began() {
     receive(&mut pages, at(7));
     receive(&mut pages, at(8));
     assert_eq!(find(&pages, since(5), None), Some((vec![6, 7, 8], 8)));
-    let mut pages = kept(NEWEST, 100, HistoryPage { publications: vec![publication(at(8))], top: at(8) });
+    let mut pages = kept(NEWEST, 100, page_of(vec![publication(at(8))], 8));
     receive(&mut pages, at(9));
     assert_eq!(find(&pages, NEWEST, None), Some((vec![9], 9)));
 }

@@ -1,4 +1,4 @@
-//! Keeps which servers work: the gauge `wardcast_broker_up` is 1 while all of them do.
+//! Tracks which Redis servers work: the gauge `wardcast_broker_up` is 1 while all of them do.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,15 +6,15 @@ use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
 
-/// The state of all servers together. Without servers it is up.
-pub(in super::super) struct ServerBoard {
+/// The servers that work, and those that do not. Without servers the broker is up.
+pub(in super::super) struct ServerAvailability {
     metrics: Arc<Metrics>,
     /// The addresses of the servers that do not work.
     down: Mutex<BTreeSet<String>>,
 }
 
-impl ServerBoard {
-    /// Creates the board.
+impl ServerAvailability {
+    /// Creates it without servers.
     pub(in super::super) fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, down: Mutex::default() }
     }
@@ -40,15 +40,15 @@ mod tests {
     #[test]
     fn broker_is_up_while_every_server_is() {
         let metrics = Arc::new(Metrics::default());
-        let board = ServerBoard::new(metrics.clone());
-        board.note_down("a");
-        board.note_down("b");
-        board.clear("a");
-        board.clear("a");
+        let availability = ServerAvailability::new(metrics.clone());
+        availability.note_down("a");
+        availability.note_down("b");
+        availability.clear("a");
+        availability.clear("a");
         assert_eq!(metrics.broker_up.get(), 0);
-        board.clear("b");
+        availability.clear("b");
         assert_eq!(metrics.broker_up.get(), 1);
-        board.note_down("a");
+        availability.note_down("a");
         assert_eq!(metrics.broker_up.get(), 0);
     }
 }

@@ -1,0 +1,40 @@
+//! Logins that have ended, and whose tokens are revoked whatever happens meanwhile.
+
+use crate::{
+    login::{PASSWORD, log_in, start_login_hub_on, start_login_hub_with},
+    refresh_tokens::{Tokens, assert_ended, refresh, start_login},
+    revocation::assert_closed_as_revoked,
+    support::{poll_until, redis::RedisServer},
+};
+
+/// The script of the new login stores it and ends the old one, and fails then.
+#[actix_rt::test]
+async fn login_that_is_replaced_by_one_whose_start_has_failed_is_revoked_and_the_new_one_ends() {
+    let redis = RedisServer::start().await;
+    let (hub, _users) = start_login_hub_on(&redis, |config| config.login.logins_per_user = 1).await;
+    let first = start_login(&hub).await;
+    let mut socket = first.connect(&hub).await;
+    redis.run::<()>(&["ACL", "SETUSER", "default", "-pexpire"]).await;
+    assert_eq!(log_in(&hub, "ann", PASSWORD).await.status, 503);
+    assert_closed_as_revoked(&mut socket).await;
+    redis.run::<()>(&["ACL", "SETUSER", "default", "+pexpire"]).await;
+    poll_until("both logins are gone", async || redis.run::<Vec<String>>(&["KEYS", "*logins:*"]).await.is_empty())
+        .await;
+}
+
+#[actix_rt::test]
+async fn reuse_above_the_limit_of_the_user_ends_the_login_and_says_that_it_is_not_revoked() {
+    let (hub, _users) = start_login_hub_with(|config| config.limits.logouts_per_user = 1).await;
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let stolen = start_login(&hub).await;
+        let second = Tokens::of(&refresh(&hub, &stolen.refresh).await);
+        sockets.push(second.connect(&hub).await);
+        let third = Tokens::of(&refresh(&hub, &second.refresh).await);
+        assert_ended(&hub, &stolen.refresh).await;
+        assert_ended(&hub, &third.refresh).await;
+    }
+    assert_closed_as_revoked(&mut sockets[0]).await;
+    sockets[1].subscribe("news").await;
+    assert_eq!(hub.metric("wardcast_login_refreshes_total{outcome=\"spent\"}").await, 2.0);
+}
