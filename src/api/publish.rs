@@ -295,9 +295,9 @@ impl PendingPublication {
         Self { data, tags, use_delta: false, exclude, skip_history: false, idempotency_key, version }
     }
 
-    /// The same, which the channel accepts once under this key, if there is one.
+    /// The same, which the channel accepts once under this key, if there is one, unless the publish hook has chosen another key.
     pub(super) fn with_idempotency_key(self, idempotency_key: Option<Arc<str>>) -> Self {
-        Self { idempotency_key: idempotency_key.or(self.idempotency_key), ..self }
+        Self { idempotency_key: self.idempotency_key.or(idempotency_key), ..self }
     }
 
     /// Returns the data.

@@ -44,7 +44,7 @@ pub(super) async fn remove_ended_logins(logins: impl IntoIterator<Item = LoginId
 }
 
 /// Revokes the tokens of logins that a newer one of their user has ended (`login.logins_per_user`), behind the response: the new login
-/// does not depend on it.
+/// does not depend on it. Above `limits.logouts_per_user` they are removed without a revocation; their access tokens expire.
 pub(super) fn revoke_replaced_logins(replaced: Vec<LoginRecord>, source: &RequestSource, context: &Data<HttpContext>) {
     if replaced.is_empty() {
         return;
@@ -52,7 +52,9 @@ pub(super) fn revoke_replaced_logins(replaced: Vec<LoginRecord>, source: &Reques
     let now = context.clock.now();
     let of_login = |login: &LoginRecord| {
         let revocation = login.revocation(&context.config.current(), now)?;
-        context.revocations.may_revoke_replaced_login(&login.user).then_some(revocation)
+        // One that an earlier login of the user is having revoked is not charged again.
+        let is_known = context.revocations.has(&revocation.target);
+        (is_known || context.revocations.may_revoke_replaced_login(&login.user)).then_some(revocation)
     };
     let revocations: Vec<Revocation> = replaced.iter().filter_map(of_login).collect();
     let (source, context) = (source.clone(), context.clone());

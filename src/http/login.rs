@@ -67,6 +67,10 @@ pub(super) async fn login(
     if password.len() > MAX_PASSWORD_BYTES {
         return Err(HttpError::unauthorized(WRONG_CREDENTIAL));
     }
+    if !context.revocations.is_loaded() {
+        // Before a login is stored, which may replace an older one: its access token could not be verified.
+        return Err(TokenError::RevocationsPending.into());
+    }
     let revoked_until = revoked_until(&users.name_of(&username), asked_at, &context);
     let (list, name) = (users.clone(), username.clone());
     let verify = move || list.verify(&name, &password);

@@ -204,6 +204,11 @@ async fn refresh_login(
     let refuse = RefreshFailure::Refused;
     let RefreshToken { login, generation } =
         keys.refresh_tokens.decode(token).ok_or(refuse(RefreshRefusal::Invalid))?;
+    if !context.revocations.is_loaded() {
+        // Before the broker counts the refresh: its access token could not be verified, and a repetition after `login.refresh_grace` would
+        // end the login.
+        return Err(RefreshFailure::Failed(TokenError::RevocationsPending.into()));
+    }
     let limits = login_limits(&context.config.current());
     let refreshed_at = context.clock.now();
     match context.broker.refresh_login(login.clone(), generation, refreshed_at, limits).await? {

@@ -11,7 +11,7 @@ use super::{
     paced_queue::{PacedQueue, continue_after_others},
     pacing::{PaceLimits, Paces},
 };
-use crate::config::Config;
+use crate::{broker::Retention, config::Config};
 
 /// Applies a reloaded configuration. Sent to all hubs of the instance.
 #[derive(Clone, Message)]
@@ -38,6 +38,21 @@ impl Hub {
             let postponed = std::mem::take(&mut self.rules_checks.postponed);
             postponed.into_iter().for_each(|key| self.rules_checks.waiting.add(key));
             self.tell_of_rules(ctx);
+        }
+    }
+
+    /// Sets how channels keep their publications. Otherwise the next comparison would trim their histories to the former size.
+    fn set_retentions(&mut self, config: &Config) {
+        for (channel, state) in self.registry.channel_states_mut() {
+            let options = match channel.namespace() {
+                None => Some(&config.channels),
+                Some(name) => config.namespaces.iter().find(|other| other.name == name).map(|found| &found.channels),
+            };
+            if state.retention.is_some()
+                && let Some(retention) = options.and_then(Retention::from_options)
+            {
+                state.retention = Some(retention);
+            }
         }
     }
 
@@ -77,6 +92,7 @@ impl Handler<ApplyConfig> for Hub {
         // A channel that has subscribers keeps its pace.
         self.paces = Paces::new(&config);
         if has_new_rules {
+            self.set_retentions(&config);
             // Those that wait from an earlier reload are among them.
             self.rules_checks.postponed.clear();
             self.rules_checks.waiting = self.registry.keys().collect();

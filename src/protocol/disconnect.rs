@@ -63,8 +63,10 @@ disconnects! {
     SLOW = 3008, "slow",
         "Reconnect; subscribe to less, publish less, or raise `limits.outbox_bytes`.";
     /// A publication is missing in a subscription that the token or the server API brought and that has positions.
+    /// Or a subscription was revoked, has expired or may not go on, while frames waited for the client: publications of its channel may be
+    /// among them.
     INSUFFICIENT_STATE = 3010, "insufficient state",
-        "Reconnect; the client recovers the publication, or learns that it cannot.";
+        "Reconnect; the client recovers what it has missed, or learns that it cannot.";
     /// The client has not answered a ping within `server.pong_timeout`.
     NO_PONG = 3012, "no pong",
         "Reconnect. If it happens often, look for a proxy that cuts silent connections.";

@@ -355,6 +355,11 @@ impl Revocations {
         !self.is_empty() && self.list.read().has_revoked_key(user, token, self.clock.now())
     }
 
+    /// Returns whether there is a revocation of this target.
+    pub fn has(&self, target: &RevocationTarget) -> bool {
+        self.list.read().find(target, self.clock.now()).is_some()
+    }
+
     /// Returns the revocation of this target, if it means the token.
     pub fn entry(&self, user: &str, token: &TokenIdentity, target: &RevocationTarget) -> Option<Revocation> {
         self.list.read().entry(user, token, target, self.clock.now()).cloned()

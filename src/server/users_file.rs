@@ -23,8 +23,10 @@ use crate::{
     revocation::{IssuerScope, Revocation, RevocationTarget, user_tag},
 };
 
-/// Time until the next attempt to end logins, while the broker is unavailable.
+/// Time until the next attempt to end logins, while the broker is unavailable. It doubles with each.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum of it. Each attempt writes lines into the logs for each user.
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// For how many users logins are ended at the same time.
 const PARALLEL_USERS: usize = 512;
 
@@ -108,7 +110,7 @@ fn log_reload(file: &str, reloaded: &Result<Vec<ChangedUser>, UsersFileError>, i
 pub(super) async fn end_logins(context: Weak<HttpContext>, changed: Vec<ChangedUser>) {
     let Some(mut ending) = context.upgrade().map(|context| EndingUser::all(changed, &context)) else { return };
     let Some(lifetime) = context.upgrade().map(|context| context.config.current().login.token_ttl) else { return };
-    let until = Instant::now() + lifetime;
+    let (until, mut pause) = (Instant::now() + lifetime, RETRY_INTERVAL);
     while let Some(current) = context.upgrade().filter(|_| !ending.is_empty()) {
         // A user whose logins cannot be ended holds up no other.
         let attempts = ending.into_iter().map(|user| user.attempt(&current));
@@ -118,7 +120,9 @@ pub(super) async fn end_logins(context: Weak<HttpContext>, changed: Vec<ChangedU
         }
         drop(current);
         if !ending.is_empty() {
-            sleep(RETRY_INTERVAL).await;
+            log::warn!("could not end the logins of all users yet count={}", ending.len());
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_RETRY_INTERVAL);
         }
     }
 }
@@ -164,7 +168,7 @@ impl EndingUser {
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    log::warn!("could not end logins yet user={:?} error={error:?}", self.user.name);
+                    log::debug!("could not end logins yet user={:?} error={error:?}", self.user.name);
                 }
             }
         }

@@ -18,12 +18,14 @@ pub(super) fn send(context: Arc<RedisContext>, control: &Control) -> BrokerFutur
         Err(error) => return completed(Err(error)),
     };
     let message = context.signer.sign(envelope::encode_control(control));
+    // A node that begins to listen later need not have it.
+    let before = context.nodes.expected_receivers();
     let published = server.publish(&name, &message);
     async move {
         let mut received = published.await?;
         // Every node listens on all servers. One that reconnects its subscriptions to the first has those to another.
         for other in context.router.servers_with(&name) {
-            if has_reached_all(&context, received) {
+            if has_reached_all(&context, before, received) {
                 break;
             }
             if !Arc::ptr_eq(&other, &server) && other.fault().is_none() {
@@ -33,7 +35,7 @@ pub(super) fn send(context: Arc<RedisContext>, control: &Control) -> BrokerFutur
         if received == 0 {
             return Err(no_receiver_error());
         }
-        if has_reached_all(&context, received) {
+        if has_reached_all(&context, before, received) {
             context.nodes.forget_unreached();
             return Ok(());
         }
@@ -43,9 +45,10 @@ pub(super) fn send(context: Arc<RedisContext>, control: &Control) -> BrokerFutur
     .boxed()
 }
 
-/// Returns whether so many instances are all that are alive, as far as this node knows.
-fn has_reached_all(context: &RedisContext, received: i64) -> bool {
-    context.nodes.expected_receivers().is_none_or(|expected| received >= expected)
+/// Returns whether so many instances are all that were alive `before` and are now, as far as this node knows.
+fn has_reached_all(context: &RedisContext, before: Option<i64>, received: i64) -> bool {
+    let now = context.nodes.expected_receivers();
+    before.zip(now).is_none_or(|(before, now)| received >= before.min(now))
 }
 
 /// Notes the nodes that receive nothing: each of them may have been killed.

@@ -174,10 +174,6 @@ pub(super) async fn keep_loaded(context: Arc<RedisContext>) {
             let holds = *context.revocations.holds.lock();
             match synchronize(&context).await {
                 Ok(()) => {
-                    if !list.is_loaded() {
-                        list.note_loaded();
-                        log::debug!("loaded the list of revocations count={}", list.count());
-                    }
                     context.release_deliveries(holds);
                     break;
                 }
@@ -243,6 +239,12 @@ async fn synchronize(context: &RedisContext) -> Result<(), BrokerError> {
     if let Err(error) = context.deliver.add_revocations(stored) {
         // Whatever has room is obeyed. Without the others this instance is not allowed to deliver.
         return Err(error.into());
+    }
+    // What follows writes. Whether Redis takes it does not matter for what this instance knows.
+    let list = context.deliver.revocations();
+    if !list.is_loaded() {
+        list.note_loaded();
+        log::debug!("loaded the list of revocations count={}", list.count());
     }
     let is_missing = |own: &Revocation| is_weaker(known.get(&own.target.to_text()).copied(), own);
     let mut missing: Vec<Revocation> = context.deliver.revocations().entries().into_iter().filter(is_missing).collect();

@@ -313,7 +313,7 @@ impl Hub {
             match renewed {
                 Ok(top) => {
                     fill.forget_positions(lost.epoch);
-                    state.unverified = None;
+                    (state.unverified, state.suspected) = (None, None);
                     hub.give_gap_up(&channel, top);
                     hub.resume_fanout(ctx);
                 }

@@ -60,6 +60,8 @@ struct PositionQuery {
     suspected_at: Option<Position>,
     /// The gap for which the channel is compared.
     gap: Option<u64>,
+    /// What was to be verified: `ChannelState::unverified` and `suspected`.
+    suspects: [Option<ChannelTop>; 2],
 }
 
 impl PositionPoller {
@@ -178,7 +180,8 @@ impl Hub {
             let known: Option<(ChannelTop, Retention)> = state.newest().zip(state.retention);
             if let Some((asked_at, retention)) = known.filter(|_| is_known) {
                 channels.push((channel.clone(), retention));
-                queries.push(PositionQuery { channel, asked_at, suspected_at, gap });
+                let suspects = [state.unverified, state.suspected];
+                queries.push(PositionQuery { channel, asked_at, suspected_at, gap, suspects });
             } else if gap.is_some() {
                 self.give_gap_up(&channel, None);
             }
@@ -205,6 +208,10 @@ impl Hub {
         if gap.map(|fill| fill.id()) != query.gap {
             // The answer is outdated: another gap has begun meanwhile.
             return;
+        }
+        if [state.unverified, state.suspected] != query.suspects {
+            // The answer is outdated: there was another interruption meanwhile, or what was to be verified is verified.
+            return self.queue_check(channel);
         }
         let here = state.position.unwrap_or(query.asked_at.position);
         let (is_relied_on, is_unverified) = (state.is_relied_on, state.unverified.is_some());

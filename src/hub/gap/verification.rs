@@ -1,7 +1,7 @@
 //! Verifies that the history still has the newest publication from before an interruption, where the position of the channel
 //! alone does not show it: the broker may have lost that publication, and stored others since.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use actix::prelude::*;
 
@@ -19,6 +19,8 @@ const MAX_IN_FLIGHT: usize = 16;
 #[derive(Default)]
 pub(in crate::hub) struct Verifications {
     waiting: VecDeque<(Channel, ChannelTop)>,
+    /// The channels of `waiting`, each of which is there once.
+    queued: HashSet<Channel>,
     in_flight: usize,
 }
 
@@ -33,13 +35,17 @@ impl Hub {
         if is_verified || top.time.is_none() || top.position.offset == 0 {
             return self.end_verification(channel);
         }
-        self.verifications.waiting.push_back((channel.clone(), top));
+        if self.verifications.queued.insert(channel.clone()) {
+            self.verifications.waiting.push_back((channel.clone(), top));
+        }
     }
 
-    /// Notes that a channel has lost nothing in an interruption.
+    /// Notes that a channel has lost nothing in an interruption. If there was another one meanwhile, that is verified next.
     pub(super) fn end_verification(&mut self, channel: &Channel) {
-        if let Some(state) = self.registry.channel_state_mut(channel) {
-            state.unverified = None;
+        let Some(state) = self.registry.channel_state_mut(channel) else { return };
+        state.unverified = state.suspected.take();
+        if state.unverified.is_some() {
+            self.queue_check(channel);
         }
     }
 
@@ -48,6 +54,7 @@ impl Hub {
         while self.verifications.in_flight < MAX_IN_FLIGHT
             && let Some((channel, top)) = self.verifications.waiting.pop_front()
         {
+            self.verifications.queued.remove(&channel);
             let state = self.registry.channel_state(&channel);
             let Some(retention) = state.and_then(|state| state.retention) else { continue };
             let since = SincePosition { offset: top.position.offset.saturating_sub(1), epoch: None };
@@ -71,6 +78,15 @@ impl Hub {
     ) {
         match page.map(|page| examine(top, 0, &page)) {
             Ok(PageVerdict::LostWrites) => self.renew_lost_epoch(channel.clone(), top.position, ctx),
+            // It was asked before another interruption.
+            Ok(_)
+                if self
+                    .registry
+                    .channel_state(channel)
+                    .is_some_and(|state| state.unverified.is_some_and(|now| now != top)) =>
+            {
+                self.queue_check(channel);
+            }
             Ok(_) => self.end_verification(channel),
             Err(error) => {
                 log::debug!("cannot verify the newest publication channel={channel:?} error={error:?}");

@@ -31,6 +31,8 @@ pub(in crate::hub) struct ChannelState {
     /// `newest` when the broker was interrupted, until the broker is known to have it still. `None` while deliveries are held
     /// back instead.
     pub(in crate::hub) unverified: Option<ChannelTop>,
+    /// `newest` when the broker was interrupted again meanwhile. It is verified after `unverified`.
+    pub(in crate::hub) suspected: Option<ChannelTop>,
     /// How the channel keeps its publications; `None`: it has no history.
     pub(in crate::hub) retention: Option<Retention>,
     /// A subscriber relies on the position, so it is compared while no publication is delivered.
@@ -103,7 +105,10 @@ impl ChannelState {
 
     /// Notes that the broker is interrupted, where deliveries are not held back.
     pub(in crate::hub) fn suspect_newest(&mut self) {
-        self.unverified = self.unverified.or(self.newest);
+        match self.unverified {
+            None => self.unverified = self.newest,
+            Some(_) => self.suspected = self.newest,
+        }
     }
 
     /// Returns the last publication that all subscribers here have received.

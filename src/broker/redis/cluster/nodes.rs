@@ -21,8 +21,8 @@ const MAX_NODES: usize = 32;
 /// Maximum time to ask a node. One that is down must not hold up what the others say.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// After this time the views of the nodes that have answered are enough, if they are the majority. One that is gone would otherwise
-/// hold up each change of the topology.
-const MAJORITY_TIMEOUT: Duration = Duration::from_millis(100);
+/// hold up each change of the topology. Nodes on another continent answer within it.
+const MAJORITY_TIMEOUT: Duration = Duration::from_millis(300);
 /// How a problem begins that no later answer mends.
 pub(super) const TOO_OLD: &str = "needs Redis 7.0 or newer";
 
@@ -34,6 +34,7 @@ pub(super) struct NodeConnections {
 }
 
 /// An open connection to a node. It needs no file of the configuration any more, such as a certificate that is being replaced.
+#[derive(Clone)]
 struct NodeConnection {
     client: Client,
     redis: MultiplexedConnection,
@@ -54,7 +55,8 @@ impl NodeConnections {
         }
         self.connections.retain(|url, _| urls.contains(url));
         let asked = urls.into_iter().map(|url| {
-            let connection = self.connections.remove(&url);
+            // It stays for the next question, also if the node answers too late for this one.
+            let connection = self.connections.get(&url).cloned();
             let config = RedisConfig { url: Secret::new(url.clone()), ..self.config.clone() };
             async move { (url, ask(&config, connection).await) }
         });
@@ -80,6 +82,7 @@ impl NodeConnections {
                 }
                 Err(error) => {
                     log::debug!("redis node did not report the topology error={error:?}");
+                    self.connections.remove(&url);
                     problem = Some(error);
                 }
             }
