@@ -97,7 +97,10 @@ pub(in crate::broker::redis) async fn renew_epoch(
         scripts::RENEW_EPOCH.call(&[context.names.history_key(&channel), context.names.history_meta_key(&channel)]);
     call.arg(lost.as_str());
     let reply: Value = context.server_of(&channel)?.query(&call, context.timeout).await.map_err(history_error)?;
-    super::forget_pages(context, channel).await?;
+    // The epoch is renewed in any case. An instance that this does not reach was interrupted, too, and has forgotten its pages.
+    if let Err(error) = super::forget_pages(context, channel).await {
+        log::debug!("could not tell other instances of a new epoch error={error:?}");
+    }
     match reply {
         Value::BulkString(text) if text.is_empty() => Ok(None),
         reply => parse_position(&reply).map(Some),
