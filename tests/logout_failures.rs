@@ -192,14 +192,20 @@ async fn logout_that_redis_has_not_answered_is_carried_out_when_redis_is_back() 
     assert_ended(&hub, &login.refresh).await;
 }
 
+/// Starts a hub with the user ann, and another node on the same Redis.
+pub async fn start_login_hub_and_node() -> (PrefixedRedis, TestHub, tempfile::NamedTempFile, Node) {
+    let redis = PrefixedRedis::whole(RedisForm::one_server().await);
+    let (hub, users) = start_login_hub_over(&redis, |_| ()).await;
+    let other = Node::start(&redis, &[]).await;
+    hub.wait_for_nodes(2).await;
+    (redis, hub, users, other)
+}
+
 /// While the logout waits for a frozen node, its client goes away. The logins end behind that wait.
 #[actix_rt::test]
 async fn client_that_goes_away_does_not_stop_its_logout_half_way() {
-    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
-    let (hub, _users) = start_login_hub_over(&prefixed, |_| ()).await;
+    let (prefixed, hub, _users, other) = start_login_hub_and_node().await;
     let redis = &prefixed.form.masters()[0];
-    let other = Node::start(&prefixed, &[]).await;
-    hub.wait_for_nodes(2).await;
     let login = start_login(&hub).await;
     let key = login_key(redis).await;
     other.freeze();
@@ -269,11 +275,8 @@ async fn repeated_invalidation_counts_the_logins_once_and_ends_no_newer_one() {
 /// While the revocation waits for a frozen node, the client of the spent refresh token goes away. The login is removed behind that wait.
 #[actix_rt::test]
 async fn client_that_goes_away_does_not_stop_the_revocation_of_its_spent_refresh_token() {
-    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
-    let (hub, _users) = start_login_hub_over(&prefixed, |_| ()).await;
+    let (prefixed, hub, _users, other) = start_login_hub_and_node().await;
     let redis = &prefixed.form.masters()[0];
-    let other = Node::start(&prefixed, &[]).await;
-    hub.wait_for_nodes(2).await;
     let stolen = start_login(&hub).await;
     let second = Tokens::of(&crate::refresh_tokens::refresh(&hub, &stolen.refresh).await);
     let mut socket = second.connect(&hub).await;

@@ -78,7 +78,7 @@ async fn fail_over(redis: &PrefixedRedis, lossy: &[Dump]) {
 
 /// Until the hub has renewed the epoch, it may tell a client that it has missed nothing, and then the client has to subscribe again.
 async fn wait_for_new_epoch(hub: &TestHub, old: &Value) {
-    // Without Redis there is none.
+    // While Redis is unavailable, the answer has no epoch.
     let epoch = async || hub.call_api("history", json!({"channel": "news"})).await["result"]["epoch"].take();
     poll_until("a new epoch", async || [epoch().await].iter().any(|epoch| epoch.is_string() && epoch != old)).await;
     assert_eq!(hub.metric("wardcast_gaps_total{outcome=\"lost_writes\"}").await, 1.0);

@@ -13,28 +13,27 @@ use wardcast::{
     broker::{Broker, Deliver, Login, LoginLimits, LoginSelection, revoke_with_logins},
     channel::Channel,
     clock::NEVER,
-    config::{BrokerKind, Secret},
     hub::CheckHealth,
     revocation::{IssuerScope, LoginId, Revocation, RevocationTarget},
 };
 
 use crate::{
-    login::start_login_hub_over,
-    logout_failures::{login_key, wait_until_logins_have_ended},
+    logout_failures::{login_key, start_login_hub_and_node, wait_until_logins_have_ended},
     refresh_tokens::start_login,
     revocation::{assert_closed_as_revoked, claims, connect, logout, path, revoke},
     support::{
         API_KEY, Stopwatch, TestHub,
         client::Closed,
         http,
-        node::{Node, start_nodes},
+        node::start_nodes,
         poll_until,
         raw::RawClient,
         redis::{PrefixedRedis, RedisForm, RedisServer},
         slow_broker::Worker,
-        start_hub_on, start_hub_with,
+        start_hub_on,
     },
     tickets::ticket_request,
+    two_hubs::start_hub_before_redis,
 };
 
 /// As when a node has been frozen, or has lost its Redis: revocations may be missing.
@@ -274,11 +273,8 @@ async fn revocation_of_a_user_does_not_wait_for_a_broker_that_is_slow_to_find_th
 /// The caller goes away while the revocation waits for a frozen node. The logins end behind that wait.
 #[actix_rt::test]
 async fn caller_that_goes_away_does_not_stop_its_revocation_half_way() {
-    let prefixed = PrefixedRedis::whole(RedisForm::one_server().await);
-    let (hub, _users) = start_login_hub_over(&prefixed, |_| ()).await;
+    let (prefixed, hub, _users, other) = start_login_hub_and_node().await;
     let redis = &prefixed.form.masters()[0];
-    let other = Node::start(&prefixed, &[]).await;
-    hub.wait_for_nodes(2).await;
     start_login(&hub).await;
     let key = login_key(redis).await;
     other.freeze();
@@ -297,13 +293,7 @@ async fn caller_that_goes_away_does_not_stop_its_revocation_half_way() {
 /// It does not know yet which tokens are revoked.
 #[actix_rt::test]
 async fn instance_without_its_first_list_accepts_no_token_for_a_while() {
-    let mut redis = RedisServer::start_stopped().await;
-    let url = redis.url();
-    let hub = start_hub_with(|config| {
-        config.broker.kind = BrokerKind::Redis;
-        config.broker.redis.url = Secret::new(url);
-    })
-    .await;
+    let (mut redis, hub) = start_hub_before_redis().await;
     let (token, forged) = (hub.token("ann"), hub.forged_token("ann"));
     let path = format!("/socket?token={token}");
     let publish =

@@ -262,15 +262,21 @@ async fn hub_on_a_demoted_master_answers_error_100_and_is_not_ready() {
     assert_eq!(ann.receive_publication().await, json!("arrives"));
 }
 
-#[actix_rt::test]
-async fn hub_starts_without_redis_and_becomes_ready_when_redis_starts() {
-    let mut redis = RedisServer::start_stopped().await;
+/// Starts a hub whose Redis does not run yet.
+pub async fn start_hub_before_redis() -> (RedisServer, TestHub) {
+    let redis = RedisServer::start_stopped().await;
     let url = redis.url();
     let hub = start_hub_with(|config| {
         config.broker.kind = BrokerKind::Redis;
         config.broker.redis.url = Secret::new(url);
     })
     .await;
+    (redis, hub)
+}
+
+#[actix_rt::test]
+async fn hub_starts_without_redis_and_becomes_ready_when_redis_starts() {
+    let (mut redis, hub) = start_hub_before_redis().await;
     assert!(!hub.is_ready().await);
     redis.restart().await;
     poll_until("the hub is ready", async || hub.is_ready().await).await;

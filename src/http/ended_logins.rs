@@ -65,7 +65,7 @@ pub(super) fn revoke_replaced_logins(replaced: Vec<LoginRecord>, source: &Reques
 }
 
 /// Ends a login whose start the broker has not confirmed, behind the response, and the logins that it has replaced: the broker may have
-/// stored it. Nobody has its tokens.
+/// stored it. No client has received its tokens.
 pub(super) fn undo_start(login: LoginId, source: &RequestSource, context: &Data<HttpContext>) {
     let (source, context) = (source.clone(), context.clone());
     actix_rt::spawn(async move {

@@ -203,8 +203,8 @@ pub(super) fn require_json(request: &HttpRequest, what: &str) -> Result<(), Http
 /// The tokens of a new login, and the keys with which they are made.
 type StartedLogin = (IssuedTokens, Arc<LoginKeys>);
 
-/// Starts a login in a task of its own, so that the logins that it replaces are revoked even if the client disconnects. Then the new login
-/// ends, too: nobody has its tokens.
+/// Starts a login in a task of its own, so that the logins that it replaces are revoked even if the client disconnects. The new login then
+/// ends, too: no client has received its tokens.
 async fn start_login_for_client(
     user: Arc<User>,
     requested: RequestedLogin,

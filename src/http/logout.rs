@@ -236,8 +236,8 @@ fn charge_anonymous_logout(source: &RequestSource, context: &HttpContext) -> Res
 }
 
 /// Returns the logout of an access token, with the other tokens of its `sid`, or `everywhere` of its user; `None` if there is nothing to end,
-/// or the logout of `login`, which a refresh token has named, ends it. A token that has expired ends what it names, because the server API
-/// may have given its session a later end; but it logs nobody out everywhere.
+/// or the logout of `login`, which a refresh token has named, ends it. An expired token ends the session that it names, because the server API
+/// may have extended the session. It does not log its user out everywhere.
 async fn verify_token(
     token: &str,
     everywhere: bool,

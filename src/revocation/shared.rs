@@ -398,7 +398,7 @@ impl Revocations {
         (RevocationState(list.version() << 1), changes)
     }
 
-    /// Notes that the list of a new instance has to be loaded first: until [`Self::note_loaded`], nobody knows which tokens are revoked.
+    /// Notes that the list of a new instance has to be loaded first: until [`Self::note_loaded`], the instance does not know which tokens are revoked.
     pub fn expect_list(&self) {
         self.is_loaded.store(false, Ordering::Release);
     }

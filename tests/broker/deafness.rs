@@ -66,7 +66,7 @@ async fn make_deaf(proxy: &Proxy, address: &str, subscriber: &Instance, publishe
     assert_eq!(subscriber.metrics.broker_up.get(), 0);
     let others = delivered(publisher, subscriber, &data("deaf"), unaffected).await.len();
     assert!(others < all, "all channels deliver");
-    // A new connection is deaf, too: readiness does not come back with it.
+    // A new connection receives nothing either, so it does not make the node ready.
     wait_until("new connections", async || {
         assert!(subscriber.broker.check_ready().await.is_err());
         subscriber.metrics.broker_reconnects.get() >= 3

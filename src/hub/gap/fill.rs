@@ -313,7 +313,7 @@ impl Hub {
             match renewed {
                 Ok(top) => {
                     fill.forget_positions(lost.epoch);
-                    (state.unverified, state.suspected) = (None, None);
+                    state.unverified.clear();
                     hub.give_gap_up(&channel, top);
                     hub.resume_fanout(ctx);
                 }

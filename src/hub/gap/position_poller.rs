@@ -60,8 +60,8 @@ struct PositionQuery {
     suspected_at: Option<Position>,
     /// The gap for which the channel is compared.
     gap: Option<u64>,
-    /// What was to be verified: `ChannelState::unverified` and `suspected`.
-    suspects: [Option<ChannelTop>; 2],
+    /// `ChannelState::unverified` at that time.
+    unverified: Vec<ChannelTop>,
 }
 
 impl PositionPoller {
@@ -176,12 +176,12 @@ impl Hub {
         for (channel, suspected_at) in due {
             let Some(state) = self.registry.channel_state(&channel) else { continue };
             let gap = state.gap_fill.as_ref().map(|fill| fill.id());
-            let is_known = state.position.is_some() || state.unverified.is_some();
+            let is_known = state.position.is_some() || !state.unverified.is_empty();
             let known: Option<(ChannelTop, Retention)> = state.newest().zip(state.retention);
             if let Some((asked_at, retention)) = known.filter(|_| is_known) {
                 channels.push((channel.clone(), retention));
-                let suspects = [state.unverified, state.suspected];
-                queries.push(PositionQuery { channel, asked_at, suspected_at, gap, suspects });
+                let unverified = state.unverified.clone();
+                queries.push(PositionQuery { channel, asked_at, suspected_at, gap, unverified });
             } else if gap.is_some() {
                 self.give_gap_up(&channel, None);
             }
@@ -209,12 +209,12 @@ impl Hub {
             // The answer is outdated: another gap has begun meanwhile.
             return;
         }
-        if [state.unverified, state.suspected] != query.suspects {
+        if state.unverified != query.unverified {
             // The answer is outdated: there was another interruption meanwhile, or what was to be verified is verified.
             return self.queue_check(channel);
         }
         let here = state.position.unwrap_or(query.asked_at.position);
-        let (is_relied_on, is_unverified) = (state.is_relied_on, state.unverified.is_some());
+        let (is_relied_on, is_unverified) = (state.is_relied_on, !state.unverified.is_empty());
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -250,7 +250,7 @@ impl Hub {
 
     fn handle_failed_comparison(&mut self, channel: &Channel) {
         let Some(state) = self.registry.channel_state(channel) else { return };
-        let (gap, is_unverified) = (state.gap_fill.as_ref(), state.unverified.is_some());
+        let (gap, is_unverified) = (state.gap_fill.as_ref(), !state.unverified.is_empty());
         let is_overdue = gap.is_some_and(|fill| fill.is_overdue(Instant::now()));
         // Otherwise the next round asks again.
         let is_urgent = is_unverified || (gap.is_some() && !is_overdue);

@@ -29,7 +29,7 @@ impl Hub {
     /// known here. The broker's one, which was `found`, does not contradict `newest`.
     pub(super) fn verify(&mut self, channel: &Channel, newest: ChannelTop, found: Option<ChannelTop>) {
         let Some(state) = self.registry.channel_state(channel) else { return };
-        let top = state.unverified.unwrap_or(newest);
+        let top = state.unverified.first().copied().unwrap_or(newest);
         let is_verified = found.is_some_and(|found| found.position == top.position);
         // Without its time another publication at the same offset is not recognised.
         if is_verified || top.time.is_none() || top.position.offset == 0 {
@@ -43,8 +43,8 @@ impl Hub {
     /// Notes that a channel has lost nothing in an interruption. If there was another one meanwhile, that is verified next.
     pub(super) fn end_verification(&mut self, channel: &Channel) {
         let Some(state) = self.registry.channel_state_mut(channel) else { return };
-        state.unverified = state.suspected.take();
-        if state.unverified.is_some() {
+        state.unverified.drain(..state.unverified.len().min(1));
+        if !state.unverified.is_empty() {
             self.queue_check(channel);
         }
     }
@@ -76,17 +76,11 @@ impl Hub {
         page: Result<HistoryPage, BrokerError>,
         ctx: &mut <Self as Actor>::Context,
     ) {
+        let first = self.registry.channel_state(channel).and_then(|state| state.unverified.first().copied());
         match page.map(|page| examine(top, 0, &page)) {
             Ok(PageVerdict::LostWrites) => self.renew_lost_epoch(channel.clone(), top.position, ctx),
             // It was asked before another interruption.
-            Ok(_)
-                if self
-                    .registry
-                    .channel_state(channel)
-                    .is_some_and(|state| state.unverified.is_some_and(|now| now != top)) =>
-            {
-                self.queue_check(channel);
-            }
+            Ok(_) if first.is_some_and(|first| first != top) => self.queue_check(channel),
             Ok(_) => self.end_verification(channel),
             Err(error) => {
                 log::debug!("cannot verify the newest publication channel={channel:?} error={error:?}");

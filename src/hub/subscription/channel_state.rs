@@ -28,11 +28,9 @@ pub(in crate::hub) struct ChannelState {
     /// The newest publication that is known here to have been in the history, whether it was delivered here or not. A
     /// broker that does not have it has lost publications.
     newest: Option<ChannelTop>,
-    /// `newest` when the broker was interrupted, until the broker is known to have it still. `None` while deliveries are held
-    /// back instead.
-    pub(in crate::hub) unverified: Option<ChannelTop>,
-    /// `newest` when the broker was interrupted again meanwhile. It is verified after `unverified`.
-    pub(in crate::hub) suspected: Option<ChannelTop>,
+    /// `newest` when the broker was interrupted, until the broker is known to have it still, and after it that of the last further
+    /// interruption meanwhile. Empty while deliveries are held back instead.
+    pub(in crate::hub) unverified: Vec<ChannelTop>,
     /// How the channel keeps its publications; `None`: it has no history.
     pub(in crate::hub) retention: Option<Retention>,
     /// A subscriber relies on the position, so it is compared while no publication is delivered.
@@ -105,10 +103,9 @@ impl ChannelState {
 
     /// Notes that the broker is interrupted, where deliveries are not held back.
     pub(in crate::hub) fn suspect_newest(&mut self) {
-        match self.unverified {
-            None => self.unverified = self.newest,
-            Some(_) => self.suspected = self.newest,
-        }
+        self.unverified.truncate(1);
+        let newest = self.newest.filter(|newest| self.unverified.first() != Some(newest));
+        self.unverified.extend(newest);
     }
 
     /// Returns the last publication that all subscribers here have received.
@@ -188,6 +185,18 @@ mod tests {
             assert_eq!((state.advance(arriving, WallTime::default()), state.position), (check, position));
         }
         assert!(state.received_since_check);
+    }
+
+    #[test]
+    fn newest_publications_of_the_first_and_the_last_interruption_are_to_be_verified() {
+        let (epoch, mut state) = (Epoch::parse("AAAAAAAA").unwrap(), ChannelState::default());
+        state.suspect_newest();
+        assert!(state.unverified.is_empty(), "none is known");
+        for offset in [10, 12, 15] {
+            state.note_stored(ChannelTop { position: Position { offset, epoch }, time: None });
+            state.suspect_newest();
+        }
+        assert_eq!(state.unverified.iter().map(|top| top.position.offset).collect::<Vec<_>>(), [10, 15]);
     }
 
     #[test]
